@@ -1,0 +1,1 @@
+"""Recordings to trials to a prepared store on the site's disk."""

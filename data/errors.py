@@ -1,0 +1,17 @@
+"""The one exception for what a user can mend: shown as one line, without a traceback."""
+
+
+class InputError(ValueError):
+    """Bad input: the message names the site or file, the value, what was expected, and what to do."""
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """Suggest the nearest known name, as the end of an error's sentence: ``; did you mean '001'?`` or nothing."""
+    import difflib
+
+    if name.isdigit():  # subject 1 where the folder says 001
+        for candidate in known:
+            if candidate.isdigit() and int(candidate) == int(name):
+                return f"; did you mean {candidate!r}?"
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,150 @@
+"""Sources of recordings: ``bids:FOLDER``, ``moabb:CLASS``, ``simulated:NAME``. Only `prepare` opens one."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from data.errors import InputError, nearest
+from data.preprocessing import Recording
+
+KINDS = ("bids", "moabb", "simulated")
+BIDS_EXTENSIONS = [".edf", ".bdf", ".vhdr", ".set", ".fif", ".gdf"]
+
+
+class Source(Protocol):
+    """Where recordings come from."""
+
+    def subjects(self) -> list[str]:
+        """List all subjects, in the source's order."""
+
+    def fingerprint(self, subject: str) -> str:
+        """Digest what a subject's recordings are read from: another value means prepare again."""
+
+    def recordings(self, subject: str) -> Iterator[Recording]:
+        """Read a subject's recordings one by one, in time order."""
+
+
+def open_source(spec: str, options: Mapping[str, Any] | None = None) -> Source:
+    """Open a source.
+
+    Parameters
+    ----------
+    spec : str
+        ``bids:FOLDER``, ``moabb:CLASS`` or ``simulated:NAME``.
+    options : mapping, optional
+        Keyword arguments of the MOABB class, or of `data.simulated.SimulatedImagery`.
+
+    Raises
+    ------
+    InputError
+        For an unknown kind, folder, class or name.
+    """
+    kind, _, name = spec.partition(":")
+    if kind == "bids":
+        return BidsSource(Path(name))
+    if kind == "moabb":
+        return MoabbSource(_moabb_dataset(name, dict(options or {})), dict(options or {}))
+    if kind == "simulated":
+        from data.simulated import simulated_dataset
+
+        dataset = simulated_dataset(name, dict(options or {}))
+        return MoabbSource(dataset, dataset.parameters)
+    raise InputError(f"source {spec!r}: expected one of " + ", ".join(f"{k}:..." for k in KINDS))
+
+
+class BidsSource:
+    """EEG in BIDS; cues stand in ``*_events.tsv`` as ``trial_type``.
+
+    References
+    ----------
+    Pernet et al. 2019, Scientific Data 6:103.
+    """
+
+    def __init__(self, root: Path):
+        self.root = root
+        if not root.is_dir():
+            raise InputError(f"bids:{root}: no such folder; mend the path, or give --data-root")
+        if not any(root.glob("sub-*")):
+            raise InputError(f"bids:{root}: no sub-* folder in it; a BIDS data set was expected")
+
+    def subjects(self) -> list[str]:
+        """List the labels behind ``sub-``, sorted."""
+        return sorted(path.name.removeprefix("sub-") for path in self.root.glob("sub-*") if path.is_dir())
+
+    def fingerprint(self, subject: str) -> str:
+        """Digest names, sizes and times of change of the subject's files."""
+        files = sorted(path for path in (self.root / f"sub-{subject}").rglob("*") if path.is_file())
+        stats = [(str(path.relative_to(self.root)), path.stat()) for path in files]
+        return _digest([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
+
+    def recordings(self, subject: str) -> Iterator[Recording]:
+        """Read the subject's EEG files, by session and run."""
+        import mne_bids
+
+        found = mne_bids.BIDSPath(root=self.root, subject=subject, datatype="eeg", suffix="eeg").match()
+        paths = [path for path in found if path.extension in BIDS_EXTENSIONS]
+        if not paths:
+            expected = ", ".join(f"*_eeg{extension}" for extension in BIDS_EXTENSIONS)
+            raise InputError(f"bids:{self.root}: subject {subject!r} has no EEG file ({expected})")
+        for path in sorted(paths, key=lambda p: (p.session or "", p.run or "", str(p.fpath))):
+            try:
+                raw = mne_bids.read_raw_bids(path, verbose="ERROR", on_ch_mismatch="rename")
+            except Exception as error:
+                raise InputError(f"{path.fpath}: cannot be read: {_one_line(error)}") from error
+            yield Recording(raw, path.session or "", path.run or "", str(path.fpath))
+
+
+class MoabbSource:
+    """A MOABB data set: one that MOABB downloads, or a simulated one. Cues become annotations as MOABB sets them."""
+
+    def __init__(self, dataset: Any, parameters: Mapping[str, Any]):
+        self.dataset = dataset
+        self.parameters = dict(parameters)
+
+    def subjects(self) -> list[str]:
+        """List the data set's subject numbers as text."""
+        return [str(subject) for subject in self.dataset.subject_list]
+
+    def fingerprint(self, subject: str) -> str:
+        """Digest the data set's code, its parameters and MOABB's version."""
+        import moabb
+
+        return _digest([self.dataset.code, self.parameters, moabb.__version__, subject])
+
+    def recordings(self, subject: str) -> Iterator[Recording]:
+        """Load the subject through MOABB, which downloads what is missing, and yield its runs."""
+        import moabb
+
+        moabb.set_log_level("ERROR")
+        try:
+            data = self.dataset.get_data([int(subject)])[int(subject)]
+        except Exception as error:
+            raise InputError(
+                f"moabb:{type(self.dataset).__name__}: subject {subject} cannot be loaded: {_one_line(error)}"
+            ) from error
+        for session, runs in data.items():
+            for run, raw in runs.items():
+                where = f"{type(self.dataset).__name__} subject {subject} session {session} run {run}"
+                yield Recording(raw, str(session), str(run), where)
+
+
+def _moabb_dataset(name: str, options: dict[str, Any]) -> Any:
+    import moabb.datasets
+
+    if not hasattr(moabb.datasets, name):
+        raise InputError(f"moabb:{name}: MOABB has no such data set{nearest(name, dir(moabb.datasets))}")
+    try:
+        return getattr(moabb.datasets, name)(**options)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"moabb:{name}: options {options}: {_one_line(error)}") from error
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _one_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

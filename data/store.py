@@ -1,0 +1,267 @@
+"""The prepared store: a data set's trials on the site's disk, memory-mapped, with a manifest.
+
+A store is one folder: ``manifest.json`` and, for each subject, ``sub-<id>.npy`` (float32, microvolts). It is filled
+subject by subject, each file and then the manifest replaced in one rename, so that a broken preparation goes on where
+it stopped and a reader never sees half a subject. Reading needs numpy alone: no MNE, no MOABB.
+"""
+
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from data.errors import InputError, nearest
+from data.preprocessing import Preprocessing, Recording, cut_trials
+from data.trials import Trials, concatenate
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a store is prepared from, and how; another recipe is another store.
+
+    Parameters
+    ----------
+    source : str
+        As `data.sources.open_source` takes it, with an absolute path.
+    options : mapping
+        Of the source.
+    tasks : mapping of str to str
+        Annotation -> label.
+    channels : tuple of str, or None
+        None: all EEG channels, which then must agree between subjects.
+    preprocessing : Preprocessing
+    """
+
+    source: str
+    options: Mapping[str, Any]
+    tasks: Mapping[str, str]
+    channels: tuple[str, ...] | None
+    preprocessing: Preprocessing
+
+    def document(self) -> dict[str, Any]:
+        """Describe the recipe in JSON types."""
+        document: dict[str, Any] = json.loads(json.dumps(asdict(self), default=str))
+        return document
+
+    def folder(self, root: Path) -> Path:
+        """Name the store of this recipe under `root`."""
+        digest = hashlib.sha256(json.dumps([FORMAT, self.document()], sort_keys=True).encode()).hexdigest()
+        name = re.sub(r"[^A-Za-z0-9]+", "-", self.source.rpartition("/")[2].partition(":")[2] or Path(self.source).name)
+        return root / f"{name.strip('-')}-{digest[:12]}"
+
+
+class Store:
+    """A store opened for reading.
+
+    Parameters
+    ----------
+    folder : Path
+
+    Raises
+    ------
+    InputError
+        When the folder is missing, is no store, or holds a file that the manifest does not describe.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.manifest = read_manifest(folder)
+        self.channels = tuple(self.manifest["channels"] or ())
+
+    def subjects(self) -> list[str]:
+        """List the prepared subjects, in the order of preparation."""
+        return list(self.manifest["subjects"])
+
+    def trials(self, subject: str) -> Trials:
+        """Open a subject's trials, in time order; the signals are a read-only memory map."""
+        if subject not in self.manifest["subjects"]:
+            raise InputError(
+                f"{self.folder}: subject {subject!r} is not prepared{nearest(subject, self.subjects())};"
+                " run `mfscsn prepare`"
+            )
+        entry = self.manifest["subjects"][subject]
+        path = self.folder / entry["file"]
+        shape = (len(entry["labels"]), len(self.channels), self.manifest["n_times"])
+        try:
+            signals = np.load(path, mmap_mode="r") if shape[0] else np.empty(shape, np.float32)
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path}: damaged ({error}); delete {self.folder} and run `mfscsn prepare`") from error
+        if signals.shape != shape or signals.dtype != np.float32:
+            raise InputError(
+                f"{path}: holds {signals.dtype} of shape {signals.shape}, expected float32 of shape {shape};"
+                f" delete {self.folder} and run `mfscsn prepare`"
+            )
+        return Trials(
+            signals=signals,
+            labels=np.array(entry["labels"], dtype=str),
+            subjects=np.full(len(entry["labels"]), subject),
+            sessions=np.array(entry["sessions"], dtype=str),
+            runs=np.array(entry["runs"], dtype=str),
+            channels=self.channels,
+            sfreq=self.manifest["sfreq"],
+        )
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read a store's manifest; raise InputError when the folder is missing or is no store of this format."""
+    path = folder / MANIFEST
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no prepared trials; run `mfscsn prepare`")
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text())
+        if manifest["format"] == FORMAT and {"recipe", "channels", "subjects", "n_times", "sfreq"} <= manifest.keys():
+            return manifest
+        found = f"format {manifest['format']}, expected {FORMAT}"
+    except FileNotFoundError:
+        found = f"no {MANIFEST}"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        found = f"{MANIFEST} cannot be read"
+    raise InputError(f"{folder}: not a store of prepared trials ({found}); move it away, or give another --store")
+
+
+def prepare(
+    recipe: Recipe,
+    root: Path,
+    subjects: Sequence[str],
+    fingerprint: Callable[[str], str],
+    recordings: Callable[[str], Iterator[Recording]],
+    progress: Callable[[str, str], None] = lambda subject, what: None,
+) -> Path:
+    """Prepare what is missing or has changed, subject by subject.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    root : Path
+        The folder of stores.
+    subjects : sequence of str
+    fingerprint, recordings
+        Of the source: `data.sources.Source`.
+    progress : callable
+        Called with a subject and "kept" or "prepared" when that subject is done.
+
+    Returns
+    -------
+    Path
+        The store's folder.
+
+    Raises
+    ------
+    InputError
+        For a folder that is no store, a damaged file, or a recording that cannot be used. What was prepared before
+        stays.
+    """
+    folder, p = recipe.folder(root), recipe.preprocessing
+    if folder.exists() and any(folder.iterdir()):
+        manifest = read_manifest(folder)
+        if manifest["recipe"] != recipe.document():
+            raise InputError(f"{folder}: a store of another recipe; move it away, or give another --store")
+    else:
+        manifest = {
+            "format": FORMAT,
+            "recipe": recipe.document(),
+            "channels": list(recipe.channels) if recipe.channels else None,
+            "sfreq": p.sfreq,
+            "n_times": p.n_times,
+            "subjects": {},
+        }
+        _write_manifest(folder, manifest)
+
+    for subject in subjects:
+        entry, mark = manifest["subjects"].get(subject), fingerprint(subject)
+        if entry and entry["fingerprint"] == mark:
+            _check_file(folder, entry)
+            progress(subject, "kept")
+            continue
+        trials = _cut_subject(recipe, subject, recordings(subject))
+        if manifest["channels"] is None:
+            manifest["channels"] = list(trials.channels)
+        trials = _in_order(trials, manifest["channels"], subject, recipe.source)
+        file = f"sub-{re.sub(r'[^A-Za-z0-9-]', '_', subject)}.npy"
+        digest = hashlib.sha256()
+        with replaced(folder / file) as out:
+            np.save(out, np.ascontiguousarray(trials.signals))
+        digest.update((folder / file).read_bytes())
+        manifest["subjects"][subject] = {
+            "file": file,
+            "fingerprint": mark,
+            "sha256": digest.hexdigest(),
+            "labels": trials.labels.tolist(),
+            "sessions": trials.sessions.tolist(),
+            "runs": trials.runs.tolist(),
+        }
+        _write_manifest(folder, manifest)
+        progress(subject, "prepared")
+    return folder
+
+
+@contextmanager
+def replaced(path: Path) -> Iterator[BinaryIO]:
+    """Open a temporary file beside `path` that takes its place when the block ends well, and vanishes when not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as out:
+            yield out
+            out.flush()
+            os.fsync(out.fileno())
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _cut_subject(recipe: Recipe, subject: str, recordings: Iterator[Recording]) -> Trials:
+    parts = [cut_trials(r, recipe.preprocessing, recipe.tasks, subject, recipe.channels) for r in recordings]
+    with_trials = [part for part in parts if len(part)]
+    if not with_trials:
+        raise InputError(
+            f"{recipe.source}: subject {subject!r} has no trial of the tasks {sorted(recipe.tasks)};"
+            " mend tasks = [...], or leave the subject out"
+        )
+    first = with_trials[0].channels
+    return concatenate([_in_order(part, first, subject, recipe.source) for part in with_trials])
+
+
+def _in_order(trials: Trials, channels: Sequence[str], subject: str, source: str) -> Trials:
+    if trials.channels == tuple(channels):
+        return trials
+    odd = sorted(set(trials.channels) ^ set(channels))
+    if odd:
+        raise InputError(
+            f"{source}: subject {subject!r} differs from the first one in the channels {odd};"
+            " name those to use with channels = [...]"
+        )
+    order = [trials.channels.index(name) for name in channels]
+    return Trials(
+        trials.signals[:, order],
+        trials.labels,
+        trials.subjects,
+        trials.sessions,
+        trials.runs,
+        tuple(channels),
+        trials.sfreq,
+    )
+
+
+def _check_file(folder: Path, entry: Mapping[str, Any]) -> None:
+    path = folder / entry["file"]
+    if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != entry["sha256"]:
+        what = "damaged (its hash differs from the manifest's)" if path.is_file() else "missing"
+        raise InputError(f"{path}: {what}; delete {folder} and run `mfscsn prepare`")
+
+
+def _write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    with replaced(folder / MANIFEST) as out:
+        out.write(json.dumps(manifest, indent=1).encode())

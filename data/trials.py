@@ -1,0 +1,75 @@
+"""Trials: cut windows of EEG and what is known of each; the one currency between stages."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Trials:
+    """Trials of one headset, in time order.
+
+    Parameters
+    ----------
+    signals : array, shape (n_trials, n_chans, n_times), float32
+        Microvolts.
+    labels, subjects, sessions, runs : array of str, shape (n_trials,)
+        The imagined task, and where the trial was recorded.
+    channels : tuple of str
+        Names, in the order of `signals`.
+    sfreq : float
+        Hz.
+
+    Raises
+    ------
+    ValueError
+        When lengths do not agree.
+    """
+
+    signals: NDArray[np.float32]
+    labels: NDArray[np.str_]
+    subjects: NDArray[np.str_]
+    sessions: NDArray[np.str_]
+    runs: NDArray[np.str_]
+    channels: tuple[str, ...]
+    sfreq: float
+
+    def __post_init__(self) -> None:
+        if self.signals.ndim != 3 or self.signals.shape[1] != len(self.channels):
+            raise ValueError(f"signals of shape {self.signals.shape} do not fit {len(self.channels)} channels")
+        for name in ("labels", "subjects", "sessions", "runs"):
+            if len(getattr(self, name)) != len(self.signals):
+                raise ValueError(f"{len(getattr(self, name))} {name} for {len(self.signals)} trials")
+
+    def __len__(self) -> int:
+        return len(self.signals)
+
+    def __getitem__(self, index: NDArray[np.bool_] | NDArray[np.intp] | slice) -> "Trials":
+        return Trials(
+            self.signals[index],
+            self.labels[index],
+            self.subjects[index],
+            self.sessions[index],
+            self.runs[index],
+            self.channels,
+            self.sfreq,
+        )
+
+
+def concatenate(parts: Sequence[Trials]) -> Trials:
+    """Join trials of the same channels and rate, in the order given; raise ValueError when those differ."""
+    first = parts[0]
+    for part in parts[1:]:
+        if (part.channels, part.sfreq) != (first.channels, first.sfreq):
+            raise ValueError("trials of different channels or rates cannot be joined")
+    return Trials(
+        np.concatenate([p.signals for p in parts]),
+        np.concatenate([p.labels for p in parts]),
+        np.concatenate([p.subjects for p in parts]),
+        np.concatenate([p.sessions for p in parts]),
+        np.concatenate([p.runs for p in parts]),
+        first.channels,
+        first.sfreq,
+    )

@@ -1,0 +1,1 @@
+"""The federation of common layers: thin Flower apps around the method."""

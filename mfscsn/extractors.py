@@ -1,0 +1,88 @@
+"""Extractors: the separate first layers, from one headset's channels to features that have no channels left.
+
+Every extractor is built as ``Extractor(n_chans, n_times, sfreq)``, maps ``(batch, n_chans, n_times)`` to
+``(batch, n_features, n_steps)`` and says both numbers, so that common layers fit behind any headset.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+LOG_FLOOR = 1e-6
+
+
+class ShallowExtractor(nn.Module):
+    """Band power of learned spatio-temporal filters: the front end of ShallowConvNet, fused.
+
+    The temporal convolution and the spatial one behind it are both linear, so one convolution whose kernel is the
+    contraction of the two gives the same output for a fraction of the work. Biases are left out: batch norm
+    follows and takes any constant away. Kernel lengths are set in seconds, so one setting serves all rates.
+
+    Parameters
+    ----------
+    n_chans, n_times : int
+        Channels of the headset; samples of a trial.
+    sfreq : float
+        Sampling rate in Hz.
+    n_filters : int
+        Temporal filters, and as many spatial ones.
+    filter_length, pool_length, pool_stride : float
+        Seconds.
+    drop_prob : float
+        Dropout of the features.
+
+    Raises
+    ------
+    ValueError
+        When a trial is shorter than the filter and the pooling window together.
+
+    References
+    ----------
+    Schirrmeister et al. 2017, Human Brain Mapping 38(11):5391-5420.
+    """
+
+    def __init__(
+        self,
+        n_chans: int,
+        n_times: int,
+        sfreq: float,
+        *,
+        n_filters: int = 40,
+        filter_length: float = 0.1,
+        pool_length: float = 0.3,
+        pool_stride: float = 0.06,
+        drop_prob: float = 0.5,
+    ):
+        super().__init__()
+        kernel, self.pool, self.stride = (
+            max(1, round(seconds * sfreq)) for seconds in (filter_length, pool_length, pool_stride)
+        )
+        self.n_features = n_filters
+        self.n_steps = (n_times - kernel + 1 - self.pool) // self.stride + 1
+        if self.n_steps < 1:
+            raise ValueError(
+                f"n_times={n_times} at {sfreq:g} Hz is too short: "
+                f"filter and pooling need {kernel + self.pool - 1} samples"
+            )
+        self.temporal = nn.Parameter(torch.empty(n_filters, kernel))
+        self.spatial = nn.Parameter(torch.empty(n_filters, n_filters, n_chans))
+        self.norm = nn.BatchNorm1d(n_filters)
+        self.drop = nn.Dropout(drop_prob)
+        # Xavier of the two convolutions that are fused here: fan in and fan out as they would have
+        for weight, fans in (
+            (self.temporal, kernel + n_filters * kernel),
+            (self.spatial, 2 * n_filters * n_chans),
+        ):
+            bound = (6.0 / fans) ** 0.5
+            nn.init.uniform_(weight, -bound, bound)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map signals ``(batch, n_chans, n_times)`` to log power ``(batch, n_features, n_steps)``."""
+        kernel = torch.einsum("ofc,fk->ock", self.spatial, self.temporal)
+        x = self.norm(F.conv1d(x, kernel))
+        x = F.avg_pool1d(x * x, self.pool, self.stride)
+        out: Tensor = self.drop(torch.log(x.clamp(min=LOG_FLOOR)))
+        return out
+
+
+EXTRACTORS = {"shallow": ShallowExtractor}

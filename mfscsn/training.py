@@ -1,0 +1,188 @@
+"""One site's local training: network + trials + settings -> log. Reads from top to bottom."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from mfscsn.losses import branch_mmd, class_weights
+from mfscsn.network import SplitModule
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How every site trains. One round is `local_epochs` passes over the site's trials."""
+
+    rounds: int = 40
+    local_epochs: int = 1
+    batch_size: int = 32  # trials of one branch in a step
+    lr: float = 1e-3
+    weight_decay: float = 0.01
+    schedule: Literal["constant", "cosine"] = "constant"  # over all rounds of the run
+    label_smoothing: float = 0.0
+    mmd: float = 0.0  # weight of the discrepancy between the branches of a site
+    proximal_mu: float = 0.0  # FedProx: pull of the common layers to where the round began
+
+
+@dataclass(frozen=True)
+class BranchTrials:
+    """Training trials of one branch.
+
+    Parameters
+    ----------
+    signals : array, shape (n_trials, n_chans, n_times), float32
+    labels : array of int, shape (n_trials,)
+        Indices into `names`.
+    names : tuple of str
+        The branch's label names, in the order of the head's outputs.
+    """
+
+    signals: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class RoundLog:
+    """What a round's local training was like: means over its trials, measured while training."""
+
+    n_trials: int
+    loss: float
+    accuracy: float
+
+
+OptimiserState = dict[str, Tensor]
+
+
+def train_round(
+    network: SplitModule,
+    trials: Mapping[str, BranchTrials],
+    settings: Settings,
+    *,
+    round_number: int,
+    seed: int,
+    optimiser_state: OptimiserState | None = None,
+) -> tuple[RoundLog, OptimiserState]:
+    """Train one round, in place.
+
+    Parameters
+    ----------
+    network : SplitModule
+        Its branches are the keys of `trials`.
+    trials : mapping of branch name to BranchTrials
+    round_number : int
+        From 1; places the round in the learning rate's schedule.
+    seed : int
+        Of this round's shuffling and dropout: the same seed and state give the same result, bit for bit, at one
+        number of threads.
+    optimiser_state : dict, optional
+        AdamW's state of the private layers as an earlier round returned it. The common layers were replaced by the
+        server's since, so theirs starts anew each round.
+
+    Returns
+    -------
+    RoundLog, dict
+        The log, and AdamW's state of the private layers, flat: ``"<parameter>/<moment>"`` -> tensor.
+    """
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    signals = {name: torch.from_numpy(np.ascontiguousarray(t.signals)) for name, t in trials.items()}
+    labels = {name: torch.from_numpy(t.labels) for name, t in trials.items()}
+    weights = {name: class_weights(labels[name], len(t.names)) for name, t in trials.items()}
+    common = {name: p for name, p in network.named_parameters() if name in set(network.common_names())}
+    before = {name: p.detach().clone() for name, p in common.items()}
+
+    optimiser = torch.optim.AdamW(network.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
+    _restore(optimiser, network, optimiser_state or {})
+
+    network.train()
+    total = {"n": 0, "loss": 0.0, "right": 0.0}
+    n_steps = max(math.ceil(len(t.labels) / settings.batch_size) for t in trials.values())
+    for epoch in range(settings.local_epochs):
+        for step, batch in enumerate(_batches(trials, n_steps, rng)):
+            done = (round_number - 1 + (epoch + step / n_steps) / settings.local_epochs) / settings.rounds
+            for group in optimiser.param_groups:
+                group["lr"] = settings.lr * (
+                    0.5 * (1 + math.cos(math.pi * done)) if settings.schedule == "cosine" else 1.0
+                )
+            n_batch = sum(len(index) for index in batch.values())
+            loss, deep = torch.zeros(()), []
+            for name, index in batch.items():
+                *features, logits = network.deep_features(signals[name][index], name)  # type: ignore[operator]
+                target = labels[name][index]
+                branch_loss = F.cross_entropy(
+                    logits, target, weight=weights[name], label_smoothing=settings.label_smoothing
+                )
+                loss = loss + branch_loss * (len(index) / n_batch)
+                deep.append((features, [trials[name].names[k] for k in target]))
+                total["right"] += float((logits.argmax(1) == target).sum())
+            total["n"] += n_batch
+            total["loss"] += float(loss.detach()) * n_batch
+            if settings.mmd > 0 and len(deep) > 1:
+                loss = loss + settings.mmd * branch_mmd([f for f, _ in deep], [n for _, n in deep])
+            if settings.proximal_mu > 0:
+                drift = sum((p - before[name]).square().sum() for name, p in common.items())
+                loss = loss + settings.proximal_mu / 2 * drift
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+
+    log = RoundLog(
+        n_trials=sum(len(t.labels) for t in trials.values()),
+        loss=total["loss"] / total["n"],
+        accuracy=total["right"] / total["n"],
+    )
+    return log, _private_optimiser_state(optimiser, network)
+
+
+def predict(
+    network: SplitModule, signals: NDArray[np.float32], branch: str, batch_size: int = 256
+) -> NDArray[np.float64]:
+    """Give class probabilities ``(n_trials, n_outputs)`` of trials ``(n_trials, n_chans, n_times)``."""
+    network.eval()
+    with torch.inference_mode():
+        parts = [
+            network(torch.from_numpy(np.ascontiguousarray(signals[at : at + batch_size])), branch).softmax(1)
+            for at in range(0, len(signals), batch_size)
+        ]
+    return torch.cat(parts).double().numpy()
+
+
+def derive_seed(*words: int | str) -> int:
+    """Derive a seed from words, such as (seed, site, round): stable across machines and Python runs."""
+    entropy = [word if isinstance(word, int) else int.from_bytes(word.encode(), "little") for word in words]
+    return int(np.random.SeedSequence([len(words), *entropy]).generate_state(1)[0])
+
+
+def _batches(
+    trials: Mapping[str, BranchTrials], n_steps: int, rng: np.random.Generator
+) -> Iterator[dict[str, NDArray[np.int64]]]:
+    """Yield `n_steps` batches that hold every trial once, each branch spread evenly over the steps."""
+    parts = {name: np.array_split(rng.permutation(len(t.labels)), n_steps) for name, t in trials.items()}
+    for step in range(n_steps):
+        yield {name: part[step] for name, part in parts.items() if len(part[step])}
+
+
+def _private_optimiser_state(optimiser: torch.optim.AdamW, network: SplitModule) -> OptimiserState:
+    common = set(network.common_names())
+    return {
+        f"{name}/{moment}": value.detach().clone()
+        for name, parameter in network.named_parameters()
+        if name not in common
+        for moment, value in optimiser.state[parameter].items()
+    }
+
+
+def _restore(optimiser: torch.optim.AdamW, network: SplitModule, state: OptimiserState) -> None:
+    parameters = dict(network.named_parameters())
+    for key, value in state.items():
+        name, moment = key.rsplit("/", 1)
+        if name not in parameters:
+            raise ValueError(f"optimiser state names the unknown parameter {name!r}")
+        optimiser.state[parameters[name]][moment] = value.clone()
