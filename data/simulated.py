@@ -112,7 +112,7 @@ class SimulatedImagery(BaseDataset):  # type: ignore[misc]
         if names is None:
             raise InputError(f"simulated montage {centre.montage!r}: expected one of {sorted(MONTAGES)}, or a list")
         self.channels = names.split()
-        known = mne.channels.make_standard_montage("standard_1005").ch_names
+        known = mne.channels.make_standard_montage("colin27_1005").ch_names
         for name in self.channels:
             if name not in known:
                 raise InputError(f"simulated electrode {name!r} is not in the 10-05 system{nearest(name, known)}")
@@ -155,7 +155,7 @@ class SimulatedImagery(BaseDataset):  # type: ignore[misc]
         signals += person.noise * 2e-6 * rng.standard_normal(signals.shape)
         info = mne.create_info(self.channels, c.sfreq, "eeg")
         raw = mne.io.RawArray(signals - signals.mean(axis=0) * person.common_reference, info, verbose="ERROR")
-        raw.set_montage("standard_1005", verbose="ERROR")
+        raw.set_montage("colin27_1005", verbose="ERROR")
         raw.set_annotations(mne.Annotations(onsets, c.trial_length, list(tasks)))
         return raw
 
@@ -188,7 +188,7 @@ class _Person:
     def leadfield(self, channels: list[str], sfreq: float) -> NDArray[np.float64]:
         """Volts at each channel for a dipole of 1 A m at each source: ``(n_chans, n_sources + 1)``, blinks last."""
         info = mne.create_info(channels, sfreq, "eeg")
-        montage = mne.channels.make_standard_montage("standard_1005", head_size=HEAD_RADIUS)
+        montage = mne.channels.make_standard_montage("colin27_1005", head_size=HEAD_RADIUS)
         at = {name: self._turned(position) for name, position in montage.get_positions()["ch_pos"].items()}
         info.set_montage(mne.channels.make_dig_montage({name: at[name] for name in channels}, coord_frame="head"))
         sphere = mne.make_sphere_model((0.0, 0.0, 0.0), HEAD_RADIUS, verbose="ERROR")

@@ -1,0 +1,139 @@
+"""The `mfscsn` command. Errors that a user can mend are one line and exit code 2; a failed run exits with 1."""
+
+import os
+import sys
+import time
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from data.errors import InputError
+
+if TYPE_CHECKING:
+    from experiments.evaluate import Score
+    from federation.contract import Federation
+    from federation.run_folder import RunFolder
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    help="Federated transfer learning for motor-imagery EEG: only the common layers leave a site.",
+)
+
+FedFile = Annotated[Path, typer.Argument(help="The federation's file.", metavar="FED.toml", show_default=False)]
+DataRoot = Annotated[Path | None, typer.Option(help="Where bids: folders lie, in place of the file's data_root.")]
+StoreRoot = Annotated[Path, typer.Option(help="Folder for prepared trials.")]
+Rounds = Annotated[int | None, typer.Option(min=1, help="Rounds, in place of the file's.")]
+Seed = Annotated[int | None, typer.Option(min=0, help="Seed, in place of the file's.")]
+Out = Annotated[Path | None, typer.Option(help="The run's folder.  [default: runs/NAME-DATE-TIME]")]
+Threads = Annotated[int, typer.Option(min=1, help="Threads a site trains with; results repeat at one number.")]
+PREPARED = Path("prepared")
+
+
+@app.command()
+def prepare(federation: FedFile, data_root: DataRoot = None, store: StoreRoot = PREPARED) -> None:
+    """Turn recordings into prepared trials on disk; only what is new or has changed."""
+    from experiments.prepare import prepare_sites
+    from experiments.show import ProgressLines
+
+    with ProgressLines() as show:
+        prepare_sites(_load(federation, data_root, None, None), store, show.prepared)
+    typer.echo(f"prepared trials: {store}")
+
+
+@app.command()
+def simulate(
+    federation: FedFile,
+    rounds: Rounds = None,
+    seed: Seed = None,
+    out: Out = None,
+    resume: Annotated[Path | None, typer.Option(help="Continue the run in this folder.", metavar="RUN")] = None,
+    data_root: DataRoot = None,
+    store: StoreRoot = PREPARED,
+    threads: Threads = 1,
+) -> None:
+    """Train a federation on this machine through Flower, from recordings to a table of scores."""
+    from experiments.simulate import check_resumed
+    from federation.run_folder import RunFolder
+
+    if resume is not None:
+        if out is not None:
+            raise InputError("--out and --resume exclude each other: a resumed run stays in its folder")
+        run = RunFolder(resume)
+        check_resumed(run, _load(federation, data_root, None, None), rounds, seed)
+    else:
+        run = _new_run(_load(federation, data_root, rounds, seed), out, store, threads)
+    _simulate(run)
+
+
+@app.command()
+def demo(out: Out = None, store: StoreRoot = PREPARED, rounds: Rounds = None, seed: Seed = None) -> None:
+    """Run the demonstration: three simulated centres with different headsets and tasks."""
+    path = Path(str(files("experiments") / "federations" / "demo.toml"))
+    _simulate(_new_run(_load(path, None, rounds, seed), out, store, 1))
+
+
+@app.command()
+def evaluate(run: Annotated[Path, typer.Argument(help="A run's folder.", metavar="RUN", show_default=False)]) -> None:
+    """Score a finished run's saved layers on the test trials of its target subjects."""
+    from experiments.evaluate import evaluate as score_run
+    from federation.run_folder import RunFolder
+
+    folder = RunFolder(run)
+    _show(folder, score_run(folder))
+
+
+def _load(path: Path, data_root: Path | None, rounds: int | None, seed: int | None) -> "Federation":
+    from federation.contract import load_federation
+
+    federation = load_federation(path, data_root)
+    changes = {key: value for key, value in (("rounds", rounds), ("seed", seed)) if value is not None}
+    return federation.model_copy(update={"training": federation.training.model_copy(update=changes)})
+
+
+def _new_run(federation: "Federation", out: Path | None, store: Path, threads: int) -> "RunFolder":
+    from federation.run_folder import RunFolder
+
+    path = out or Path("runs") / f"{federation.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    return RunFolder.create(path, federation, store, threads)
+
+
+def _simulate(run: "RunFolder") -> None:
+    from experiments.show import ProgressLines
+    from experiments.simulate import simulate as run_simulation
+
+    with ProgressLines() as show:
+        scores = run_simulation(run, show.progress)
+    _show(run, scores)
+
+
+def _show(run: "RunFolder", scores: "list[Score]") -> None:
+    from experiments.show import score_table
+
+    score_table(scores)
+    typer.echo(f"run folder: {os.path.relpath(run.path)}")
+
+
+def main() -> None:
+    """Run the command; turn what a user can mend into one line."""
+    os.environ.setdefault("MNE_LOGGING_LEVEL", "ERROR")
+    try:
+        app(standalone_mode=False)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        print("interrupted; continue with --resume RUN", file=sys.stderr)
+        sys.exit(130)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except RuntimeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""Evaluate: a stage of its own, on saved layers. Scores every target subject's test trials; trains nothing.
+
+The federated model is the last averaged common layers with the site's last private layers; nothing is chosen on
+test trials. Predictions are limited to the tasks of the subject's calibration.
+"""
+
+import csv
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import balanced_accuracy_score
+
+from data.errors import InputError
+from data.store import replaced
+from experiments.references import Job
+from federation.run_folder import RunFolder
+from federation.site import read_tensors
+from federation.site_network import site_network
+from federation.site_trials import Target, target_trials
+from mfscsn.network import Branch, ShallowConvNet, SplitModule
+from mfscsn.training import predict
+
+METHODS = ("own-calibration", "local-site", "mf-scsn")
+COLUMNS = ("site", "dataset", "subject", "method", "seed", "n_test", "balanced_accuracy")
+
+
+@dataclass(frozen=True)
+class Score:
+    """One row of ``scores.csv``; `balanced_accuracy` from 0 to 1."""
+
+    site: str
+    dataset: str
+    subject: str
+    method: str
+    seed: int
+    n_test: int
+    balanced_accuracy: float
+
+
+def evaluate(run: RunFolder) -> list[Score]:
+    """Score all target subjects of a finished run and write ``scores.csv``.
+
+    Raises
+    ------
+    InputError
+        When the run has not reached its last round, or its layers or trials are missing.
+    """
+    last = run.last_round()
+    if last < run.federation.training.rounds:
+        raise InputError(
+            f"{run.path}: ended at round {last} of {run.federation.training.rounds};"
+            f" continue it with `mfscsn simulate FED.toml --resume {run.path}`"
+        )
+    scores = [score for k in range(len(run.federation.site)) for score in _site_scores(run, k, last)]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows([getattr(score, column) for column in COLUMNS] for score in scores)
+    with replaced(run.path / "scores.csv") as out:
+        out.write(text.getvalue().encode())
+    return scores
+
+
+def balanced_accuracy(
+    probabilities: NDArray[np.float64], labels: NDArray[np.int64], outputs: NDArray[np.int64]
+) -> float:
+    """Mean recall over the classes that `labels` holds, with predictions limited to `outputs`.
+
+    Parameters
+    ----------
+    probabilities : array, shape (n_trials, n_outputs)
+    labels : array of int, shape (n_trials,)
+    outputs : array of int
+        The outputs that may be predicted.
+    """
+    predicted = outputs[probabilities[:, outputs].argmax(axis=1)]
+    # Recall is taken over the test's own classes; a prediction outside them is simply wrong
+    classes = np.unique(labels)
+    weights = np.array([1.0 / (labels == label).sum() for label in labels])
+    if np.isin(predicted, classes).all():
+        return float(balanced_accuracy_score(labels, predicted))
+    return float(((predicted == labels) * weights).sum() / len(classes))
+
+
+def _site_scores(run: RunFolder, site_number: int, last: int) -> Iterator[Score]:
+    site, contract = run.federation.site[site_number], run.federation.contract
+    folder = run.site(site.name)
+    private = folder.load_private(up_to=last)
+    if private is None:
+        raise InputError(f"site {site.name!r}: no private layers in {folder.folder}; did it ever train?")
+    federated, local = (site_network(run.federation, site, run.store) for _ in range(2))
+    federated.load_private(private[0])
+    federated.load_common(run.load_common(last))
+    _load_whole(local, Job(site_number).path(run))
+    for target in target_trials(site, contract, run.store):
+        n_outputs = len(next(d for d in site.dataset if d.name == target.dataset).labels(contract))
+        own = ShallowConvNet(contract.architecture, {"own": Branch(target.signals.shape[1], n_outputs)})
+        _load_whole(own, Job(site_number, target.dataset, target.subject).path(run))
+        for method, network, branch in zip(
+            METHODS, (own, local, federated), ("own", target.branch, target.branch), strict=True
+        ):
+            yield _score(run, site.name, target, method, network, branch)
+
+
+def _score(run: RunFolder, site: str, target: Target, method: str, network: SplitModule, branch: str) -> Score:
+    probabilities = predict(network, target.signals, branch)
+    accuracy = balanced_accuracy(probabilities, target.labels, target.outputs)
+    return Score(
+        site, target.dataset, target.subject, method, run.federation.training.seed, len(target.labels), accuracy
+    )
+
+
+def _load_whole(network: SplitModule, path: Path) -> None:
+    if not path.exists():
+        raise InputError(f"{path}: this reference was not trained; `mfscsn simulate ... --resume` trains it")
+    tensors, _ = read_tensors(path)
+    common = set(network.common_names())
+    network.load_common({k: v for k, v in tensors.items() if k in common})
+    network.load_private({k: v for k, v in tensors.items() if k not in common})

@@ -1,0 +1,66 @@
+"""Prepare all sites of a federation: the only step that imports MNE and MOABB."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from data.errors import InputError, nearest
+from data.sources import Source, open_source
+from data.store import prepare
+from federation.contract import Dataset, Federation, Site
+from federation.site_trials import check_site
+
+
+def prepare_sites(
+    federation: Federation, store: Path, progress: Callable[[str, str, int, int], None] = lambda *_: None
+) -> None:
+    """Bring every site's store up to date and check that its split fits.
+
+    Parameters
+    ----------
+    federation : Federation
+    store : Path
+        The folder of stores.
+    progress : callable
+        Called with site, what was done ("kept" or "prepared"), subjects done, subjects in all.
+
+    Raises
+    ------
+    InputError
+        One line that names the site.
+    """
+    for site in federation.site:
+        for dataset in site.dataset:
+            try:
+                _prepare(federation, site, dataset, store, progress)
+            except InputError as error:
+                raise InputError(f"site {site.name!r}: {error}") from error
+        check_site(site, federation.contract, store)
+
+
+def _prepare(
+    federation: Federation,
+    site: Site,
+    dataset: Dataset,
+    store: Path,
+    progress: Callable[[str, str, int, int], None],
+) -> None:
+    source = open_source(dataset.source, dataset.options)
+    subjects = _subjects(source, dataset)
+    done = iter(range(1, len(subjects) + 1))
+    prepare(
+        dataset.recipe(federation.contract),
+        store,
+        subjects,
+        source.fingerprint,
+        source.recordings,
+        lambda subject, what: progress(site.name, what, next(done), len(subjects)),
+    )
+
+
+def _subjects(source: Source, dataset: Dataset) -> list[str]:
+    known = source.subjects()
+    for name in [*(dataset.subjects or []), *dataset.targets]:
+        if name not in known:
+            shown = ", ".join(known[:12]) + (", ..." if len(known) > 12 else "")
+            raise InputError(f"{dataset.source}: no such subject {name!r}{nearest(name, known)}; there are {shown}")
+    return known if dataset.subjects is None else dataset.subjects

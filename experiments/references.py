@@ -1,0 +1,95 @@
+"""The two references that a reader needs: a ShallowConvNet on own calibration, and the site's network unshared.
+
+Both see the same prepared trials, settings, seeds and number of epochs as the federation.
+"""
+
+import multiprocessing
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from federation.run_folder import RunFolder
+from federation.site import write_tensors
+from federation.site_network import site_network
+from federation.site_trials import calibration_trials, training_trials
+from federation.superlink import die_with_parent
+from mfscsn.network import Branch, ShallowConvNet, SplitModule
+from mfscsn.training import derive_seed, train_round
+
+
+@dataclass(frozen=True)
+class Job:
+    """One reference to train: a site's own network, or a target subject's."""
+
+    site: int
+    dataset: str | None = None
+    subject: str | None = None
+
+    def path(self, run: RunFolder) -> Path:
+        """Say where its weights are kept."""
+        folder = run.path / "sites" / run.federation.site[self.site].name
+        if self.subject is None:
+            return folder / "local-site.safetensors"
+        return folder / "own-calibration" / f"{self.dataset}-{self.subject}.safetensors"
+
+
+def reference_jobs(run: RunFolder) -> list[Job]:
+    """List all references of a run, the longest first."""
+    jobs = []
+    for k, site in enumerate(run.federation.site):
+        jobs.append(Job(k))
+        jobs += [Job(k, dataset.name, subject) for dataset in site.dataset for subject in dataset.targets]
+    return sorted(jobs, key=lambda job: job.subject is not None)
+
+
+def train_references(run: RunFolder, n_parallel: int, threads: int, done: Callable[[], None]) -> None:
+    """Train the references that are missing, several at once; `done` is called after each."""
+    missing = []
+    for job in reference_jobs(run):
+        if job.path(run).exists():
+            done()
+        else:
+            missing.append(job)
+    if not missing:
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(n_parallel, len(missing)), context, initializer=die_with_parent) as pool:
+        try:
+            for future in as_completed([pool.submit(_train, run.path, job, threads) for job in missing]):
+                future.result()
+                done()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _train(path: Path, job: Job, threads: int) -> None:
+    torch.set_num_threads(threads)
+    run = RunFolder(path)
+    site, contract, seed = run.federation.site[job.site], run.federation.contract, run.federation.training.seed
+    network: SplitModule
+    words: tuple[int | str, ...] = (seed, site.name)
+    if job.dataset is None or job.subject is None:
+        trials = training_trials(site, contract, run.store)
+        network = site_network(run.federation, site, run.store)
+    else:
+        own = calibration_trials(site, contract, run.store)[job.dataset, job.subject]
+        trials, words = {"own": own}, (seed, site.name, job.dataset, job.subject)
+        network = ShallowConvNet(
+            contract.architecture, {"own": Branch(own.signals.shape[1], len(own.names))}, derive_seed(*words)
+        )
+    state = None
+    for number in range(1, run.federation.training.rounds + 1):
+        _, state = train_round(
+            network,
+            trials,
+            run.federation.settings,
+            round_number=number,
+            seed=derive_seed(*words, number),
+            optimiser_state=state,
+        )
+    about = {"run": run.run_id, "round": str(run.federation.training.rounds)}
+    write_tensors(job.path(run), network.common_state() | network.private_state(), about)

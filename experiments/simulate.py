@@ -1,0 +1,135 @@
+"""Simulate: a whole federation on one machine, through real Flower, from recordings to scores."""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from data.errors import InputError
+from experiments.evaluate import Score, evaluate
+from experiments.prepare import prepare_sites
+from experiments.references import reference_jobs, train_references
+from federation.contract import Federation, first_difference
+from federation.run_folder import RunFolder
+from federation.superlink import SuperLink, superlink
+
+POLL_SECONDS = 0.2
+DOUBT_SECONDS = 30.0  # without news, ask Flower whether the run is still alive
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What `simulate` tells whoever watches: a stage, how far it is, and the last round's mean loss."""
+
+    stage: str
+    done: int
+    total: int
+    detail: str = ""
+
+
+def simulate(run: RunFolder, report: Callable[[Progress], None]) -> list[Score]:
+    """Take a run from where it stands to its scores.
+
+    Parameters
+    ----------
+    run : RunFolder
+    report : callable
+        Called with a `Progress` at every step.
+
+    Raises
+    ------
+    InputError
+        For what the user can mend.
+    RuntimeError
+        When the run failed; the message says why and where to look.
+    """
+    n_parallel = min(len(run.federation.site), os.cpu_count() or 1)
+    threads = int(run.environment["threads"])
+    with run.locked("command", wait=15.0):
+        _prepare(run.federation, run.store, report)
+        if run.last_round() < run.federation.training.rounds:
+            _federate(run, n_parallel, threads, report)
+        jobs = len(reference_jobs(run))
+        trained = iter(range(1, jobs + 1))
+        report(Progress("references", 0, jobs))
+        workers = max(1, (os.cpu_count() or 1) // threads)
+        train_references(run, workers, threads, lambda: report(Progress("references", next(trained), jobs)))
+        report(Progress("scores", 0, 1))
+        scores = evaluate(run)
+        report(Progress("scores", 1, 1))
+        return scores
+
+
+def check_resumed(run: RunFolder, federation: Federation, rounds: int | None, seed: int | None) -> None:
+    """Check that a run is continued as it was begun; raise InputError that names the first difference.
+
+    Rounds and seed are the run's own where the command does not give them.
+    """
+    frozen = run.federation
+    training = federation.training.model_copy(
+        update={
+            "rounds": rounds if rounds is not None else frozen.training.rounds,
+            "seed": seed if seed is not None else frozen.training.seed,
+        }
+    )
+    given = federation.model_copy(update={"training": training})
+    ignored = {"data_root"}
+    change = first_difference(frozen.model_dump(exclude=ignored), given.model_dump(exclude=ignored))
+    if change:
+        raise InputError(f"{run.path}: cannot be resumed with another configuration: {change}; start a new run")
+
+
+def _prepare(federation: Federation, store: Path, report: Callable[[Progress], None]) -> None:
+    for site in federation.site:
+        report(Progress(f"prepare {site.name}", 0, 1))
+    prepare_sites(
+        federation, store, lambda site, what, done, total: report(Progress(f"prepare {site}", done, total, what))
+    )
+
+
+def _federate(run: RunFolder, n_parallel: int, threads: int, report: Callable[[Progress], None]) -> None:
+    rounds = run.federation.training.rounds
+    began_at = run.last_round()
+    report(Progress("rounds", began_at, rounds, "starting Flower"))
+    with superlink(run.path / "flower.log") as link:
+        flower_run = link.start_run(
+            {"run": str(run.path), "store": str(run.store), "threads": threads}, len(run.federation.site), n_parallel
+        )
+        (run.path / "failure.txt").unlink(missing_ok=True)
+        news = time.monotonic()
+        seen = began_at
+        while seen < rounds:
+            time.sleep(POLL_SECONDS)
+            last = run.last_round()
+            if last > seen:
+                seen, news = last, time.monotonic()
+                report(Progress("rounds", seen, rounds, _round_line(run, seen)))
+            elif run.failure() is not None or not link.alive() or _in_doubt(link, flower_run, news):
+                reason = run.failure() or "Flower ended without a word"
+                raise RuntimeError(f"the run failed: {reason}{_site_log(run)}; all of it: {run.path / 'flower.log'}")
+            elif time.monotonic() - news > DOUBT_SECONDS:
+                news = time.monotonic()
+
+
+def _in_doubt(link: SuperLink, flower_run: str, news: float) -> bool:
+    """After a silence, say whether Flower itself takes the run for ended."""
+    return time.monotonic() - news > DOUBT_SECONDS and link.status(flower_run).startswith("finished")
+
+
+def _round_line(run: RunFolder, number: int) -> str:
+    rows = [row for row in run.history() if row["round"] == str(number)]
+    losses = [float(row["loss"]) for row in rows if row["loss"]]
+    out = [f"{row['site']} {row['status']}" for row in rows if row["status"] != "ok"]
+    mean = f"loss {sum(losses) / len(losses):.3f}" if losses else ""
+    return "; ".join(part for part in (mean, *out) if part)
+
+
+def _site_log(run: RunFolder) -> str:
+    """Quote the last failure that a site wrote down: on one machine, its log may be shown."""
+    for site in run.federation.site:
+        log = run.path / "sites" / site.name / "log.txt"
+        lines = log.read_text().splitlines() if log.exists() else []
+        if lines and " failed: " in lines[-1]:
+            return f"; site {site.name!r} says: {lines[-1].partition(' failed: ')[2]}"
+    return ""

@@ -1,0 +1,401 @@
+"""The files a person writes: FED.toml for a federation, checked word by word; an unknown key is an error."""
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from data.errors import InputError, nearest
+from data.preprocessing import Preprocessing
+from data.store import Recipe
+from mfscsn.network import Architecture, Share
+from mfscsn.training import Settings
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+SubjectName = Annotated[str, Field(min_length=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Contract(_Table):
+    """What all sites must agree on.
+
+    Parameters
+    ----------
+    sfreq, window, band
+        As in `data.preprocessing.Preprocessing`: Hz, seconds after the cue, Hz.
+    alignment : {"euclidean", "none"}
+        Fitted at the site, on a subject's training trials alone.
+    extractor, width, common_layers, head_layers, share
+        As in `mfscsn.network.Architecture`.
+    channels, labels : list of str, optional
+        One channel list (for share = "all-but-head") and one label list (for "all" besides) that every site has.
+    strategy : {"fedavg", "fedprox", "fedadam", "fedmedian"}
+        Flower's own. `proximal_mu` is FedProx's, `server_lr` FedAdam's.
+    weighting : {"trials", "equal"}
+        How sites weigh in the average. With "equal", the number of trials is not sent either.
+    min_sites : int, optional
+        Sites that must answer a round; 2 when left out, or 1 where there is one site.
+    deadline : float
+        Seconds that a round may take.
+    """
+
+    sfreq: Positive = 128.0
+    window: tuple[float, float] = (0.5, 3.5)
+    band: tuple[Positive, Positive] = (4.0, 38.0)
+    alignment: Literal["euclidean", "none"] = "euclidean"
+    extractor: Literal["shallow"] = "shallow"
+    width: int = Field(50, ge=1)
+    common_layers: int = Field(1, ge=1, le=4)
+    head_layers: int = Field(0, ge=0, le=3)
+    share: Share = "middle"
+    channels: list[str] | None = None
+    labels: list[str] | None = None
+    strategy: Literal["fedavg", "fedprox", "fedadam", "fedmedian"] = "fedavg"
+    proximal_mu: float = Field(0.01, ge=0)
+    server_lr: Positive = 0.01
+    weighting: Literal["trials", "equal"] = "trials"
+    min_sites: int | None = Field(None, ge=1)
+    deadline: Positive = 3600.0
+
+    @model_validator(mode="after")
+    def _check(self) -> "Contract":
+        if self.window[1] <= self.window[0]:
+            raise ValueError(f"window {list(self.window)} ends before it starts")
+        if self.band[1] <= self.band[0]:
+            raise ValueError(f"band {list(self.band)} is empty")
+        if self.sfreq < 2 * self.band[1]:
+            raise ValueError(f"sfreq {self.sfreq:g} Hz is below twice the band's upper edge of {self.band[1]:g} Hz")
+        if self.share in ("all-but-head", "all") and self.channels is None:
+            raise ValueError(f"share = {self.share!r} needs channels = [...] that every site has")
+        if self.share == "all" and self.labels is None:
+            raise ValueError("share = 'all' needs labels = [...], the tasks of all sites")
+        return self
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """The part that decides how recordings become trials."""
+        return Preprocessing(self.sfreq, self.window, self.band)
+
+    @property
+    def architecture(self) -> Architecture:
+        """The part that decides the network."""
+        return Architecture(
+            n_times=self.preprocessing.n_times,
+            sfreq=self.sfreq,
+            extractor=self.extractor,
+            width=self.width,
+            n_common_layers=self.common_layers,
+            n_head_layers=self.head_layers,
+            share=self.share,
+        )
+
+    def digest(self) -> str:
+        """Digest the contract, so that a site and the server can see that they hold the same."""
+        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+
+
+class Training(_Table):
+    """How every site trains; as `mfscsn.training.Settings`, and the seed of all that is random."""
+
+    rounds: int = Field(40, ge=1)
+    local_epochs: int = Field(1, ge=1)
+    batch_size: int = Field(32, ge=1)
+    lr: Positive = 1e-3
+    weight_decay: float = Field(0.01, ge=0)
+    schedule: Literal["constant", "cosine"] = "constant"
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    mmd: float = Field(0.0, ge=0)
+    seed: int = Field(0, ge=0)
+
+
+class Part(_Table):
+    """Some of a subject's trials: those of named runs or sessions, or the first so many in time."""
+
+    runs: list[str] | None = None
+    sessions: list[str] | None = None
+    first: int | None = Field(None, ge=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> "Part":
+        if sum(value is not None for value in (self.runs, self.sessions, self.first)) != 1:
+            raise ValueError("expected one of {runs = [...]}, {sessions = [...]}, {first = N}")
+        return self
+
+
+class Dataset(_Table):
+    """One data set of a site.
+
+    Parameters
+    ----------
+    source : str
+        ``bids:FOLDER`` (relative to the TOML's data_root), ``moabb:CLASS`` or ``simulated:NAME``.
+    name : str, optional
+        Made from the source when left out.
+    options : table, optional
+        Keyword arguments of the MOABB class, or values of the simulated centre.
+    tasks : list or table
+        Annotations to use; a table maps them to the labels of this federation.
+    subjects : list, optional
+        All of the source when left out.
+    channels : list, optional
+        All EEG channels when left out.
+    targets : list
+        Subjects to be scored: their `calibration` trials train, their `test` trials are never trained on.
+    calibration, test : table
+        `test` may be "rest": all trials that are not calibration.
+    """
+
+    source: str
+    name: Name = ""
+    options: dict[str, Any] = {}
+    tasks: list[str] | dict[str, str]
+    subjects: list[SubjectName] | None = None
+    channels: list[str] | None = None
+    targets: list[SubjectName] = []
+    calibration: Part | None = None
+    test: Part | Literal["rest"] = "rest"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        value = dict(value)
+        for key in ("subjects", "targets"):  # numbers are how MOABB calls its subjects
+            if isinstance(value.get(key), list):
+                value[key] = [str(s) if isinstance(s, int) and not isinstance(s, bool) else s for s in value[key]]
+        if not value.get("name") and isinstance(value.get("source"), str):
+            stem = value["source"].partition(":")[2].rstrip("/").rpartition("/")[2]
+            value["name"] = "".join(c if c.isalnum() or c in "_-" else "-" for c in stem).strip("-_")
+        return value
+
+    @model_validator(mode="after")
+    def _check(self) -> "Dataset":
+        if self.targets and self.calibration is None:
+            raise ValueError("targets need calibration = {runs = [...]}, {sessions = [...]} or {first = N}")
+        for target in self.targets:
+            if self.subjects is not None and target not in self.subjects:
+                raise ValueError(f"target {target!r} is not among the subjects{nearest(target, self.subjects)}")
+        if isinstance(self.test, Part) and self.test.first is not None:
+            raise ValueError('test takes {runs = [...]}, {sessions = [...]} or "rest"')
+        if not self.tasks:
+            raise ValueError("tasks is empty: name the annotations to use")
+        return self
+
+    @property
+    def task_map(self) -> dict[str, str]:
+        """Annotation -> label."""
+        return dict(self.tasks) if isinstance(self.tasks, dict) else {task: task for task in self.tasks}
+
+    def labels(self, contract: Contract) -> tuple[str, ...]:
+        """Give the label names in the order of the head's outputs."""
+        return tuple(contract.labels or dict.fromkeys(self.task_map.values()))
+
+    def recipe(self, contract: Contract) -> Recipe:
+        """Say what this data set's store is made of."""
+        channels = contract.channels or self.channels
+        return Recipe(
+            source=self.source,
+            options=self.options,
+            tasks=self.task_map,
+            channels=tuple(channels) if channels else None,
+            preprocessing=contract.preprocessing,
+        )
+
+
+class Site(_Table):
+    """One data centre.
+
+    Parameters
+    ----------
+    name : str
+    dataset : list of Dataset
+    branch_by : {"dataset", "subject"}
+        What gets separate layers of its own.
+    metrics : list
+        Training metrics that may leave the site.
+    contract : table, optional
+        Values of the contract that this site insists on; the federation is refused when it has others.
+    """
+
+    name: Name
+    dataset: list[Dataset] = Field(min_length=1)
+    branch_by: Literal["dataset", "subject"] = "dataset"
+    metrics: list[Literal["loss", "accuracy", "seconds"]] = ["loss", "accuracy", "seconds"]
+    contract: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _check(self) -> "Site":
+        _all_different([d.name for d in self.dataset], f"site {self.name!r}: data sets")
+        return self
+
+
+class Federation(_Table):
+    """A whole federation on one machine: FED.toml.
+
+    Parameters
+    ----------
+    name : str
+        Of the federation; made from the file's name when left out.
+    data_root : str
+        Where ``bids:`` folders are looked for; relative to the TOML.
+    contract, training, site
+        Tables of the TOML.
+    """
+
+    name: Name
+    data_root: str = "."
+    contract: Contract = Contract()
+    training: Training = Training()
+    site: list[Site] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> "Federation":
+        _all_different([s.name for s in self.site], "sites")
+        if self.min_sites > len(self.site):
+            raise ValueError(f"contract.min_sites is {self.min_sites}, but there are {len(self.site)} sites")
+        agreed = self.contract.model_dump(mode="json")
+        for site in self.site:
+            for key, value in site.contract.items():
+                if key not in agreed:
+                    raise ValueError(f"site {site.name!r}: contract.{key}: unknown key{nearest(key, list(agreed))}")
+                if _plain(value) != agreed[key]:
+                    raise ValueError(
+                        f"site {site.name!r} disagrees on the contract: {key} = {value!r} there,"
+                        f" {agreed[key]!r} in the federation"
+                    )
+            for dataset in site.dataset:
+                unknown = sorted(set(dataset.task_map.values()) - set(dataset.labels(self.contract)))
+                if unknown:
+                    raise ValueError(f"site {site.name!r}: tasks {unknown} are not among contract.labels")
+                if len(dataset.labels(self.contract)) < 2:
+                    raise ValueError(
+                        f"site {site.name!r}: data set {dataset.name!r} has the one class"
+                        f" {list(dataset.labels(self.contract))}; at least two are needed to train"
+                    )
+        return self
+
+    @property
+    def min_sites(self) -> int:
+        """Sites that must answer a round."""
+        return self.contract.min_sites or min(2, len(self.site))
+
+    @property
+    def settings(self) -> Settings:
+        """The part that decides local training."""
+        values = self.training.model_dump(exclude={"seed"})
+        mu = self.contract.proximal_mu if self.contract.strategy == "fedprox" else 0.0
+        return Settings(**values, proximal_mu=mu)
+
+    def to_toml(self) -> str:
+        """Write the federation as TOML."""
+        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+
+
+def load_federation(path: Path, data_root: Path | None = None) -> Federation:
+    """Read FED.toml; ``bids:`` folders come out as absolute paths.
+
+    Parameters
+    ----------
+    path : Path
+    data_root : Path, optional
+        In place of the file's own.
+
+    Raises
+    ------
+    InputError
+        One line that names the file, the key, the value, and what was expected.
+    """
+    try:
+        document = tomllib.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file") from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as TOML: {error}") from error
+    document.setdefault("name", path.stem)
+    try:
+        federation = Federation.model_validate_json(json.dumps(document, default=str))
+    except ValidationError as error:
+        raise InputError(f"{path}: {_first_fault(error, document)}") from error
+    root = (data_root or path.parent / federation.data_root).resolve()
+    return with_root(federation, root)
+
+
+def with_root(federation: Federation, root: Path) -> Federation:
+    """Make ``bids:`` folders absolute."""
+
+    def absolute(source: str) -> str:
+        kind, _, name = source.partition(":")
+        return f"bids:{(root / name).resolve()}" if kind == "bids" else source
+
+    sites = [
+        site.model_copy(update={"dataset": [d.model_copy(update={"source": absolute(d.source)}) for d in site.dataset]})
+        for site in federation.site
+    ]
+    return federation.model_copy(update={"site": sites, "data_root": str(root)})
+
+
+def first_difference(a: Mapping[str, Any], b: Mapping[str, Any], path: str = "") -> str | None:
+    """Name the first key in which two nested tables differ, with both values; None when they agree."""
+    for key in [*a, *(k for k in b if k not in a)]:
+        left, right, at = a.get(key), b.get(key), f"{path}{key}"
+        if isinstance(left, list) and isinstance(right, list) and len(left) == len(right):
+            left, right = dict(enumerate(left)), dict(enumerate(right))
+        if isinstance(left, dict) and isinstance(right, dict):
+            found = first_difference(left, right, f"{at}.")
+            if found:
+                return found
+        elif left != right:
+            return f"{at} was {left!r}, is {right!r}"
+    return None
+
+
+def _plain(value: Any) -> Any:
+    """Bring a TOML value to the form of a dumped contract: a whole number equals the same float."""
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def _all_different(names: Sequence[str], what: str) -> None:
+    for name in names:
+        if list(names).count(name) > 1:
+            raise ValueError(f"{what}: the name {name!r} is used twice; give each a name = ...")
+
+
+def _first_fault(error: ValidationError, document: Mapping[str, Any]) -> str:
+    """Say pydantic's first fault in one line: key, what is wrong, and the nearest key where one was misspelt."""
+    fault = error.errors()[0]
+    tables: dict[str, type[BaseModel]] = {
+        "contract": Contract,
+        "training": Training,
+        "site": Site,
+        "dataset": Dataset,
+        "calibration": Part,
+        "test": Part,
+    }
+    names, table, value = [], Federation, document  # type: tuple[list[str], type[BaseModel], Any]
+    for part in fault["loc"]:
+        if isinstance(part, int):
+            value = value[part] if isinstance(value, list) and part < len(value) else None
+            named = isinstance(value, dict) and value.get("name")
+            names[-1] += f" {value['name']!r}" if named else f" {part + 1}"
+        elif isinstance(value, dict) and (part in value or fault["type"] == "missing"):
+            value = value.get(part)
+            names.append(part)
+            table = tables.get(part, table) if part != fault["loc"][-1] else table
+    where = ", ".join(names)
+    if fault["type"] == "extra_forbidden":
+        return f"{where}: unknown key{nearest(names[-1], list(table.model_fields))}"
+    message = fault["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
+    given = (
+        "" if isinstance(fault["input"], dict | list) or fault["type"] == "missing" else f", found {fault['input']!r}"
+    )
+    return f"{where + ': ' if where else ''}{message}{given}"

@@ -1,0 +1,192 @@
+"""The run folder: one training from start to end. Simulation and deployment write the same files.
+
+``federation.toml`` (frozen), ``environment.json``, ``history.csv`` (a row per round and site), ``timing.csv``,
+``common/round-NNNN.safetensors``, ``sites/<site>/``, and in the end ``scores.csv``.
+"""
+
+import csv
+import fcntl
+import json
+import platform
+import subprocess
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from data.errors import InputError
+from data.store import replaced
+from federation.contract import Federation, load_federation
+from federation.site import SiteFolder, read_tensors, write_tensors
+
+HISTORY = ("round", "site", "status", "n_trials", "loss", "accuracy")
+TIMING = ("round", "site", "seconds", "round_seconds")
+PACKAGES = ("mfscsn", "torch", "flwr", "numpy", "mne", "mne-bids", "moabb", "safetensors")
+
+
+class RunFolder:
+    """A run's folder, opened.
+
+    Parameters
+    ----------
+    path : Path
+
+    Raises
+    ------
+    InputError
+        When there is no run in the folder.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path.resolve()
+        if not (self.path / "federation.toml").is_file():
+            raise InputError(f"{path}: no run here (federation.toml is missing)")
+        self.federation: Federation = load_federation(self.path / "federation.toml")
+        try:
+            self.environment: dict[str, Any] = json.loads((self.path / "environment.json").read_text())
+            self.run_id: str = self.environment["run"]
+            self.store = Path(self.environment["store"])
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(f"{path}: environment.json is missing or damaged; this run cannot be continued") from error
+
+    @classmethod
+    def create(cls, path: Path, federation: Federation, store: Path, threads: int) -> "RunFolder":
+        """Begin a run in a new or empty folder; raise InputError when something lies there already."""
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise InputError(f"{path}: already exists; give another --out, or continue it with --resume {path}")
+        path.mkdir(parents=True, exist_ok=True)
+        environment = {
+            "run": uuid.uuid4().hex,
+            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "seed": federation.training.seed,
+            "threads": threads,
+            "store": str(store.resolve()),
+            "commit": _commit(),
+            "python": platform.python_version(),
+            "packages": {name: _version(name) for name in PACKAGES},
+            "machine": {"system": platform.platform(), "processor": platform.machine()},
+        }
+        with replaced(path / "environment.json") as out:
+            out.write(json.dumps(environment, indent=1).encode())
+        with replaced(path / "federation.toml") as out:
+            out.write(federation.to_toml().encode())
+        return cls(path)
+
+    def site(self, name: str) -> SiteFolder:
+        """Open a site's folder; in a deployment it lies on the site's own machine."""
+        return SiteFolder(self.path / "sites" / name, self.run_id)
+
+    def last_round(self) -> int:
+        """Number the last whole round; 0 before the first."""
+        return max((int(p.stem.partition("-")[2]) for p in self._common.glob("round-*.safetensors")), default=0)
+
+    def load_common(self, round_number: int) -> dict[str, Tensor]:
+        """Read the common layers as they were averaged in that round."""
+        return read_tensors(self._common / f"round-{round_number:04d}.safetensors")[0]
+
+    def load_server_optimiser(self, round_number: int) -> dict[str, Tensor]:
+        """Read what a strategy with a memory (FedAdam) kept after that round; empty for the others."""
+        path = self._common / f"server-optimiser-{round_number:04d}.safetensors"
+        return read_tensors(path)[0] if path.exists() else {}
+
+    def finish_round(
+        self,
+        round_number: int,
+        common: Mapping[str, Tensor],
+        server_optimiser: Mapping[str, Tensor],
+        history: Sequence[Mapping[str, Any]],
+        timing: Sequence[Mapping[str, Any]],
+    ) -> None:
+        """Keep a whole round. The common layers are written last: they are what makes the round whole."""
+        for name, columns, rows in (("history.csv", HISTORY, history), ("timing.csv", TIMING, timing)):
+            with (self.path / name).open("a", newline="") as out:
+                writer = csv.DictWriter(out, columns, lineterminator="\n")
+                if out.tell() == 0:
+                    writer.writeheader()
+                writer.writerows(rows)
+        about = {"run": self.run_id, "round": str(round_number)}
+        if server_optimiser:
+            write_tensors(self._common / f"server-optimiser-{round_number:04d}.safetensors", server_optimiser, about)
+            (self._common / f"server-optimiser-{round_number - 2:04d}.safetensors").unlink(missing_ok=True)
+        write_tensors(self._common / f"round-{round_number:04d}.safetensors", common, about)
+
+    def drop_unfinished(self) -> None:
+        """Forget what was written of a round that did not become whole, and the mark of a failure."""
+        last = self.last_round()
+        for name, columns in (("history.csv", HISTORY), ("timing.csv", TIMING)):
+            path = self.path / name
+            if path.exists():
+                with path.open(newline="") as file:
+                    kept = [row for row in csv.DictReader(file) if row["round"].isdigit() and int(row["round"]) <= last]
+                with replaced(path) as out:
+                    lines = [columns, *([row[c] or "" for c in columns] for row in kept)]
+                    out.write("".join(",".join(line) + "\n" for line in lines).encode())
+        (self.path / "failure.txt").unlink(missing_ok=True)
+
+    def history(self) -> list[dict[str, str]]:
+        """Read the rows of ``history.csv`` so far."""
+        path = self.path / "history.csv"
+        if not path.exists():
+            return []
+        with path.open(newline="") as file:
+            return [row for row in csv.DictReader(file) if row["accuracy"] is not None]
+
+    def fail(self, reason: str) -> None:
+        """Write down why the run ended before its last round."""
+        with replaced(self.path / "failure.txt") as out:
+            out.write(f"{' '.join(reason.split())}\n".encode())
+
+    def failure(self) -> str | None:
+        """Say why the run ended early, if it did."""
+        path = self.path / "failure.txt"
+        return path.read_text().strip() if path.exists() else None
+
+    @contextmanager
+    def locked(self, who: str, wait: float = 0.0) -> Iterator[None]:
+        """Hold the folder for one writer; raise InputError when another still holds it after `wait` seconds."""
+        end = time.monotonic() + wait
+        with (self.path / f".{who}.lock").open("w") as lock:
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > end:
+                        raise InputError(f"{self.path}: another process is writing to this run; wait for it") from None
+                    time.sleep(0.2)
+            yield
+
+    @property
+    def _common(self) -> Path:
+        return self.path / "common"
+
+
+def run_path(run_config: Mapping[str, Any], run_id: int) -> Path:
+    """Say where a Flower app's run folder lies: where its configuration says, or else beside the prepared trials."""
+    named, store = str(run_config["run"]), str(run_config["store"])
+    if not Path(named or store).is_absolute():
+        raise InputError("give the absolute path of the prepared trials: --run-config 'store=\"/...\"'")
+    return Path(named) if named else Path(store).parent / "runs" / f"flwr-{run_id}"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """Name the checkout's commit, if this code runs from one."""
+    here = Path(__file__).resolve().parent.parent
+    if not (here / ".git").exists():
+        return None
+    done = subprocess.run(
+        ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40"], capture_output=True, text=True
+    )
+    return done.stdout.strip() or None

@@ -1,0 +1,49 @@
+"""ServerApp: one of Flower's own strategies over the common layers, round by round, into a run folder."""
+
+from pathlib import Path
+
+from flwr.app import ArrayRecord, Context
+from flwr.serverapp import Grid, ServerApp
+
+from data.errors import InputError
+from federation.contract import load_federation
+from federation.run_folder import RunFolder, run_path
+from federation.site_network import server_network
+from federation.strategy import RunFailed, make_strategy
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run a federation from its last whole round to its last round."""
+    run = open_run(context)
+    with run.locked("server", wait=30.0):
+        run.drop_unfinished()
+        try:
+            federate(grid, run)
+        except Exception as error:
+            run.fail(str(error) if isinstance(error, RunFailed | InputError) else f"{type(error).__name__}: {error}")
+            raise
+
+
+def federate(grid: Grid, run: RunFolder) -> None:
+    """Average common layers for the rounds that are left."""
+    contract, training = run.federation.contract, run.federation.training
+    done = run.last_round()
+    layers = run.load_common(done) if done else server_network(run.federation).common_state()
+    strategy = make_strategy(contract, run, first_round=done + 1)
+    strategy.restore(run.load_server_optimiser(done))
+    strategy.start(grid, ArrayRecord(layers), num_rounds=training.rounds - done, timeout=contract.deadline)
+
+
+def open_run(context: Context) -> RunFolder:
+    """Open the run that `mfscsn simulate` has made, or make it, when plain Flower starts this app."""
+    path = run_path(context.run_config, context.run_id)
+    if not (path / "federation.toml").exists():
+        file = Path(str(context.run_config["federation"]))
+        app_folder = Path(__file__).resolve().parent.parent
+        federation = load_federation(file if file.is_absolute() else app_folder / file)
+        store = Path(str(context.run_config["store"]))
+        return RunFolder.create(path, federation, store, int(context.run_config["threads"]))
+    return RunFolder(path)

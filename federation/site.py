@@ -1,0 +1,88 @@
+"""A site's folder: its private layers and optimiser, its log. What lies here never leaves.
+
+The private state carries the run and round that it belongs to. The newest two are kept, so that a round which the
+server never finished can be trained again from where it began.
+"""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from data.errors import InputError
+from data.store import replaced
+
+NEWEST, BEFORE = "private.safetensors", "private-before.safetensors"
+
+
+class SiteFolder:
+    """Where a site keeps what is its own in one run.
+
+    Parameters
+    ----------
+    folder : Path
+        Made when missing.
+    run : str
+        The run's identity; state of another run is refused.
+    """
+
+    def __init__(self, folder: Path, run: str):
+        self.folder, self.run = folder, run
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def save_private(self, round_number: int, layers: Mapping[str, Tensor], optimiser: Mapping[str, Tensor]) -> None:
+        """Keep the state after a round. What was there is replaced in one step, or not at all."""
+        newest = self._round(self.folder / NEWEST)
+        if newest is not None and newest < round_number:
+            (self.folder / NEWEST).replace(self.folder / BEFORE)
+        write_tensors(
+            self.folder / NEWEST,
+            {f"layer:{k}": v for k, v in layers.items()} | {f"optimiser:{k}": v for k, v in optimiser.items()},
+            {"run": self.run, "round": str(round_number)},
+        )
+
+    def load_private(self, up_to: int) -> tuple[dict[str, Tensor], dict[str, Tensor]] | None:
+        """Give (layers, optimiser) of the newest state not past round `up_to`; None when there is none."""
+        found = [(self._round(self.folder / name), name) for name in (NEWEST, BEFORE)]
+        usable = [(number, name) for number, name in found if number is not None and number <= up_to]
+        if not usable:
+            return None
+        tensors, _ = read_tensors(self.folder / max(usable)[1])
+        parts: dict[str, dict[str, Tensor]] = {"layer": {}, "optimiser": {}}
+        for key, value in tensors.items():
+            kind, _, name = key.partition(":")
+            parts[kind][name] = value
+        return parts["layer"], parts["optimiser"]
+
+    def log(self, line: str) -> None:
+        """Add a line to the site's own log."""
+        with (self.folder / "log.txt").open("a") as out:
+            out.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(line.split())}\n")
+
+    def _round(self, path: Path) -> int | None:
+        if not path.exists():
+            return None
+        _, metadata = read_tensors(path, metadata_only=True)
+        if metadata.get("run") != self.run:
+            raise InputError(f"{path}: private layers of another run ({metadata.get('run')}); move them away")
+        return int(metadata["round"])
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write tensors as safetensors, in one step."""
+    content = save({name: value.contiguous() for name, value in tensors.items()}, dict(metadata))
+    with replaced(path) as out:
+        out.write(content)
+
+
+def read_tensors(path: Path, metadata_only: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read safetensors; raise InputError that names the file when it is missing or damaged."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = [] if metadata_only else file.keys()
+            return {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path}: cannot be read as safetensors: {error}") from error

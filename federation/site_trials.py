@@ -1,0 +1,184 @@
+"""A site's trials as the network sees them: split into training and test, aligned, labelled by number.
+
+Training trials are all of a source subject's and a target subject's calibration; nothing that is fitted sees others.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.errors import InputError
+from data.store import Store
+from data.trials import Trials
+from federation.contract import Contract, Dataset, Part, Site
+from mfscsn.alignment import align, euclidean_whitener
+from mfscsn.network import Branch
+from mfscsn.training import BranchTrials
+
+
+@dataclass(frozen=True)
+class Target:
+    """A target subject's test trials.
+
+    Parameters
+    ----------
+    dataset, subject, branch : str
+    signals : array, shape (n_trials, n_chans, n_times), float32
+        Aligned by what was fitted on the subject's calibration.
+    labels : array of int, shape (n_trials,)
+    outputs : array of int
+        The outputs that the subject's tasks allow: those of its calibration trials.
+    """
+
+    dataset: str
+    subject: str
+    branch: str
+    signals: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    outputs: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class _Subject:
+    dataset: Dataset
+    name: str
+    trials: Trials
+    train: NDArray[np.bool_]
+    test: NDArray[np.bool_]
+
+    def branch(self, site: Site) -> str:
+        return branch_name(site, self.dataset, self.name)
+
+
+def branch_name(site: Site, dataset: Dataset, subject: str) -> str:
+    """Name the branch that a subject's trials go through."""
+    return dataset.name if site.branch_by == "dataset" else f"{dataset.name}-{subject}".replace(".", "_")
+
+
+def training_trials(site: Site, contract: Contract, store_root: Path) -> dict[str, BranchTrials]:
+    """Load all trials that train at a site, by branch.
+
+    Raises
+    ------
+    InputError
+        When a store is missing or damaged, a split does not fit the recordings, or a branch has one class only.
+    """
+    check_site(site, contract, store_root)
+    parts: dict[str, list[tuple[NDArray[np.float32], NDArray[np.int64]]]] = {}
+    names: dict[str, tuple[str, ...]] = {}
+    for subject in _subjects(site, contract, store_root):
+        branch = subject.branch(site)
+        names[branch] = subject.dataset.labels(contract)
+        chosen = subject.trials[subject.train]
+        parts.setdefault(branch, []).append(
+            (_aligned(chosen, chosen, contract), _codes(chosen, subject.dataset, contract))
+        )
+    return {
+        branch: BranchTrials(
+            np.concatenate([signals for signals, _ in trials]),
+            np.concatenate([codes for _, codes in trials]),
+            names[branch],
+        )
+        for branch, trials in parts.items()
+    }
+
+
+def calibration_trials(site: Site, contract: Contract, store_root: Path) -> dict[tuple[str, str], BranchTrials]:
+    """Load each target subject's calibration alone: (data set, subject) -> trials."""
+    found = {}
+    for subject in _subjects(site, contract, store_root):
+        if subject.test.any():
+            chosen = subject.trials[subject.train]
+            found[subject.dataset.name, subject.name] = BranchTrials(
+                _aligned(chosen, chosen, contract),
+                _codes(chosen, subject.dataset, contract),
+                subject.dataset.labels(contract),
+            )
+    return found
+
+
+def target_trials(site: Site, contract: Contract, store_root: Path) -> Iterator[Target]:
+    """Load the test trials of each target subject, in the order of the site's file."""
+    for subject in _subjects(site, contract, store_root):
+        if subject.test.any():
+            calibration, test = subject.trials[subject.train], subject.trials[subject.test]
+            yield Target(
+                dataset=subject.dataset.name,
+                subject=subject.name,
+                branch=subject.branch(site),
+                signals=_aligned(test, calibration, contract),
+                labels=_codes(test, subject.dataset, contract),
+                outputs=np.unique(_codes(calibration, subject.dataset, contract)),
+            )
+
+
+def branches(site: Site, contract: Contract, store_root: Path) -> dict[str, Branch]:
+    """Give the shape of each branch without reading a signal."""
+    return {
+        subject.branch(site): Branch(len(subject.trials.channels), len(subject.dataset.labels(contract)))
+        for subject in _subjects(site, contract, store_root)
+    }
+
+
+def check_site(site: Site, contract: Contract, store_root: Path) -> None:
+    """Check that every split fits and every branch has at least two classes to train on; raise InputError if not."""
+    labels: dict[str, set[str]] = {}
+    for subject in _subjects(site, contract, store_root):
+        labels.setdefault(subject.branch(site), set()).update(subject.trials.labels[subject.train].tolist())
+    for branch, found in labels.items():
+        if len(found) < 2:
+            raise InputError(
+                f"site {site.name!r}: the training trials of {branch!r} hold the one class {sorted(found)};"
+                " at least two are needed: mend tasks, subjects or calibration"
+            )
+
+
+def _subjects(site: Site, contract: Contract, store_root: Path) -> Iterator[_Subject]:
+    for dataset in site.dataset:
+        store = Store(dataset.recipe(contract).folder(store_root))
+        for name in dataset.subjects if dataset.subjects is not None else store.subjects():
+            trials = store.trials(name)
+            if name in dataset.targets:
+                train, test = _split(site, dataset, name, trials)
+            else:
+                train, test = np.ones(len(trials), bool), np.zeros(len(trials), bool)
+            yield _Subject(dataset, name, trials, train, test)
+
+
+def _split(site: Site, dataset: Dataset, subject: str, trials: Trials) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    where = f"site {site.name!r}, data set {dataset.name!r}, target {subject!r}"
+    assert dataset.calibration is not None
+    train = _mask(dataset.calibration, trials)
+    test = ~train if dataset.test == "rest" else _mask(dataset.test, trials)
+    for part, mask, rule in (("calibration", train, dataset.calibration), ("test", test, dataset.test)):
+        if not mask.any():
+            chosen = rule.model_dump(exclude_none=True) if isinstance(rule, Part) else rule
+            runs = ", ".join(dict.fromkeys(trials.runs.tolist()))
+            raise InputError(
+                f"{where}: {part} = {chosen} chooses no trial; there are {len(trials)} trials in the runs {runs}"
+            )
+    if (train & test).any():
+        raise InputError(f"{where}: {int((train & test).sum())} trials are in calibration and in test; part them")
+    return train, test
+
+
+def _mask(part: Part, trials: Trials) -> NDArray[np.bool_]:
+    if part.first is not None:
+        return np.arange(len(trials)) < part.first
+    if part.runs is not None:
+        return np.isin(trials.runs, part.runs)
+    return np.isin(trials.sessions, part.sessions or [])
+
+
+def _aligned(trials: Trials, fitted_on: Trials, contract: Contract) -> NDArray[np.float32]:
+    if contract.alignment == "none":
+        return np.ascontiguousarray(trials.signals)
+    return align(trials.signals, euclidean_whitener(fitted_on.signals))
+
+
+def _codes(trials: Trials, dataset: Dataset, contract: Contract) -> NDArray[np.int64]:
+    code = {name: k for k, name in enumerate(dataset.labels(contract))}
+    return np.array([code[label] for label in trials.labels], dtype=np.int64)

@@ -1,0 +1,165 @@
+"""What is ours around Flower's strategies: replies are checked, ordered and counted; whole rounds are kept."""
+
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import FedAdam, FedAvg, FedMedian, FedProx
+
+from federation.contract import Contract
+from federation.run_folder import RunFolder
+
+COMMON, METRICS, SITE, CONFIG = "common", "metrics", "site", "config"
+N_TRIALS = "num-examples"
+
+
+class RunFailed(RuntimeError):
+    """The run cannot go on: the message is what the user is told."""
+
+
+class CommonLayers(FedAvg):
+    """Mixed in before one of Flower's strategies by `make_strategy`.
+
+    A reply that failed, or whose arrays have other names, other shapes or a value that is not finite, is left out and
+    named in the history. Replies are sorted by site name before they are averaged, so that sums come out the same.
+    """
+
+    run: RunFolder
+    first_round: int
+    expected: dict[str, tuple[int, ...]]
+    sites_of_nodes: dict[int, str]
+    began: float
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Wait for enough sites, no longer than the round may take; then configure as Flower does."""
+        self.began = time.monotonic()
+        self.expected = {name: tuple(array.shape) for name, array in arrays.items()}
+        needed, deadline = self.run.federation.min_sites, self.run.federation.contract.deadline
+        while (found := len(list(grid.get_node_ids()))) < needed:
+            if time.monotonic() - self.began > deadline:
+                raise RunFailed(f"{found} sites are connected after {deadline:g} s, min_sites is {needed}")
+            time.sleep(0.5)
+        config["run"] = self.run.run_id
+        config["contract"] = self.run.federation.contract.digest()
+        return super().configure_train(self._round(server_round), arrays, config, grid)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Average what holds, keep the round, and raise RunFailed when too few sites are left."""
+        number, seconds = self._round(server_round), time.monotonic() - self.began
+        good: dict[str, Message] = {}
+        history: dict[str, dict[str, Any]] = {}
+        timing: dict[str, dict[str, Any]] = {}
+        for reply in replies:
+            name, fault = self._name(reply), self._fault(reply)
+            if fault is None and name in good:
+                fault = "answered twice"
+                name = f"{name} (node {reply.metadata.src_node_id})"
+            row: dict[str, Any] = {"round": number, "site": name, "status": fault or "ok"}
+            if fault is None:
+                metrics = dict(reply.content.metric_records[METRICS])
+                equal = self.run.federation.contract.weighting == "equal"
+                row |= {"n_trials": "" if equal else metrics[N_TRIALS]}
+                row |= {key: metrics[key] for key in ("loss", "accuracy") if key in metrics}
+                timing[name] = {"round": number, "site": name, "seconds": metrics.get("seconds", "")}
+                timing[name]["round_seconds"] = round(seconds, 3)
+                # Flower wants the same metrics of all; a site may have kept some to itself
+                reply.content[METRICS] = MetricRecord({N_TRIALS: metrics[N_TRIALS]})
+                good[name] = reply
+            history[name] = row
+        rows = [history[name] for name in sorted(history)]
+        left_out = "; ".join(f"{row['site']}: {row['status']}" for row in rows if row["status"] != "ok")
+        if len(good) < self.run.federation.min_sites:
+            raise RunFailed(
+                f"round {number}: {len(good)} of {len(self.run.federation.site)} sites answered well,"
+                f" min_sites is {self.run.federation.min_sites}" + (f" ({left_out})" if left_out else "")
+            )
+        arrays, _ = super().aggregate_train(number, [good[name] for name in sorted(good)])
+        assert arrays is not None
+        # FedAdam's step comes out in double precision
+        layers = {name: torch.from_numpy(array.numpy().astype(np.float32)) for name, array in arrays.items()}
+        self.run.finish_round(number, layers, self._optimiser_state(), rows, [timing[name] for name in sorted(timing)])
+        return ArrayRecord(layers), None
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Send nothing: training metrics travel in the train reply, scores are a stage of their own."""
+        return []
+
+    def restore(self, state: dict[str, torch.Tensor]) -> None:
+        """Take up a server optimiser where a checkpoint left it."""
+        for moment in ("m_t", "v_t"):
+            kept = {k.partition("/")[2]: v.numpy() for k, v in state.items() if k.startswith(f"{moment}/")}
+            if kept:
+                setattr(self, moment, kept)
+
+    def _optimiser_state(self) -> dict[str, torch.Tensor]:
+        return {
+            f"{moment}/{name}": torch.from_numpy(np.ascontiguousarray(value))
+            for moment in ("m_t", "v_t")
+            for name, value in (getattr(self, moment, None) or {}).items()
+        }
+
+    def _round(self, server_round: int) -> int:
+        return self.first_round + server_round - 1
+
+    def _name(self, reply: Message) -> str:
+        node = reply.metadata.src_node_id
+        if reply.has_content() and SITE in reply.content.config_records:
+            name = str(reply.content.config_records[SITE].get("name", ""))
+            if name in {site.name for site in self.run.federation.site}:
+                self.sites_of_nodes[node] = name
+        elif reply.has_error() and reply.error.reason:
+            for site in self.run.federation.site:
+                if reply.error.reason.startswith(f"site {site.name!r} "):
+                    self.sites_of_nodes[node] = site.name
+        return self.sites_of_nodes.get(node, f"node {node}")
+
+    def _fault(self, reply: Message) -> str | None:
+        """Say why a reply must be left out, or None."""
+        if reply.has_error():
+            return "failed; its own log says why"
+        content = reply.content
+        if set(content.array_records) != {COMMON} or set(content.metric_records) != {METRICS}:
+            return "sent records that were not asked for"
+        arrays, metrics = content.array_records[COMMON], content.metric_records[METRICS]
+        if arrays.keys() != self.expected.keys():
+            return f"sent other layers: {sorted(arrays.keys() ^ self.expected.keys())}"
+        for name, array in arrays.items():
+            if tuple(array.shape) != self.expected[name]:
+                return f"layer {name} has shape {tuple(array.shape)}, expected {self.expected[name]}"
+            if not np.isfinite(array.numpy()).all():
+                return f"layer {name} holds a value that is not finite"
+        weight = metrics.get(N_TRIALS)
+        if not isinstance(weight, int | float) or not weight > 0:
+            return f"number of trials is {weight!r}"
+        return None
+
+
+def make_strategy(contract: Contract, run: RunFolder, first_round: int) -> CommonLayers:
+    """Put our checks around the contract's strategy; the first round is `first_round`."""
+    bases: dict[str, tuple[type[FedAvg], dict[str, Any]]] = {
+        "fedavg": (FedAvg, {}),
+        "fedprox": (FedProx, {"proximal_mu": contract.proximal_mu}),
+        "fedadam": (FedAdam, {"eta": contract.server_lr}),
+        "fedmedian": (FedMedian, {}),
+    }
+    base, options = bases[contract.strategy]
+    strategy: CommonLayers = type(f"{base.__name__}OfCommonLayers", (CommonLayers, base), {})(
+        min_train_nodes=run.federation.min_sites,
+        min_available_nodes=run.federation.min_sites,
+        weighted_by_key=N_TRIALS,
+        arrayrecord_key=COMMON,
+        configrecord_key=CONFIG,
+        **options,
+    )
+    strategy.run, strategy.first_round, strategy.sites_of_nodes = run, first_round, {}
+    return strategy
