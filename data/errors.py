@@ -1,5 +1,7 @@
 """The one exception for what a user can mend: shown as one line, without a traceback."""
 
+import difflib
+
 
 class InputError(ValueError):
     """Bad input: the message names the site or file, the value, what was expected, and what to do."""
@@ -7,11 +9,10 @@ class InputError(ValueError):
 
 def nearest(name: str, known: list[str]) -> str:
     """Suggest the nearest known name, as the end of an error's sentence: ``; did you mean '001'?`` or nothing."""
-    import difflib
-
     if name.isdigit():  # subject 1 where the folder says 001
         for candidate in known:
             if candidate.isdigit() and int(candidate) == int(name):
                 return f"; did you mean {candidate!r}?"
-    close = difflib.get_close_matches(name, known, n=1)
+    lower = {candidate.lower(): candidate for candidate in known}
+    close = [lower[match] for match in difflib.get_close_matches(name.lower(), list(lower), n=1)]
     return f"; did you mean {close[0]!r}?" if close else ""

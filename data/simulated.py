@@ -167,7 +167,8 @@ class _Person:
         self.mu = rng.uniform(9.0, 12.5)
         self.beta = rng.uniform(18.0, 24.0)
         self.alpha = self.mu + rng.uniform(-1.0, 1.0)
-        self.depth = float(np.clip(rng.normal(centre.depth, 0.15), 0.1, 0.85))
+        depth = float(np.clip(rng.normal(centre.depth, 0.15), 0.1, 0.85))
+        self.depth = depth if centre.depth > 0 else 0.0
         self.lapses = rng.uniform(0.05, 0.3)  # share of trials in which nothing is imagined
         self.latency = rng.uniform(0.3, 0.8)  # seconds from cue to desynchronisation
         self.noise = centre.noise * rng.lognormal(0.0, 0.25)

@@ -6,6 +6,7 @@ from statistics import mean
 from types import TracebackType
 from typing import Self
 
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
@@ -57,11 +58,9 @@ def score_table(scores: Sequence[Score]) -> None:
     if not by_target:
         Console().print("no target subject in this federation: nothing to score")
         return
-    table = Table(title="balanced accuracy on held-back trials, percent", title_justify="left")
-    for column in ("site", "subject", "test trials"):
-        table.add_column(column, justify="right" if column == "test trials" else "left")
-    for method in METHODS:
-        table.add_column(method, justify="right")
+    table = Table(title="balanced accuracy on held-back trials, percent", title_justify="left", box=box.SIMPLE_HEAD)
+    for column in ("site", "subject", "test trials", *METHODS):
+        table.add_column(column, justify="left" if column in ("site", "subject") else "right", no_wrap=True)
     site_means: dict[str, dict[str, float]] = {}
     for site in dict.fromkeys(key[0] for key in by_target):
         rows = {key: values for key, values in by_target.items() if key[0] == site}

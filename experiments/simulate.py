@@ -106,6 +106,7 @@ def _federate(run: RunFolder, n_parallel: int, threads: int, report: Callable[[P
                 seen, news = last, time.monotonic()
                 report(Progress("rounds", seen, rounds, _round_line(run, seen)))
             elif run.failure() is not None or not link.alive() or _in_doubt(link, flower_run, news):
+                link.save_log(flower_run, run.path / "flower.log")
                 reason = run.failure() or "Flower ended without a word"
                 raise RuntimeError(f"the run failed: {reason}{_site_log(run)}; all of it: {run.path / 'flower.log'}")
             elif time.monotonic() - news > DOUBT_SECONDS:

@@ -15,6 +15,7 @@ from federation.run_folder import RunFolder
 
 COMMON, METRICS, SITE, CONFIG = "common", "metrics", "site", "config"
 N_TRIALS = "num-examples"
+MAY_LEAVE = {N_TRIALS, "loss", "accuracy", "seconds"}
 
 
 class RunFailed(RuntimeError):
@@ -53,39 +54,44 @@ class CommonLayers(FedAvg):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Average what holds, keep the round, and raise RunFailed when too few sites are left."""
-        number, seconds = self._round(server_round), time.monotonic() - self.began
+        number, seconds = self._round(server_round), round(time.monotonic() - self.began, 3)
+        federation = self.run.federation
         good: dict[str, Message] = {}
-        history: dict[str, dict[str, Any]] = {}
+        status = {site.name: "no answer in time" for site in federation.site}
         timing: dict[str, dict[str, Any]] = {}
         for reply in replies:
             name, fault = self._name(reply), self._fault(reply)
-            if fault is None and name in good:
-                fault = "answered twice"
-                name = f"{name} (node {reply.metadata.src_node_id})"
-            row: dict[str, Any] = {"round": number, "site": name, "status": fault or "ok"}
+            if name in good:
+                name, fault = f"{name} (node {reply.metadata.src_node_id})", "answered twice"
+            status[name] = fault or "ok"
             if fault is None:
-                metrics = dict(reply.content.metric_records[METRICS])
-                equal = self.run.federation.contract.weighting == "equal"
-                row |= {"n_trials": "" if equal else metrics[N_TRIALS]}
-                row |= {key: metrics[key] for key in ("loss", "accuracy") if key in metrics}
-                timing[name] = {"round": number, "site": name, "seconds": metrics.get("seconds", "")}
-                timing[name]["round_seconds"] = round(seconds, 3)
-                # Flower wants the same metrics of all; a site may have kept some to itself
-                reply.content[METRICS] = MetricRecord({N_TRIALS: metrics[N_TRIALS]})
                 good[name] = reply
-            history[name] = row
-        rows = [history[name] for name in sorted(history)]
-        left_out = "; ".join(f"{row['site']}: {row['status']}" for row in rows if row["status"] != "ok")
-        if len(good) < self.run.federation.min_sites:
+
+        history: list[dict[str, Any]] = []
+        for name in sorted(status):
+            row: dict[str, Any] = {"round": number, "site": name, "status": status[name]}
+            if name in good:
+                metrics = dict(good[name].content.metric_records[METRICS])
+                weight = 1 if federation.contract.weighting == "equal" else metrics[N_TRIALS]
+                row |= {"n_trials": weight if federation.contract.weighting == "trials" else ""}
+                row |= {key: metrics[key] for key in ("loss", "accuracy") if key in metrics}
+                timing[name] = {"round": number, "site": name, "round_seconds": seconds}
+                timing[name] |= {"seconds": metrics.get("seconds", "")}
+                # Flower wants the same metrics of all; a site may have kept some to itself
+                good[name].content[METRICS] = MetricRecord({N_TRIALS: weight})
+            history.append(row)
+        if len(good) < federation.min_sites:
+            left_out = "; ".join(f"{name}: {fault}" for name, fault in sorted(status.items()) if fault != "ok")
             raise RunFailed(
-                f"round {number}: {len(good)} of {len(self.run.federation.site)} sites answered well,"
-                f" min_sites is {self.run.federation.min_sites}" + (f" ({left_out})" if left_out else "")
+                f"round {number}: {len(good)} of {len(federation.site)} sites answered well,"
+                f" min_sites is {federation.min_sites} ({left_out})"
             )
+        # The order decides how sums are rounded: by name, the same reply set gives the same average
         arrays, _ = super().aggregate_train(number, [good[name] for name in sorted(good)])
         assert arrays is not None
         # FedAdam's step comes out in double precision
         layers = {name: torch.from_numpy(array.numpy().astype(np.float32)) for name, array in arrays.items()}
-        self.run.finish_round(number, layers, self._optimiser_state(), rows, [timing[name] for name in sorted(timing)])
+        self.run.finish_round(number, layers, self._optimiser_state(), history, [timing[name] for name in sorted(good)])
         return ArrayRecord(layers), None
 
     def configure_evaluate(
@@ -128,9 +134,12 @@ class CommonLayers(FedAvg):
         if reply.has_error():
             return "failed; its own log says why"
         content = reply.content
-        if set(content.array_records) != {COMMON} or set(content.metric_records) != {METRICS}:
-            return "sent records that were not asked for"
+        if set(content) != {COMMON, METRICS, SITE}:
+            return f"sent the records {sorted(content)}, expected {sorted((COMMON, METRICS, SITE))}"
         arrays, metrics = content.array_records[COMMON], content.metric_records[METRICS]
+        unasked = (metrics.keys() - MAY_LEAVE) | (content.config_records[SITE].keys() - {"name"})
+        if unasked:
+            return f"sent what may not leave a site: {sorted(unasked)}"
         if arrays.keys() != self.expected.keys():
             return f"sent other layers: {sorted(arrays.keys() ^ self.expected.keys())}"
         for name, array in arrays.items():

@@ -90,6 +90,14 @@ class SuperLink:
         runs = self._flwr("list", CONNECTION)["runs"]
         return next((str(entry["status"]) for entry in runs if str(entry["run-id"]) == run), "unknown")
 
+    def save_log(self, run: str, path: Path) -> None:
+        """Add what the run's own processes printed to a file; Flower keeps that apart from the SuperLink's log."""
+        with path.open("ab") as out:
+            subprocess.run(
+                [_program("flwr"), "log", run, CONNECTION, "--show"],
+                env=self.environment, cwd=self.home, stdout=out, stderr=out, check=False,
+            )  # fmt: skip
+
     def alive(self) -> bool:
         """Say whether the SuperLink still runs."""
         return self.guard.poll() is None

@@ -1,0 +1,83 @@
+import mne
+import numpy as np
+import pytest
+
+from data.errors import InputError
+from data.preprocessing import Preprocessing, Recording, cut_trials
+
+TASKS = {"left": "left_hand", "right": "right_hand"}
+P = Preprocessing(sfreq=128.0, window=(0.5, 3.5), band=(4.0, 38.0))
+
+
+def recording(sfreq=250.0, onsets=(5.0, 12.0, 20.0), names=("left", "right", "other"), seconds=30.0, change=None):
+    rng = np.random.default_rng(0)
+    signals = 1e-5 * rng.normal(size=(3, int(seconds * sfreq)))
+    if change:
+        change(signals)
+    raw = mne.io.RawArray(signals, mne.create_info(["C3", "Cz", "C4"], sfreq, "eeg"), verbose="ERROR")
+    raw.set_annotations(mne.Annotations(onsets, 4.0, names))
+    return Recording(raw, "ses", "run", "sub-01_eeg.edf")
+
+
+@pytest.mark.parametrize("sfreq", [100.0, 125.0, 128.0, 160.0, 250.0, 512.0])
+def test_one_shape_for_all_rates(sfreq):
+    trials = cut_trials(recording(sfreq), P, TASKS, "01")
+    assert trials.signals.shape == (2, 3, 384) and trials.signals.dtype == np.float32
+    assert trials.labels.tolist() == ["left_hand", "right_hand"]
+    assert trials.runs.tolist() == ["run", "run"] and trials.sessions.tolist() == ["ses", "ses"]
+
+
+def test_microvolts_at_the_right_place_in_time():
+    """A burst of 10 Hz and 20 microvolts from 1 to 2 s behind the cue shows there and nowhere else."""
+
+    def burst(signals):
+        signals[:] = 0
+        t = np.arange(signals.shape[1]) / 250.0
+        signals[1] = 20e-6 * np.sin(2 * np.pi * 10 * t) * ((t > 6) & (t < 7))
+        signals[[0, 2]] = 1e-6 * np.random.default_rng(0).normal(size=(2, len(t)))
+
+    trial = cut_trials(recording(change=burst), P, TASKS, "01").signals[0, 1]
+    power = [trial[a:b].std() for a, b in ((0, 40), (84, 172), (230, 384))]
+    assert 12 < power[1] < 16 and power[0] < 3 and power[2] < 1
+
+
+def test_chosen_channels_in_their_order():
+    trials = cut_trials(recording(), P, TASKS, "01", ["C4", "C3"])
+    assert trials.channels == ("C4", "C3")
+
+
+def test_trials_over_the_end_and_bad_segments_are_left_out():
+    late = recording(onsets=(5.0, 28.0), names=("left", "right"))
+    assert len(cut_trials(late, P, TASKS, "01")) == 1
+    bad = recording(onsets=(5.0, 5.5, 12.0), names=("left", "bad_artefact", "right"))
+    assert cut_trials(bad, P, TASKS, "01").labels.tolist() == ["right_hand"]
+
+
+def test_a_recording_without_the_tasks_gives_no_trial():
+    assert len(cut_trials(recording(names=("x", "y", "z")), P, TASKS, "01")) == 0
+
+
+def nan(signals):
+    signals[2, 100] = np.nan
+
+
+def flat(signals):
+    signals[1] = 3e-5
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (lambda: recording(64.0), "sub-01_eeg.edf: rate 64 Hz is below twice the band's upper edge of 38 Hz"),
+        (lambda: recording(change=nan), "sub-01_eeg.edf: channel 'C4' holds NaN"),
+        (lambda: recording(change=flat), "sub-01_eeg.edf: channel 'Cz' is flat"),
+    ],
+)
+def test_a_recording_that_cannot_be_used_is_named(made, message):
+    with pytest.raises(InputError, match=message):
+        cut_trials(made(), P, TASKS, "01")
+
+
+def test_a_missing_channel_is_named_with_the_nearest():
+    with pytest.raises(InputError, match="no channel 'c3'; did you mean 'C3'"):
+        cut_trials(recording(), P, TASKS, "01", ["c3"])

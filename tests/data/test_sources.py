@@ -1,0 +1,67 @@
+import numpy as np
+import pytest
+
+from data.errors import InputError
+from data.preprocessing import Preprocessing, cut_trials
+from data.sources import open_source
+
+
+@pytest.fixture
+def bids(tmp_path):
+    """A BIDS folder written by MNE-BIDS: two subjects, two runs each."""
+    import mne
+    import mne_bids
+
+    rng = np.random.default_rng(0)
+    for subject in ("01", "02"):
+        for run in ("1", "2"):
+            info = mne.create_info(["C3", "Cz", "C4"], 128.0, "eeg", verbose="ERROR")
+            info["line_freq"] = 50
+            raw = mne.io.RawArray(1e-5 * rng.normal(size=(3, 128 * 40)), info, verbose="ERROR")
+            raw.set_annotations(mne.Annotations([5, 15, 25], 4.0, ["left_hand", "right_hand", "rest"]))
+            path = mne_bids.BIDSPath(subject=subject, run=run, task="imagery", root=tmp_path, datatype="eeg")
+            mne_bids.write_raw_bids(raw, path, allow_preload=True, format="EDF", overwrite=True, verbose="ERROR")
+    return tmp_path
+
+
+def test_bids_is_read_in_order_with_its_trial_types(bids):
+    source = open_source(f"bids:{bids}")
+    assert source.subjects() == ["01", "02"]
+    recordings = list(source.recordings("01"))
+    assert [r.run for r in recordings] == ["1", "2"] and recordings[0].where.endswith("_eeg.edf")
+    p = Preprocessing(128.0, (0.5, 3.5), (4.0, 38.0))
+    trials = cut_trials(recordings[0], p, {"left_hand": "left_hand", "rest": "rest"}, "01")
+    assert trials.labels.tolist() == ["left_hand", "rest"]
+    assert 2 < trials.signals.std() < 12
+
+
+def test_bids_fingerprint_follows_the_files(bids):
+    source = open_source(f"bids:{bids}")
+    before = source.fingerprint("01"), source.fingerprint("02")
+    events = next(bids.glob("sub-01/eeg/*events.tsv"))
+    events.write_text(events.read_text() + "\n")
+    assert source.fingerprint("01") != before[0] and source.fingerprint("02") == before[1]
+
+
+def test_an_unreadable_file_is_named(bids):
+    next(bids.glob("sub-01/eeg/*run-1_eeg.edf")).write_bytes(b"not an edf")
+    with pytest.raises(InputError, match=r"run-1_eeg.edf: cannot be read"):
+        list(open_source(f"bids:{bids}").recordings("01"))
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("bids:/no/such/folder", "bids:/no/such/folder: no such folder"),
+        ("moabb:PhysionetMj", "MOABB has no such data set; did you mean 'PhysionetMI'"),
+        ("edf:x", "source 'edf:x': expected one of bids:..., moabb:..., simulated:..."),
+    ],
+)
+def test_what_cannot_be_opened_is_named(spec, message):
+    with pytest.raises(InputError, match=message):
+        open_source(spec)
+
+
+def test_a_folder_that_is_no_bids_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"no sub-\* folder"):
+        open_source(f"bids:{tmp_path}")

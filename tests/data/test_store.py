@@ -1,0 +1,150 @@
+import json
+
+import mne
+import numpy as np
+import pytest
+
+from data.errors import InputError
+from data.preprocessing import Preprocessing, Recording
+from data.store import MANIFEST, Recipe, Store, prepare, replaced
+
+P = Preprocessing(sfreq=100.0, window=(0.0, 1.0), band=(4.0, 38.0))
+
+
+def recipe(**changes) -> Recipe:
+    values = {"source": "test:x", "options": {}, "tasks": {"left": "left_hand"}, "channels": None, "preprocessing": P}
+    return Recipe(**{**values, **changes})
+
+
+class FakeSource:
+    def __init__(self):
+        self.marks = {"1": "a", "2": "a"}
+        self.read = []
+        self.channels = {"1": ["C3", "C4"], "2": ["C3", "C4"]}
+
+    def fingerprint(self, subject):
+        return self.marks[subject]
+
+    def recordings(self, subject):
+        self.read.append(subject)
+        rng = np.random.default_rng(int(subject))
+        info = mne.create_info(self.channels[subject], 100.0, "eeg")
+        raw = mne.io.RawArray(1e-5 * rng.normal(size=(len(self.channels[subject]), 2000)), info, verbose="ERROR")
+        raw.set_annotations(mne.Annotations([3.0, 6.0, 9.0], 1.0, ["left", "right", "left"]))
+        yield Recording(raw, "0", "0", f"subject {subject}")
+
+
+def fill(source, root, subjects=("1", "2"), **changes):
+    return prepare(recipe(**changes), root, list(subjects), source.fingerprint, source.recordings)
+
+
+def test_written_and_read_back(tmp_path):
+    folder = fill(FakeSource(), tmp_path)
+    store = Store(folder)
+    trials = store.trials("2")
+    assert store.subjects() == ["1", "2"] and isinstance(trials.signals, np.memmap)
+    assert trials.signals.shape == (2, 2, 100) and trials.labels.tolist() == ["left_hand"] * 2
+    assert not trials.signals.flags.writeable
+
+
+def test_prepared_again_only_what_changed(tmp_path):
+    source = FakeSource()
+    fill(source, tmp_path)
+    fill(source, tmp_path)
+    assert source.read == ["1", "2"]
+    source.marks["2"] = "b"
+    fill(source, tmp_path)
+    assert source.read == ["1", "2", "2"]
+
+
+def test_another_recipe_is_another_store(tmp_path):
+    source = FakeSource()
+    folders = {
+        fill(source, tmp_path),
+        fill(source, tmp_path, tasks={"left": "L"}),
+        fill(source, tmp_path, preprocessing=Preprocessing(100.0, (0.0, 1.0), (4.0, 30.0))),
+        fill(source, tmp_path, channels=("C4",)),
+    }
+    assert len(folders) == 4
+
+
+def test_goes_on_after_a_break(tmp_path):
+    source = FakeSource()
+    source.channels["2"] = []
+
+    def broken(subject):
+        if subject == "2":
+            raise InputError("recording 2 is broken")
+        return FakeSource.recordings(source, subject)
+
+    with pytest.raises(InputError, match="recording 2 is broken"):
+        prepare(recipe(), tmp_path, ["1", "2"], source.fingerprint, broken)
+    assert Store(recipe().folder(tmp_path)).subjects() == ["1"]
+    source.channels["2"] = ["C3", "C4"]
+    fill(source, tmp_path)
+    assert source.read == ["1", "2"]
+
+
+def test_channels_in_another_order_are_brought_in_order_and_others_refused(tmp_path):
+    source = FakeSource()
+    source.channels["2"] = ["C4", "C3"]
+    first, second = (Store(fill(source, tmp_path)).trials(s) for s in ("1", "2"))
+    assert first.channels == second.channels == ("C3", "C4")
+    source = FakeSource()
+    source.channels["2"] = ["C3", "Pz"]
+    with pytest.raises(InputError, match=r"subject '2' differs from the first one in the channels \['C4', 'Pz'\]"):
+        fill(source, tmp_path / "other")
+
+
+def test_a_half_written_file_is_refused_and_left_alone(tmp_path):
+    folder = fill(FakeSource(), tmp_path)
+    path = folder / "sub-1.npy"
+    path.write_bytes(path.read_bytes()[:-50])
+    with pytest.raises(InputError, match="damaged"):
+        Store(folder).trials("1")
+    with pytest.raises(InputError, match=r"sub-1.npy: damaged \(its hash differs"):
+        fill(FakeSource(), tmp_path)
+    assert path.exists()
+
+
+def test_a_file_of_another_shape_is_refused(tmp_path):
+    folder = fill(FakeSource(), tmp_path)
+    np.save(folder / "sub-1.npy", np.zeros((2, 2, 99), np.float32))
+    with pytest.raises(InputError, match=r"holds float32 of shape \(2, 2, 99\), expected float32 of shape"):
+        Store(folder).trials("1")
+
+
+@pytest.mark.parametrize("content", [None, "not json", "[]", '{"format": 99}', '{"format": 1}'])
+def test_a_foreign_folder_is_refused_and_left_alone(tmp_path, content):
+    folder = recipe().folder(tmp_path)
+    folder.mkdir()
+    (folder / "thesis.txt").write_text("mine")
+    if content is not None:
+        (folder / MANIFEST).write_text(content)
+    for act in (lambda: Store(folder), lambda: fill(FakeSource(), tmp_path)):
+        with pytest.raises(InputError, match="not a store of prepared trials"):
+            act()
+    assert (folder / "thesis.txt").read_text() == "mine"
+
+
+def test_a_store_of_another_recipe_in_our_place_is_refused(tmp_path):
+    folder = fill(FakeSource(), tmp_path)
+    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest["recipe"]["source"] = "test:y"
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match="a store of another recipe"):
+        fill(FakeSource(), tmp_path)
+
+
+def test_no_store_says_what_to_do(tmp_path):
+    with pytest.raises(InputError, match="no prepared trials; run `mfscsn prepare`"):
+        Store(tmp_path / "nothing")
+
+
+def test_replaced_keeps_the_old_file_when_the_block_fails(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), replaced(path) as out:
+        out.write(b"half")
+        raise RuntimeError
+    assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["file"]

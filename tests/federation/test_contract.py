@@ -1,0 +1,96 @@
+import pytest
+from conftest import federation_of, tiny_toml
+
+from data.errors import InputError
+from federation.contract import first_difference, load_federation
+from mfscsn.network import Architecture
+
+
+def test_a_written_federation_reads_back_the_same(tmp_path):
+    federation = federation_of(tiny_toml(), tmp_path)
+    assert federation_of(federation.to_toml(), tmp_path / ".") == federation
+
+
+def test_what_the_tables_mean(tmp_path):
+    federation = federation_of(tiny_toml("common_layers = 2", "lr = 1e-2"), tmp_path)
+    assert federation.contract.architecture == Architecture(256, 128.0, n_common_layers=2)
+    assert federation.settings.lr == 1e-2 and federation.settings.proximal_mu == 0.0
+    assert federation.site[0].dataset[0].name == "clinic" and federation.site[0].dataset[0].targets == ["3"]
+    assert federation.min_sites == 2
+    assert federation_of(tiny_toml('strategy = "fedprox"'), tmp_path).settings.proximal_mu > 0
+
+
+def test_bids_folders_are_relative_to_the_file_or_to_a_given_root(tmp_path):
+    text = tiny_toml().replace("simulated:clinic", "bids:eeg/clinic").replace("options = { n_subjects = 3", "#")
+    (tmp_path / "fed.toml").write_text(text)
+    assert load_federation(tmp_path / "fed.toml").site[0].dataset[0].source == f"bids:{tmp_path}/eeg/clinic"
+    moved = load_federation(tmp_path / "fed.toml", tmp_path / "elsewhere")
+    assert moved.site[0].dataset[0].source == f"bids:{tmp_path}/elsewhere/eeg/clinic"
+
+
+def test_tasks_may_be_renamed(tmp_path):
+    text = tiny_toml().replace('tasks = ["right_hand", "rest"]', 'tasks = { right_hand = "grasp", rest = "rest" }')
+    dataset = (federation := federation_of(text, tmp_path)).site[0].dataset[0]
+    assert dataset.labels(federation.contract) == ("grasp", "rest")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("[training]", "[trainning]", "trainning: unknown key; did you mean 'training'?"),
+        ("window =", "windows =", "contract, windows: unknown key; did you mean 'window'?"),
+        ("window = [0.5, 2.5]", 'window = [0.5, "x"]', "contract, window"),
+        ("window = [0.5, 2.5]", "window = [2.5, 0.5]", "ends before it starts"),
+        ("window = [0.5, 2.5]", "sfreq = 60.0", "sfreq 60 Hz is below twice the band's upper edge of 38 Hz"),
+        ("rounds = 2", "rounds = 0", "training, rounds: expected greater than or equal to 1, found 0"),
+        ("rounds = 2", 'rounds = "two"', "training, rounds: expected a valid integer, found 'two'"),
+        ("batch_size = 8", "lr = -1.0", "training, lr: expected greater than 0, found -1.0"),
+        ('name = "north"', 'name = "south"', "sites: the name 'south' is used twice"),
+        ('name = "north"', "", "site 1, name: Field required"),
+        ('name = "north"', 'name = "north"\nbranch_by = "site"', "site 'north', branch_by: expected 'dataset' or"),
+        ("targets = [3]", "target = [3]", "site 'north', dataset 1, target: unknown key; did you mean 'targets'?"),
+        ("targets = [3]", "targets = [3]\nsubjects = [1]", "target '3' is not among the subjects"),
+        ("first = 12", "frist = 12", "calibration, frist: unknown key; did you mean 'first'?"),
+        ("first = 12", 'first = 12, runs = ["0"]', "expected one of {runs = [...]}"),
+        ("calibration = { first = 12 }", "", "targets need calibration"),
+        ('tasks = ["right_hand", "rest"]', 'tasks = ["rest"]', "data set 'clinic' has the one class ['rest']"),
+        ("window = [0.5, 2.5]", 'share = "all-but-head"', "share = 'all-but-head' needs channels = [...]"),
+        ("window = [0.5, 2.5]", "min_sites = 3", "min_sites is 3, but there are 2 sites"),
+        (
+            'name = "north"',
+            'name = "north"\ncontract = { sfreq = 160 }',
+            "site 'north' disagrees on the contract: sfreq = 160 there, 128.0 in the federation",
+        ),
+        ('name = "north"', 'name = "north"\ncontract = { sfrq = 160 }', "contract.sfrq: unknown key; did you mean"),
+        ("[training]", "[training", "cannot be read as TOML"),
+    ],
+)
+def test_a_fault_is_one_line_that_names_it(tmp_path, old, new, message):
+    assert old in tiny_toml()
+    with pytest.raises(InputError) as caught:
+        federation_of(tiny_toml().replace(old, new, 1), tmp_path)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+    assert "federation-under-test.toml" in str(caught.value)
+
+
+def test_a_site_may_insist_on_values_that_the_federation_has(tmp_path):
+    federation_of(tiny_toml(north="contract = { sfreq = 128, window = [0.5, 2.5] }"), tmp_path)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(InputError, match="nothing.toml: no such file"):
+        load_federation(tmp_path / "nothing.toml")
+
+
+def test_digest_follows_the_contract_alone(tmp_path):
+    digests = [
+        federation_of(tiny_toml(**change), tmp_path).contract.digest()
+        for change in ({}, {"training": "seed = 5"}, {"contract": "width = 20"})
+    ]
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_first_difference_names_the_key():
+    a, b = {"x": {"y": [1, {"z": 2}]}}, {"x": {"y": [1, {"z": 3}]}}
+    assert first_difference(a, a) is None and first_difference(a, b) == "x.y.1.z was 2, is 3"
+    assert first_difference({"x": 1}, {}) == "x was 1, is None"

@@ -1,0 +1,56 @@
+import pytest
+import torch
+
+from data.errors import InputError
+from federation.site import NEWEST, SiteFolder, read_tensors
+
+
+def state(value: float):
+    return {"layer": torch.full((3,), value)}, {"layer/exp_avg": torch.full((3,), -value)}
+
+
+def test_the_last_two_rounds_are_kept_and_told_apart(tmp_path):
+    site = SiteFolder(tmp_path / "a", "run")
+    for number in (1, 2, 3):
+        site.save_private(number, *state(float(number)))
+    assert torch.equal(site.load_private(3)[0]["layer"], torch.full((3,), 3.0))
+    assert torch.equal(site.load_private(2)[1]["layer/exp_avg"], torch.full((3,), -2.0))
+    assert site.load_private(1) is None and site.load_private(9)[0]["layer"][0] == 3
+
+
+def test_a_repeated_round_keeps_the_one_before(tmp_path):
+    site = SiteFolder(tmp_path, "run")
+    for number, value in ((1, 1.0), (2, 2.0), (2, 2.5)):
+        site.save_private(number, *state(value))
+    assert site.load_private(1)[0]["layer"][0] == 1 and site.load_private(2)[0]["layer"][0] == 2.5
+
+
+def test_a_crash_between_the_two_files_loses_nothing(tmp_path, monkeypatch):
+    site = SiteFolder(tmp_path, "run")
+    site.save_private(1, *state(1.0))
+    monkeypatch.setattr("federation.site.write_tensors", lambda *a: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        site.save_private(2, *state(2.0))
+    assert site.load_private(1)[0]["layer"][0] == 1
+
+
+def test_layers_of_another_run_are_refused(tmp_path):
+    SiteFolder(tmp_path, "run").save_private(1, *state(1.0))
+    with pytest.raises(InputError, match="private layers of another run"):
+        SiteFolder(tmp_path, "other").load_private(1)
+
+
+def test_a_damaged_file_is_named(tmp_path):
+    site = SiteFolder(tmp_path, "run")
+    site.save_private(1, *state(1.0))
+    (tmp_path / NEWEST).write_bytes((tmp_path / NEWEST).read_bytes()[:20])
+    with pytest.raises(InputError, match="private.safetensors: cannot be read"):
+        site.load_private(1)
+    with pytest.raises(InputError, match="nothing: cannot be read"):
+        read_tensors(tmp_path / "nothing")
+
+
+def test_a_log_line_is_one_line(tmp_path):
+    site = SiteFolder(tmp_path, "run")
+    site.log("first\n  second")
+    assert (tmp_path / "log.txt").read_text().endswith("first second\n")

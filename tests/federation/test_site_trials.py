@@ -1,0 +1,89 @@
+import numpy as np
+import pytest
+from conftest import federation_of, tiny_toml
+
+from data.errors import InputError
+from data.store import Store
+from federation.contract import Federation
+from federation.site_trials import branches, calibration_trials, check_site, target_trials, training_trials
+from mfscsn.network import Branch
+
+
+@pytest.fixture
+def tiny(tmp_path) -> Federation:
+    return federation_of(tiny_toml(), tmp_path)
+
+
+def test_source_subjects_train_whole_and_targets_with_their_calibration(tiny, prepared):
+    north, south = tiny.site
+    assert len(training_trials(north, tiny.contract, prepared)["clinic"].labels) == 2 * 16 + 8
+    assert len(training_trials(south, tiny.contract, prepared)["laboratory"].labels) == 2 * 12
+    assert [(t.subject, len(t.labels)) for t in target_trials(south, tiny.contract, prepared)] == [("1", 12), ("2", 12)]
+    assert list(calibration_trials(north, tiny.contract, prepared)) == [("clinic", "3")]
+    assert branches(south, tiny.contract, prepared) == {"laboratory": Branch(3, 3)}
+
+
+def test_labels_are_numbers_in_the_order_of_the_tasks(tiny, prepared):
+    dataset = tiny.site[0].dataset[0]
+    store = Store(dataset.recipe(tiny.contract).folder(prepared))
+    expected = np.concatenate([store.trials("1").labels, store.trials("2").labels])
+    codes = training_trials(tiny.site[0], tiny.contract, prepared)["clinic"].labels[:32]
+    assert np.array_equal(np.array(["right_hand", "rest"])[codes], expected)
+
+
+def test_alignment_sees_training_trials_alone(tiny, prepared, copied_store):
+    """Noise in place of a target's test trials changes no training trial and no fitted alignment."""
+    before = training_trials(tiny.site[0], tiny.contract, prepared)["clinic"].signals
+    path = tiny.site[0].dataset[0].recipe(tiny.contract).folder(copied_store) / "sub-3.npy"
+    signals = np.load(path)
+    signals[8:] = 1e3 * np.random.default_rng(0).normal(size=signals[8:].shape)
+    np.save(path, signals)
+    after = training_trials(tiny.site[0], tiny.contract, copied_store)["clinic"].signals
+    assert np.array_equal(before, after)
+    (target,) = target_trials(tiny.site[0], tiny.contract, copied_store)
+    assert target.signals.std() > 10
+
+
+def test_calibration_is_white_after_alignment(tiny, prepared):
+    for trials in calibration_trials(tiny.site[1], tiny.contract, prepared).values():
+        covariance = np.mean([x @ x.T / x.shape[1] for x in trials.signals.astype(float)], axis=0)
+        assert np.allclose(covariance, np.eye(3), atol=1e-3)
+
+
+def test_without_alignment_signals_stay_in_microvolts(tmp_path, prepared):
+    tiny = federation_of(tiny_toml('alignment = "none"'), tmp_path)
+    store = Store(tiny.site[0].dataset[0].recipe(tiny.contract).folder(prepared))
+    signals = training_trials(tiny.site[0], tiny.contract, prepared)["clinic"].signals
+    assert np.array_equal(signals[:16], store.trials("1").signals)
+
+
+def test_a_branch_for_each_subject(tmp_path, prepared):
+    tiny = federation_of(tiny_toml(north='branch_by = "subject"'), tmp_path)
+    trials = training_trials(tiny.site[0], tiny.contract, prepared)
+    assert {name: len(t.labels) for name, t in trials.items()} == {"clinic-1": 16, "clinic-2": 16, "clinic-3": 8}
+
+
+def test_predictions_are_limited_to_the_tasks_of_the_calibration(tmp_path, prepared, copied_store):
+    tiny = federation_of(tiny_toml().replace("first = 12", "first = 2"), tmp_path)
+    for target in target_trials(tiny.site[1], tiny.contract, prepared):
+        assert len(target.outputs) <= 2 and len(target.labels) == 22
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('runs = ["0"]', 'runs = ["7"]', r"target '3': calibration = {'runs': \['7'\]} chooses no trial; there are 16"),
+        ("first = 12", "first = 999", "target '1': test = rest chooses no trial"),
+        ('runs = ["0"] }', 'runs = ["0"] }\ntest = { runs = ["0", "1"] }', "8 trials are in calibration and in test"),
+        ("targets = [3]", "subjects = [9]", "subject '9' is not prepared"),
+        ("first = 12", "first = 1", "the training trials of 'laboratory' hold the one class"),
+    ],
+)
+def test_a_split_that_does_not_fit_is_named(tmp_path, prepared, old, new, message):
+    text = tiny_toml().replace(old, new, 1)
+    if "first = 1 " in text:
+        text = text.replace("targets = [1, 2]", "subjects = [1]\ntargets = [1]")
+    tiny = federation_of(text, tmp_path)
+    with pytest.raises(InputError, match=message):
+        for site in tiny.site:
+            check_site(site, tiny.contract, prepared)

@@ -1,0 +1,60 @@
+import pytest
+import torch
+from braindecode.models import ShallowFBCSPNet
+from torch import nn
+
+from mfscsn.extractors import ShallowExtractor
+from mfscsn.network import Architecture, Branch, ShallowConvNet
+
+
+def copy_from_braindecode(theirs: ShallowFBCSPNet, ours: ShallowConvNet) -> None:
+    """Copy weights; their temporal bias becomes a constant that batch norm's running mean takes away."""
+    parts = dict(theirs.named_modules())
+    time, spat, norm = parts["conv_time_spat.conv_time"], parts["conv_time_spat.conv_spat"], parts["bnorm"]
+    temporal, spatial = time.weight[:, 0, :, 0], spat.weight[:, :, 0, :]
+    with torch.no_grad():
+        ours.extractor.temporal.copy_(temporal)
+        ours.extractor.spatial.copy_(spatial)
+        constant = torch.einsum("ofc,f->o", spatial, time.bias)
+        ours.extractor.norm.weight.copy_(norm.weight)
+        ours.extractor.norm.bias.copy_(norm.bias)
+        ours.extractor.norm.running_mean.copy_(norm.running_mean - constant)
+        ours.extractor.norm.running_var.copy_(norm.running_var)
+        classifier = parts["final_layer.conv_classifier"]
+        ours.classifier.weight.copy_(classifier.weight[..., 0].flatten(1))
+        ours.classifier.bias.copy_(classifier.bias)
+
+
+@pytest.mark.parametrize(("n_chans", "n_times", "n_outputs"), [(22, 1000, 4), (3, 750, 2)])
+@pytest.mark.parametrize("training", [False, True])
+def test_equals_braindecode(n_chans, n_times, n_outputs, training):
+    torch.manual_seed(0)
+    theirs = ShallowFBCSPNet(n_chans, n_outputs, n_times=n_times, sfreq=250, final_conv_length="auto", drop_prob=0.0)
+    for module in theirs.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2.0)
+    ours = ShallowConvNet(Architecture(n_times, 250.0), {"a": Branch(n_chans, n_outputs)})
+    ours.extractor.drop.p = 0.0
+    copy_from_braindecode(theirs, ours)
+    theirs.train(training)
+    ours.train(training)
+    x = torch.randn(8, n_chans, n_times)
+    assert torch.allclose(theirs(x), ours(x, "a"), atol=1e-4)
+
+
+@pytest.mark.parametrize("sfreq", [100.0, 128.0, 250.0, 512.0])
+def test_says_its_output_shape(sfreq):
+    extractor = ShallowExtractor(5, round(3 * sfreq), sfreq)
+    out = extractor(torch.randn(2, 5, round(3 * sfreq)))
+    assert out.shape == (2, extractor.n_features, extractor.n_steps)
+
+
+def test_shape_behind_the_extractor_depends_on_no_headset():
+    shapes = {ShallowExtractor(n, 384, 128.0).n_steps for n in (1, 3, 64)}
+    assert len(shapes) == 1
+
+
+def test_a_trial_that_is_too_short_is_refused():
+    with pytest.raises(ValueError, match="n_times=40 at 128 Hz is too short: filter and pooling need 50 samples"):
+        ShallowExtractor(3, 40, 128.0)

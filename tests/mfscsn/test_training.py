@@ -1,0 +1,122 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from mfscsn.network import Architecture, Branch, SeparateCommonSeparate
+from mfscsn.training import BranchTrials, Settings, derive_seed, predict, train_round
+
+ARCHITECTURE = Architecture(n_times=256, sfreq=128.0)
+SHAPES = {"a": Branch(3, 2), "b": Branch(4, 3)}
+
+
+def easy_trials(n_chans: int, names: tuple[str, ...], n: int, seed: int = 0) -> BranchTrials:
+    """Each class has its own strong channel."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(n) % len(names)
+    signals = rng.normal(size=(n, n_chans, 256)).astype(np.float32)
+    signals[np.arange(n), labels] *= 3
+    return BranchTrials(signals, labels.astype(np.int64), names)
+
+
+@pytest.fixture
+def trials():
+    return {"a": easy_trials(3, ("left_hand", "rest"), 24), "b": easy_trials(4, ("left_hand", "feet", "rest"), 40)}
+
+
+def trained(trials, rounds=3, seed=0, **changes):
+    settings = dataclasses.replace(Settings(rounds=rounds, batch_size=8), **changes)
+    network, state, logs = SeparateCommonSeparate(ARCHITECTURE, SHAPES, seed), None, []
+    for number in range(1, rounds + 1):
+        log, state = train_round(
+            network,
+            trials,
+            settings,
+            round_number=number,
+            seed=derive_seed(seed, "site", number),
+            optimiser_state=state,
+        )
+        logs.append(log)
+    return network, logs, state
+
+
+def test_learns_what_is_easy(trials):
+    network, logs, _ = trained(trials, rounds=12)
+    assert logs[-1].loss < logs[0].loss and logs[0].n_trials == 64
+    for branch, n_chans, names in (("a", 3, ("left_hand", "rest")), ("b", 4, ("left_hand", "feet", "rest"))):
+        new = easy_trials(n_chans, names, 60, seed=1)
+        assert (predict(network, new.signals, branch).argmax(1) == new.labels).mean() > 0.9
+
+
+def test_same_seed_same_bits_other_seed_other(trials):
+    (a, logs_a, _), (b, logs_b, _), (c, _, _) = trained(trials), trained(trials), trained(trials, seed=1)
+    assert logs_a == logs_b
+    assert all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+    assert not torch.equal(a.common[0].weight, c.common[0].weight)
+
+
+def test_the_optimisers_memory_is_of_private_layers_and_is_used(trials):
+    network, _, state = trained(trials, rounds=1)
+    assert state and not any(name.startswith("common.") for name in state)
+    assert {name.rsplit("/", 1)[1] for name in state} == {"step", "exp_avg", "exp_avg_sq"}
+    settings = Settings(rounds=2, batch_size=8)
+    outcomes = []
+    for memory in (state, None):
+        again = SeparateCommonSeparate(ARCHITECTURE, SHAPES)
+        again.load_state_dict(network.state_dict())
+        train_round(again, trials, settings, round_number=2, seed=5, optimiser_state=memory)
+        outcomes.append(again.extractors["a"].spatial.detach().clone())
+    assert not torch.equal(*outcomes)
+
+
+def test_every_trial_is_seen_once_an_epoch(trials, monkeypatch):
+    seen = []
+    original = SeparateCommonSeparate.deep_features
+
+    def watch(self, x, branch):
+        seen.append((branch, len(x)))
+        return original(self, x, branch)
+
+    monkeypatch.setattr(SeparateCommonSeparate, "deep_features", watch)
+    trained(trials, rounds=1)
+    assert sum(n for branch, n in seen if branch == "a") == 24 and sum(n for branch, n in seen if branch == "b") == 40
+
+
+def test_cosine_ends_near_zero(trials):
+    settings = Settings(rounds=100, batch_size=8, schedule="cosine")
+    moved = []
+    for number in (1, 100):
+        network = SeparateCommonSeparate(ARCHITECTURE, SHAPES)
+        before = network.common[0].weight.detach().clone()
+        train_round(network, trials, settings, round_number=number, seed=0)
+        moved.append(float((network.common[0].weight.detach() - before).abs().mean()))
+    assert moved[1] < 0.01 * moved[0]
+
+
+def test_proximal_term_holds_common_layers_back(trials):
+    moved = []
+    for mu in (0.0, 10.0):
+        start = SeparateCommonSeparate(ARCHITECTURE, SHAPES).common[0].weight
+        network, _, _ = trained(trials, rounds=1, local_epochs=5, proximal_mu=mu)
+        moved.append(float((network.common[0].weight - start).detach().norm()))
+    assert moved[1] < 0.5 * moved[0]
+
+
+def test_mmd_brings_branches_together(trials):
+    distances = []
+    for weight in (0.0, 5.0):
+        network, _, _ = trained(trials, rounds=8, mmd=weight)
+        network.eval()
+        with torch.no_grad():
+            a, b = (
+                network.deep_features(torch.from_numpy(trials[k].signals[trials[k].labels == 0]), k)[0].mean(0)
+                for k in ("a", "b")
+            )
+        distances.append(float((a - b).norm()))
+    assert distances[1] < distances[0]
+
+
+def test_seeds_differ_by_every_word():
+    seeds = {derive_seed(*words) for words in ((0, "a", 1), (1, "a", 1), (0, "b", 1), (0, "a", 2), (0, "a"))}
+    assert len(seeds) == 5
