@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -119,7 +120,9 @@ class MoabbSource:
 
         moabb.set_log_level("ERROR")
         try:
-            data = self.dataset.get_data([int(subject)])[int(subject)]
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # MOABB's own affair
+                data = self.dataset.get_data([int(subject)])[int(subject)]
         except Exception as error:
             raise InputError(
                 f"moabb:{type(self.dataset).__name__}: subject {subject} cannot be loaded: {_one_line(error)}"

@@ -96,7 +96,9 @@ class Store:
         try:
             signals = np.load(path, mmap_mode="r") if shape[0] else np.empty(shape, np.float32)
         except (OSError, ValueError) as error:
-            raise InputError(f"{path}: damaged ({error}); delete {self.folder} and run `mfscsn prepare`") from error
+            raise InputError(
+                f"{path}: damaged, cannot be read as an array; delete {self.folder} and run `mfscsn prepare`"
+            ) from error
         if signals.shape != shape or signals.dtype != np.float32:
             raise InputError(
                 f"{path}: holds {signals.dtype} of shape {signals.shape}, expected float32 of shape {shape};"

@@ -7,6 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import click
 import typer
 
 from data.errors import InputError
@@ -36,11 +37,7 @@ PREPARED = Path("prepared")
 @app.command()
 def prepare(federation: FedFile, data_root: DataRoot = None, store: StoreRoot = PREPARED) -> None:
     """Turn recordings into prepared trials on disk; only what is new or has changed."""
-    from experiments.prepare import prepare_sites
-    from experiments.show import ProgressLines
-
-    with ProgressLines() as show:
-        prepare_sites(_load(federation, data_root, None, None), store, show.prepared)
+    _prepare(_load(federation, data_root, None, None), store)
     typer.echo(f"prepared trials: {store}")
 
 
@@ -59,13 +56,14 @@ def simulate(
     from experiments.simulate import check_resumed
     from federation.run_folder import RunFolder
 
-    if resume is not None:
-        if out is not None:
-            raise InputError("--out and --resume exclude each other: a resumed run stays in its folder")
-        run = RunFolder(resume)
-        check_resumed(run, _load(federation, data_root, None, None), rounds, seed)
-    else:
-        run = _new_run(_load(federation, data_root, rounds, seed), out, store, threads)
+    if resume is None:
+        _simulate_new(_load(federation, data_root, rounds, seed), out, store, threads)
+        return
+    if out is not None:
+        raise InputError("--out and --resume exclude each other: a resumed run stays in its folder")
+    run = RunFolder(resume)
+    check_resumed(run, _load(federation, data_root, None, None), rounds, seed)
+    _prepare(run.federation, run.store)
     _simulate(run)
 
 
@@ -73,7 +71,7 @@ def simulate(
 def demo(out: Out = None, store: StoreRoot = PREPARED, rounds: Rounds = None, seed: Seed = None) -> None:
     """Run the demonstration: three simulated centres with different headsets and tasks."""
     path = Path(str(files("experiments") / "federations" / "demo.toml"))
-    _simulate(_new_run(_load(path, None, rounds, seed), out, store, 1))
+    _simulate_new(_load(path, None, rounds, seed), out, store, 1)
 
 
 @app.command()
@@ -94,19 +92,33 @@ def _load(path: Path, data_root: Path | None, rounds: int | None, seed: int | No
     return federation.model_copy(update={"training": federation.training.model_copy(update=changes)})
 
 
-def _new_run(federation: "Federation", out: Path | None, store: Path, threads: int) -> "RunFolder":
-    from federation.run_folder import RunFolder
+def _prepare(federation: "Federation", store: Path) -> None:
+    from experiments.prepare import prepare_sites
+    from experiments.show import ProgressLines
+
+    with ProgressLines() as show:
+        prepare_sites(federation, store, show.prepared)
+
+
+def _simulate_new(federation: "Federation", out: Path | None, store: Path, threads: int) -> None:
+    from federation.run_folder import RunFolder, check_free
 
     path = out or Path("runs") / f"{federation.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    return RunFolder.create(path, federation, store, threads)
+    check_free(path)
+    _prepare(federation, store)  # before the run folder: input that is refused leaves none behind
+    _simulate(RunFolder.create(path, federation, store, threads))
 
 
 def _simulate(run: "RunFolder") -> None:
     from experiments.show import ProgressLines
     from experiments.simulate import simulate as run_simulation
 
-    with ProgressLines() as show:
-        scores = run_simulation(run, show.progress)
+    try:
+        with ProgressLines() as show:
+            scores = run_simulation(run, show.progress)
+    except KeyboardInterrupt:
+        print(f"interrupted; the same command with --resume {os.path.relpath(run.path)} goes on", file=sys.stderr)
+        raise typer.Exit(130) from None
     _show(run, scores)
 
 
@@ -121,11 +133,13 @@ def main() -> None:
     """Run the command; turn what a user can mend into one line."""
     os.environ.setdefault("MNE_LOGGING_LEVEL", "ERROR")
     try:
-        app(standalone_mode=False)
-    except typer.Exit as stop:
-        sys.exit(stop.exit_code)
+        code = app(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        print("interrupted; continue with --resume RUN", file=sys.stderr)
+        print("interrupted", file=sys.stderr)
         sys.exit(130)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)

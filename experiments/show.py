@@ -59,7 +59,7 @@ def score_table(scores: Sequence[Score]) -> None:
         Console().print("no target subject in this federation: nothing to score")
         return
     table = Table(title="balanced accuracy on held-back trials, percent", title_justify="left", box=box.SIMPLE_HEAD)
-    for column in ("site", "subject", "test trials", *METHODS):
+    for column in ("site", "subject", "n_test", *METHODS):
         table.add_column(column, justify="left" if column in ("site", "subject") else "right", no_wrap=True)
     site_means: dict[str, dict[str, float]] = {}
     for site in dict.fromkeys(key[0] for key in by_target):
@@ -72,5 +72,5 @@ def score_table(scores: Sequence[Score]) -> None:
         table.add_row(site, "mean", "", *(f"{100 * site_means[site][m]:.1f}" for m in METHODS), style="bold")
         table.add_section()
     overall = [mean(means[m] for means in site_means.values()) for m in METHODS]
-    table.add_row("all", "mean of sites", "", *(f"{100 * value:.1f}" for value in overall), style="bold")
+    table.add_row("all sites", "mean", "", *(f"{100 * value:.1f}" for value in overall), style="bold")
     Console().print(table)

@@ -1,14 +1,12 @@
-"""Simulate: a whole federation on one machine, through real Flower, from recordings to scores."""
+"""Simulate: a whole federation on one machine, through real Flower, from prepared trials to scores."""
 
 import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from data.errors import InputError
 from experiments.evaluate import Score, evaluate
-from experiments.prepare import prepare_sites
 from experiments.references import reference_jobs, train_references
 from federation.contract import Federation, first_difference
 from federation.run_folder import RunFolder
@@ -29,7 +27,7 @@ class Progress:
 
 
 def simulate(run: RunFolder, report: Callable[[Progress], None]) -> list[Score]:
-    """Take a run from where it stands to its scores.
+    """Take a run, whose sites are prepared, from where it stands to its scores.
 
     Parameters
     ----------
@@ -47,7 +45,6 @@ def simulate(run: RunFolder, report: Callable[[Progress], None]) -> list[Score]:
     n_parallel = min(len(run.federation.site), os.cpu_count() or 1)
     threads = int(run.environment["threads"])
     with run.locked("command", wait=15.0):
-        _prepare(run.federation, run.store, report)
         if run.last_round() < run.federation.training.rounds:
             _federate(run, n_parallel, threads, report)
         jobs = len(reference_jobs(run))
@@ -78,14 +75,6 @@ def check_resumed(run: RunFolder, federation: Federation, rounds: int | None, se
     change = first_difference(frozen.model_dump(exclude=ignored), given.model_dump(exclude=ignored))
     if change:
         raise InputError(f"{run.path}: cannot be resumed with another configuration: {change}; start a new run")
-
-
-def _prepare(federation: Federation, store: Path, report: Callable[[Progress], None]) -> None:
-    for site in federation.site:
-        report(Progress(f"prepare {site.name}", 0, 1))
-    prepare_sites(
-        federation, store, lambda site, what, done, total: report(Progress(f"prepare {site}", done, total, what))
-    )
 
 
 def _federate(run: RunFolder, n_parallel: int, threads: int, report: Callable[[Progress], None]) -> None:

@@ -57,8 +57,7 @@ class RunFolder:
     @classmethod
     def create(cls, path: Path, federation: Federation, store: Path, threads: int) -> "RunFolder":
         """Begin a run in a new or empty folder; raise InputError when something lies there already."""
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise InputError(f"{path}: already exists; give another --out, or continue it with --resume {path}")
+        check_free(path)
         path.mkdir(parents=True, exist_ok=True)
         environment = {
             "run": uuid.uuid4().hex,
@@ -164,6 +163,12 @@ class RunFolder:
     @property
     def _common(self) -> Path:
         return self.path / "common"
+
+
+def check_free(path: Path) -> None:
+    """Raise InputError when something lies where a run is to begin."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise InputError(f"{path}: already exists; give another --out, or continue it with --resume {path}")
 
 
 def run_path(run_config: Mapping[str, Any], run_id: int) -> Path:

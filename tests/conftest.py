@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from flwr.app import Context, Message, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
 
 from experiments.prepare import prepare_sites
 from federation import client_app
@@ -66,10 +67,10 @@ def prepared(tmp_path_factory) -> Path:
 def make_run(tmp_path, prepared):
     """Begin a run of the tiny federation, with changes."""
 
-    def make(name: str = "run", **changes: str) -> RunFolder:
+    def make(name: str = "run", store: Path = prepared, **changes: str) -> RunFolder:
         path = tmp_path / f"{name}.toml"
         path.write_text(tiny_toml(**changes))
-        return RunFolder.create(tmp_path / name, load_federation(path), prepared, 1)
+        return RunFolder.create(tmp_path / name, load_federation(path), store, 1)
 
     return make
 
@@ -92,6 +93,7 @@ class LoopGrid:
 
     def __init__(self, run: RunFolder, spoil=lambda number, site, reply: reply):
         self.run, self.spoil = run, spoil
+        TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1  # as Flower's own processes do
         self.sent: list[Message] = []
         self.replies: list[Message] = []
         self.nodes = {100 + k: k for k in range(len(run.federation.site))}

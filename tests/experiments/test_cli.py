@@ -1,0 +1,94 @@
+"""The command as a user types it: bad input is one line, exit code 2, and nothing is lost."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import tiny_toml
+
+MFSCSN = str(Path(sys.executable).with_name("mfscsn"))
+
+
+def mfscsn(*words, cwd):
+    done = subprocess.run([MFSCSN, *map(str, words)], cwd=cwd, capture_output=True, text=True)
+    return done.returncode, done.stdout, done.stderr
+
+
+def refused(*words, cwd):
+    code, out, err = mfscsn(*words, cwd=cwd)
+    assert code == 2 and "Traceback" not in out + err
+    assert len(err.strip().splitlines()) == 1, err
+    return err
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("[training]", "[training]\nrouds = 3", "training, rouds: unknown key; did you mean 'rounds'?"),
+        ("batch_size = 8", 'batch_size = "8"', "training, batch_size: expected a valid integer, found '8'"),
+        ('"simulated:clinic"\noptions', '"bids:nowhere"\n#', "site 'north': bids:"),
+        ("targets = [3]", "targets = [33]", "site 'north': simulated:clinic: no such subject '33'"),
+        ('tasks = ["right_hand", "rest"]', 'tasks = ["wink", "blink"]', "has no trial of the tasks ['blink', 'wink']"),
+        ('tasks = ["right_hand", "rest"]', 'tasks = ["rest"]', "at least two are needed to train"),
+        ("window = [0.5, 2.5]", "sfreq = 250.0\nband = [4, 80]", "rate 125 Hz is below twice the band's upper edge"),
+        ('name = "south"', 'name = "south"\ncontract = { sfreq = 250 }', "site 'south' disagrees on the contract"),
+    ],
+)
+def test_a_bad_federation_is_refused_before_anything_runs(tmp_path, old, new, message):
+    assert old in tiny_toml()
+    (tmp_path / "fed.toml").write_text(tiny_toml().replace(old, new, 1))
+    for command in ("prepare", "simulate"):
+        assert message in refused(command, "fed.toml", cwd=tmp_path)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_no_file_no_run(tmp_path):
+    assert "nothing.toml: no such file" in refused("simulate", "nothing.toml", cwd=tmp_path)
+    assert "no run here" in refused("evaluate", "nothing", cwd=tmp_path)
+    assert "no run here" in refused("simulate", "nothing.toml", "--resume", "nothing", cwd=tmp_path)
+
+
+def test_an_existing_run_folder_is_refused(tiny_file, make_run, prepared):
+    run = make_run("first")
+    err = refused("simulate", tiny_file, "--out", run.path, "--store", prepared, cwd=tiny_file.parent)
+    assert "already exists; give another --out, or continue it with --resume" in err
+
+
+@pytest.mark.parametrize(
+    ("change", "words", "message"),
+    [
+        ("width = 20", (), "contract.width was 50, is 20"),
+        ("", ("--rounds", "5"), "training.rounds was 2, is 5"),
+        ("", ("--seed", "5"), "training.seed was 0, is 5"),
+    ],
+)
+def test_resume_with_another_configuration_is_refused(tmp_path, make_run, change, words, message):
+    run = make_run("first")
+    (tmp_path / "fed.toml").write_text(tiny_toml(change))
+    err = refused("simulate", "fed.toml", "--resume", run.path, *words, cwd=tmp_path)
+    assert message in err and "start a new run" in err
+
+
+def test_a_damaged_and_a_foreign_store_are_refused(tiny_file, copied_store):
+    file = next(copied_store.glob("clinic-*/sub-1.npy"))
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
+    err = refused("simulate", tiny_file, "--store", copied_store, "--out", "run", cwd=tiny_file.parent)
+    assert "site 'north'" in err and "sub-1.npy: damaged" in err
+    file.write_bytes(content)
+    (file.parent / "manifest.json").write_text('{"format": "of another program"}')
+    err = refused("prepare", tiny_file, "--store", copied_store, cwd=tiny_file.parent)
+    assert "not a store of prepared trials" in err
+
+
+def test_a_misspelt_option_is_no_traceback(tmp_path):
+    code, _, err = mfscsn("simulate", "x.toml", "--round", "3", cwd=tmp_path)
+    assert code == 2 and "Traceback" not in err and "--rounds" in err
+
+
+def test_help_fits_a_screen(tmp_path):
+    code, out, _ = mfscsn("--help", cwd=tmp_path)
+    assert code == 0 and len(out.splitlines()) < 30
+    for command in ("prepare", "simulate", "evaluate", "demo"):
+        assert command in out

@@ -1,0 +1,242 @@
+"""The server's checks, with real client apps and Flower's real strategies; only the transport is a loop."""
+
+import csv
+
+import numpy as np
+import pytest
+import torch
+from conftest import LoopGrid
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
+
+from federation.server_app import federate
+from federation.strategy import COMMON, METRICS, RunFailed
+
+
+def history(run):
+    with (run.path / "history.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def whole_state(run):
+    return [run.load_common(run.last_round())] + [run.site(s.name).load_private(99)[0] for s in run.federation.site]
+
+
+def same(a, b):
+    return all(torch.equal(x[name], y[name]) for x, y in zip(whole_state(a), whole_state(b), strict=True) for name in x)
+
+
+def test_two_rounds_leave_the_files_of_the_design(make_run):
+    run = make_run()
+    federate(LoopGrid(run), run)
+    assert [(r["round"], r["site"], r["status"]) for r in history(run)] == [
+        ("1", "north", "ok"), ("1", "south", "ok"), ("2", "north", "ok"), ("2", "south", "ok"),
+    ]  # fmt: skip
+    assert {p.name for p in (run.path / "common").iterdir()} == {"round-0001.safetensors", "round-0002.safetensors"}
+    assert run.load_common(2).keys() == {"common.0.weight", "common.0.bias"}
+
+
+def test_the_average_is_weighted_by_trials_or_equal(make_run):
+    for weighting, weights in (("trials", (40 / 64, 24 / 64)), ("equal", (0.5, 0.5))):
+        run = make_run(weighting, contract=f'weighting = "{weighting}"', training="seed = 1")
+        sent = {}
+
+        def keep(number, site, reply, sent=sent):
+            if number == 1:
+                sent[site] = {k: v.numpy().copy() for k, v in reply.content[COMMON].items()}
+            return reply
+
+        federate(LoopGrid(run, keep), run)
+        name = "common.0.weight"
+        expected = weights[0] * sent["north"][name] + weights[1] * sent["south"][name]
+        assert np.allclose(run.load_common(1)[name].numpy(), expected, atol=1e-6)
+        assert history(run)[0]["n_trials"] == ("40" if weighting == "trials" else "")
+
+
+def test_same_seed_same_history_byte_for_byte_whatever_the_order_of_replies(make_run):
+    runs = [make_run(f"run{k}") for k in range(2)]
+    federate(LoopGrid(runs[0]), runs[0])
+    backwards = LoopGrid(runs[1])
+    backwards.nodes = dict(reversed(list(backwards.nodes.items())))
+    federate(backwards, runs[1])
+    assert (runs[0].path / "history.csv").read_bytes() == (runs[1].path / "history.csv").read_bytes()
+    assert same(*runs)
+    other = make_run("other", training="seed = 1")
+    federate(LoopGrid(other), other)
+    assert (runs[0].path / "history.csv").read_bytes() != (other.path / "history.csv").read_bytes()
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "fedprox", "fedadam", "fedmedian"])
+def test_every_strategy_goes_on_after_a_break_as_if_unbroken(make_run, strategy):
+    changes = {"contract": f'strategy = "{strategy}"', "training": ""}
+    unbroken, broken = make_run("unbroken", **changes), make_run("broken", **changes)
+    federate(LoopGrid(unbroken), unbroken)
+
+    def power_cut(number, site, reply):
+        if number == 2 and site == "south":
+            raise KeyboardInterrupt
+        return reply
+
+    with pytest.raises(KeyboardInterrupt):
+        federate(LoopGrid(broken, power_cut), broken)
+    assert broken.last_round() == 1
+    federate(LoopGrid(broken), broken)
+    assert same(unbroken, broken)
+    assert all(v.dtype == torch.float32 for v in broken.load_common(2).values())
+
+
+def test_the_optimiser_of_private_layers_goes_on_between_rounds(make_run):
+    run = make_run(training="local_epochs = 3")
+    federate(LoopGrid(run), run)
+    _, optimiser = run.site("north").load_private(2)
+    steps = {float(value) for name, value in optimiser.items() if name.endswith("/step")}
+    assert steps == {2 * 3 * 5.0} and not any(name.startswith("common.") for name in optimiser)
+
+
+def nan(content):
+    values = content[COMMON]["common.0.bias"].numpy().copy()
+    values[3] = np.nan
+    content[COMMON] = ArrayRecord({**to_numpy(content), "common.0.bias": torch.from_numpy(values)})
+
+
+def shape(content):
+    content[COMMON] = ArrayRecord({**to_numpy(content), "common.0.bias": torch.zeros(3)})
+
+
+def extra_layer(content):
+    content[COMMON] = ArrayRecord({**to_numpy(content), "heads.clinic.0.bias": torch.zeros(2)})
+
+
+def extra_metric(content):
+    content[METRICS] = MetricRecord({**content[METRICS], "subject-3-loss": 0.5})
+
+
+def extra_record(content):
+    content["labels"] = ConfigRecord({"names": ["right_hand"]})
+
+
+def no_trials(content):
+    content[METRICS] = MetricRecord({**content[METRICS], "num-examples": 0})
+
+
+def to_numpy(content):
+    return {k: torch.from_numpy(v.numpy().copy()) for k, v in content[COMMON].items()}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "status"),
+    [
+        (nan, "layer common.0.bias holds a value that is not finite"),
+        (shape, "layer common.0.bias has shape (3,), expected (50,)"),
+        (extra_layer, "sent other layers: ['heads.clinic.0.bias']"),
+        (extra_metric, "sent what may not leave a site: ['subject-3-loss']"),
+        (extra_record, "sent the records ['common', 'labels', 'metrics', 'site'], expected"),
+        (no_trials, "number of trials is 0"),
+        (None, "no answer in time"),
+    ],
+)
+def test_a_bad_reply_is_left_out_and_named(make_run, spoil, status):
+    run = make_run(contract="min_sites = 1")
+
+    def bad_south(number, site, reply):
+        if site != "south" or number == 1:
+            return reply
+        if spoil is None:
+            return None
+        spoil(reply.content)
+        return reply
+
+    grid = LoopGrid(run, bad_south)
+    federate(grid, run)
+    rows = {(r["round"], r["site"]): r for r in history(run)}
+    assert rows["2", "south"]["status"].startswith(status) and rows["2", "south"]["n_trials"] == ""
+    assert rows["2", "north"]["status"] == "ok"
+    alone = next(r for r in reversed(grid.replies) if r.content["site"]["name"] == "north")
+    assert np.array_equal(
+        run.load_common(2)["common.0.weight"].numpy(), alone.content[COMMON]["common.0.weight"].numpy()
+    )
+
+
+def test_a_run_in_which_too_few_sites_answer_fails_and_says_who(make_run, copied_store):
+    run = make_run(store=copied_store)
+    next(copied_store.glob("clinic-*/sub-2.npy")).write_bytes(b"half")
+    with pytest.raises(RunFailed, match=r"round 1: 1 of 2 sites answered well, min_sites is 2 \(north: failed; its"):
+        federate(LoopGrid(run), run)
+    log = (run.path / "sites" / "north" / "log.txt").read_text()
+    assert "sub-2.npy: damaged" in log and run.last_round() == 0
+
+
+def test_a_sites_exception_stays_at_the_site(make_run, monkeypatch):
+    """Flower would send an exception's text to the server; the site sends a code and its own name."""
+
+    def leak(*_, **__):
+        raise RuntimeError("subject 007 has no rest trial")
+
+    monkeypatch.setattr("federation.client_app.train_round", leak)
+    run = make_run()
+    grid = LoopGrid(run)
+    with pytest.raises(RunFailed):
+        federate(grid, run)
+    assert sorted((r.error.code, r.error.reason) for r in grid.replies) == [
+        (1001, "site 'north' failed; its own log says why"),
+        (1001, "site 'south' failed; its own log says why"),
+    ]
+    assert "subject 007" in (run.path / "sites" / "north" / "log.txt").read_text()
+
+
+def test_a_site_refuses_another_contract(make_run):
+    run, other = make_run(), make_run("other", contract="width = 20")
+    grid = LoopGrid(run)
+    grid.run = other
+    with pytest.raises(RunFailed, match="0 of 2 sites answered well"):
+        federate(grid, run)
+    assert "another contract" in (other.path / "sites" / "north" / "log.txt").read_text()
+
+
+def test_metrics_that_a_site_keeps_to_itself_do_not_leave(make_run):
+    run, left = make_run(north="metrics = []"), {}
+
+    def look(number, site, reply):
+        left[number, site] = set(reply.content[METRICS])
+        return reply
+
+    federate(LoopGrid(run, look), run)
+    assert left[1, "north"] == {"num-examples"}
+    assert left[1, "south"] == {"num-examples", "loss", "accuracy", "seconds"}
+    assert history(run)[0]["loss"] == "" and history(run)[1]["loss"] != ""
+
+
+def test_sharing_nothing_sends_no_layer(make_run):
+    run = make_run(contract='share = "none"')
+    grid = LoopGrid(run)
+    federate(grid, run)
+    assert all(len(m.content[COMMON]) == 0 for m in [*grid.sent, *grid.replies]) and run.last_round() == 2
+
+
+def test_sharing_all_sends_no_buffer(make_run, tmp_path):
+    """With one channel list and one label list: what leaves are parameters, never batch norm's running averages."""
+    from conftest import tiny_toml
+
+    from experiments.prepare import prepare_sites
+    from federation.contract import load_federation
+    from federation.run_folder import RunFolder
+
+    path = tmp_path / "all.toml"
+    agreed = 'share = "all"\nchannels = ["C4", "C3"]\nlabels = ["left_hand", "right_hand", "rest"]'
+    path.write_text(tiny_toml(agreed))
+    federation = load_federation(path)
+    prepare_sites(federation, tmp_path / "store")
+    run = RunFolder.create(tmp_path / "all", federation, tmp_path / "store", 1)
+    grid = LoopGrid(run)
+    federate(grid, run)
+    names = set(grid.replies[0].content[COMMON])
+    assert {"extractors.shared.spatial", "heads.shared.0.weight", "common.0.weight"} <= names
+    assert not any("running" in name or "num_batches" in name for name in names)
+    assert run.last_round() == 2
+
+
+def test_too_few_sites_connected_ends_the_run(make_run):
+    run = make_run(contract="deadline = 0.1")
+    grid = LoopGrid(run)
+    grid.nodes.popitem()
+    with pytest.raises(RunFailed, match=r"1 sites are connected after 0.1 s, min_sites is 2"):
+        federate(grid, run)

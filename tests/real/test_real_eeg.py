@@ -1,0 +1,91 @@
+"""Real EEG, from a folder beside the repository; skipped where that is absent."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import SHARED, LoopGrid
+
+from experiments.evaluate import evaluate
+from experiments.prepare import prepare_sites
+from experiments.references import train_references
+from federation.contract import Federation, load_federation
+from federation.run_folder import RunFolder
+from federation.server_app import federate
+from federation.site_trials import calibration_trials, target_trials, training_trials
+
+FEDERATIONS = Path(__file__).resolve().parents[2] / "experiments" / "federations"
+OPENMI = pytest.mark.skipif(not (SHARED / "eeg").is_dir(), reason="../shared/eeg is absent")
+PHYSIONET = pytest.mark.skipif(
+    not (SHARED / "mne_data").is_dir(), reason="no ../shared/mne_data with PhysioNet's files"
+)
+
+
+@pytest.fixture(scope="module")
+def openmi(tmp_path_factory) -> tuple[Federation, Path]:
+    store = tmp_path_factory.mktemp("openmi")
+    federation = load_federation(FEDERATIONS / "openmi.toml", SHARED / "eeg")
+    prepare_sites(federation, store)
+    return federation, store
+
+
+@OPENMI
+def test_the_fixed_split_has_the_published_numbers_of_trials(openmi):
+    federation, store = openmi
+    found = {
+        site.name: (
+            {branch: t.signals.shape for branch, t in training_trials(site, federation.contract, store).items()},
+            [len(t.labels) for t in calibration_trials(site, federation.contract, store).values()],
+            [(t.subject, len(t.labels), len(t.outputs)) for t in target_trials(site, federation.contract, store)],
+        )
+        for site in federation.site
+    }
+    targets = ("009", "010", "011", "012")
+    assert found["mmidb"] == (
+        {"eegmmidb": (8 * 60 + 4 * 15, 64, 384)},
+        [15] * 4,
+        [(s, 30, 2) for s in targets],
+    )
+    assert found["grasp"][0]["openbci_grasp"][1:] == (15, 384) and found["grasp"][1] == [40, 40, 40]
+    assert [(s, n) for s, _, n in found["grasp"][2]] == [("005", 2), ("006", 2), ("007", 2)]
+    assert found["lrr"] == ({"openbci_lrr": (120, 11, 384)}, [60, 60], [("001", 475, 3), ("002", 210, 3)])
+
+
+@OPENMI
+def test_a_few_rounds_on_real_eeg_beat_chance_where_the_task_is_easy(openmi, tmp_path):
+    federation, store = openmi
+    training = federation.training.model_copy(update={"rounds": 10})
+    run = RunFolder.create(tmp_path / "run", federation.model_copy(update={"training": training}), store, 1)
+    federate(LoopGrid(run), run)
+    train_references(run, 2, 1, lambda: None)
+    scores = evaluate(run)
+    assert len(scores) == 9 * 3
+    grasp = [s.balanced_accuracy for s in scores if s.site == "grasp" and s.method == "mf-scsn"]
+    assert np.mean(grasp) > 0.56
+
+
+@PHYSIONET
+def test_moabbs_unmodified_loader(tmp_path, monkeypatch):
+    monkeypatch.setenv("MNE_DATA", str(SHARED / "mne_data"))
+    monkeypatch.setenv("MOABB_DOWNLOAD_PROVIDER", "upstream")
+    (tmp_path / "physionet.toml").write_text("""
+[training]
+rounds = 2
+
+[[site]]
+name = "physionet"
+
+[[site.dataset]]
+source = "moabb:PhysionetMI"
+subjects = [1, 42]
+tasks = ["left_hand", "right_hand", "hands", "feet"]
+targets = [42]
+calibration = { runs = ["0", "3"] }
+""")
+    federation = load_federation(tmp_path / "physionet.toml")
+    prepare_sites(federation, tmp_path / "store")
+    run = RunFolder.create(tmp_path / "run", federation, tmp_path / "store", 1)
+    federate(LoopGrid(run), run)
+    train_references(run, 1, 1, lambda: None)
+    scores = evaluate(run)
+    assert {(s.dataset, s.subject, s.n_test) for s in scores} == {("PhysionetMI", "42", 60)}
