@@ -86,8 +86,8 @@ class Centre:
 
 CENTRES = {
     "university": Centre("eeg64", 160.0, ["left_hand", "right_hand", "feet"], 12, 3, 10, seed=101),
-    "clinic": Centre("eeg16", 125.0, ["right_hand", "rest"], 8, 4, 10, noise=1.3, seed=202),
-    "laboratory": Centre("motor11", 250.0, ["left_hand", "right_hand", "rest"], 6, 4, 8, seed=303),
+    "clinic": Centre("eeg16", 125.0, ["right_hand", "rest"], 12, 4, 10, noise=1.3, seed=202),
+    "laboratory": Centre("motor11", 250.0, ["left_hand", "right_hand", "rest"], 10, 4, 8, seed=303),
 }
 
 
