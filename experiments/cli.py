@@ -13,7 +13,6 @@ import typer
 from data.errors import InputError
 
 if TYPE_CHECKING:
-    from experiments.evaluate import Score
     from federation.contract import Federation
     from federation.run_folder import RunFolder
 
@@ -75,13 +74,15 @@ def demo(out: Out = None, store: StoreRoot = PREPARED, rounds: Rounds = None, se
 
 
 @app.command()
-def evaluate(run: Annotated[Path, typer.Argument(help="A run's folder.", metavar="RUN", show_default=False)]) -> None:
-    """Score a finished run's saved layers on the test trials of its target subjects."""
+def evaluate(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs.", metavar="RUN...", show_default=False)],
+) -> None:
+    """Score finished runs' saved layers on the test trials of their target subjects; several runs are averaged."""
     from experiments.evaluate import evaluate as score_run
+    from experiments.show import score_table
     from federation.run_folder import RunFolder
 
-    folder = RunFolder(run)
-    _show(folder, score_run(folder))
+    score_table([score for run in runs for score in score_run(RunFolder(run))])
 
 
 def _load(path: Path, data_root: Path | None, rounds: int | None, seed: int | None) -> "Federation":
@@ -110,7 +111,7 @@ def _simulate_new(federation: "Federation", out: Path | None, store: Path, threa
 
 
 def _simulate(run: "RunFolder") -> None:
-    from experiments.show import ProgressLines
+    from experiments.show import ProgressLines, score_table
     from experiments.simulate import simulate as run_simulation
 
     try:
@@ -119,12 +120,6 @@ def _simulate(run: "RunFolder") -> None:
     except KeyboardInterrupt:
         print(f"interrupted; the same command with --resume {os.path.relpath(run.path)} goes on", file=sys.stderr)
         raise typer.Exit(130) from None
-    _show(run, scores)
-
-
-def _show(run: "RunFolder", scores: "list[Score]") -> None:
-    from experiments.show import score_table
-
     score_table(scores)
     typer.echo(f"run folder: {os.path.relpath(run.path)}")
 

@@ -6,12 +6,13 @@ test trials. Predictions are limited to the tasks of the subject's calibration.
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import wilcoxon
 from sklearn.metrics import balanced_accuracy_score
 
 from data.errors import InputError
@@ -63,6 +64,30 @@ def evaluate(run: RunFolder) -> list[Score]:
     with replaced(run.path / "scores.csv") as out:
         out.write(text.getvalue().encode())
     return scores
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much better one method is than another, in points, paired over target subjects (means over seeds).
+
+    `p` is of the two-sided Wilcoxon signed-rank test; None with fewer than six subjects, where it can show nothing.
+    """
+
+    mean: float
+    n_better: int
+    n_subjects: int
+    p: float | None
+
+
+def paired_difference(scores: Sequence[Score], method: str, rival: str) -> Difference:
+    """Compare two methods over the target subjects of one or several runs."""
+    values: dict[tuple[str, str, str], dict[str, list[float]]] = {}
+    for score in scores:
+        of_subject = values.setdefault((score.site, score.dataset, score.subject), {})
+        of_subject.setdefault(score.method, []).append(100 * score.balanced_accuracy)
+    gains = np.array([np.mean(v[method]) - np.mean(v[rival]) for v in values.values()])
+    p = float(wilcoxon(gains).pvalue) if len(gains) >= 6 and np.any(gains) else None
+    return Difference(float(gains.mean()), int((gains > 0).sum()), len(gains), p)
 
 
 def balanced_accuracy(

@@ -1,12 +1,14 @@
 """The two references that a reader needs: a ShallowConvNet on own calibration, and the site's network unshared.
 
-Both see the same prepared trials, settings, seeds and number of epochs as the federation.
+Both see the same prepared trials and settings, and are shown as many trials as the site's network in the federation:
+a subject's few calibration trials are repeated as often as that takes.
 """
 
+import math
 import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -14,7 +16,7 @@ import torch
 from federation.run_folder import RunFolder
 from federation.site import write_tensors
 from federation.site_network import site_network
-from federation.site_trials import calibration_trials, training_trials
+from federation.site_trials import calibration_trials, count_training, training_trials
 from federation.superlink import die_with_parent
 from mfscsn.network import Branch, ShallowConvNet, SplitModule
 from mfscsn.training import derive_seed, train_round
@@ -72,12 +74,15 @@ def _train(path: Path, job: Job, threads: int) -> None:
     site, contract, seed = run.federation.site[job.site], run.federation.contract, run.federation.training.seed
     network: SplitModule
     words: tuple[int | str, ...] = (seed, site.name)
+    settings = run.federation.settings
     if job.dataset is None or job.subject is None:
         trials = training_trials(site, contract, run.store)
         network = site_network(run.federation, site, run.store)
     else:
         own = calibration_trials(site, contract, run.store)[job.dataset, job.subject]
         trials, words = {"own": own}, (seed, site.name, job.dataset, job.subject)
+        repeats = math.ceil(count_training(site, contract, run.store) / len(own.labels))
+        settings = replace(settings, local_epochs=settings.local_epochs * repeats)
         network = ShallowConvNet(
             contract.architecture, {"own": Branch(own.signals.shape[1], len(own.names))}, derive_seed(*words)
         )
@@ -86,7 +91,7 @@ def _train(path: Path, job: Job, threads: int) -> None:
         _, state = train_round(
             network,
             trials,
-            run.federation.settings,
+            settings,
             round_number=number,
             seed=derive_seed(*words, number),
             optimiser_state=state,

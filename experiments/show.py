@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bars
 from rich.table import Table
 
-from experiments.evaluate import METHODS, Score
+from experiments.evaluate import METHODS, Score, paired_difference
 from experiments.simulate import Progress
 
 
@@ -51,26 +51,41 @@ class ProgressLines:
 
 
 def score_table(scores: Sequence[Score]) -> None:
-    """Print balanced accuracy in percent: a row a target subject, a mean a site, and the mean of the sites."""
-    by_target: dict[tuple[str, str, str, int], dict[str, float]] = defaultdict(dict)
+    """Print balanced accuracy in percent: a row a target subject (mean over seeds), then means, then who gained."""
+    values: dict[tuple[str, str, str, int], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for score in scores:
-        by_target[score.site, score.dataset, score.subject, score.n_test][score.method] = score.balanced_accuracy
-    if not by_target:
+        key = score.site, score.dataset, score.subject, score.n_test
+        values[key][score.method].append(100 * score.balanced_accuracy)
+    if not values:
         Console().print("no target subject in this federation: nothing to score")
         return
-    table = Table(title="balanced accuracy on held-back trials, percent", title_justify="left", box=box.SIMPLE_HEAD)
+    by_target = {key: [mean(of_method[m]) for m in METHODS] for key, of_method in values.items()}
+    seeds = sorted({score.seed for score in scores})
+    title = f"balanced accuracy on held-back trials, percent; seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for column in ("site", "subject", "n_test", *METHODS):
         table.add_column(column, justify="left" if column in ("site", "subject") else "right", no_wrap=True)
-    site_means: dict[str, dict[str, float]] = {}
+    site_means = []
     for site in dict.fromkeys(key[0] for key in by_target):
-        rows = {key: values for key, values in by_target.items() if key[0] == site}
+        rows = {key: row for key, row in by_target.items() if key[0] == site}
         several = len({key[1] for key in rows}) > 1
-        for (_, dataset, subject, n_test), values in rows.items():
-            name = f"{dataset} {subject}" if several else subject
-            table.add_row(site, name, str(n_test), *(f"{100 * values[m]:.1f}" for m in METHODS))
-        site_means[site] = {m: mean(values[m] for values in rows.values()) for m in METHODS}
-        table.add_row(site, "mean", "", *(f"{100 * site_means[site][m]:.1f}" for m in METHODS), style="bold")
+        for (_, dataset, subject, n_test), row in rows.items():
+            table.add_row(site, f"{dataset} {subject}" if several else subject, str(n_test), *_percent(row))
+        site_means.append([mean(column) for column in zip(*rows.values(), strict=True)])
+        table.add_row(site, "mean", "", *_percent(site_means[-1]), style="bold")
         table.add_section()
-    overall = [mean(means[m] for means in site_means.values()) for m in METHODS]
-    table.add_row("all sites", "mean", "", *(f"{100 * value:.1f}" for value in overall), style="bold")
+    table.add_row("all sites", "mean", "", *_percent([mean(c) for c in zip(*site_means, strict=True)]), style="bold")
     Console().print(table)
+    *rivals, ours = METHODS
+    for rival in rivals:
+        gain = paired_difference(scores, ours, rival)
+        test = f", Wilcoxon p = {gain.p:.2g}" if gain.p is not None else ""
+        Console(soft_wrap=True).print(
+            f"{ours} minus {rival}: {gain.mean:+.1f} points on the mean over subjects,"
+            f" {gain.n_better} of {gain.n_subjects} better{test}",
+            highlight=False,
+        )
+
+
+def _percent(row: Sequence[float]) -> list[str]:
+    return [f"{value:.1f}" for value in row]

@@ -123,6 +123,11 @@ def branches(site: Site, contract: Contract, store_root: Path) -> dict[str, Bran
     }
 
 
+def count_training(site: Site, contract: Contract, store_root: Path) -> int:
+    """Count the trials that train at a site, without reading a signal."""
+    return sum(int(subject.train.sum()) for subject in _subjects(site, contract, store_root))
+
+
 def check_site(site: Site, contract: Contract, store_root: Path) -> None:
     """Check that every split fits and every branch has at least two classes to train on; raise InputError if not."""
     labels: dict[str, set[str]] = {}
