@@ -6,6 +6,7 @@ a subject's few calibration trials are repeated as often as that takes.
 
 import math
 import multiprocessing
+import signal
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
@@ -58,14 +59,22 @@ def train_references(run: RunFolder, n_parallel: int, threads: int, done: Callab
     if not missing:
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(n_parallel, len(missing)), context, initializer=die_with_parent) as pool:
-        try:
-            for future in as_completed([pool.submit(_train, run.path, job, threads) for job in missing]):
-                future.result()
-                done()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    pool = ProcessPoolExecutor(min(n_parallel, len(missing)), context, initializer=_start_worker)
+    try:
+        for future in as_completed([pool.submit(_train, run.path, job, threads) for job in missing]):
+            future.result()
+            done()
+    except BaseException:
+        for worker in multiprocessing.active_children():  # do not wait for what nobody will use
+            worker.kill()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the command's affair
+    die_with_parent()
 
 
 def _train(path: Path, job: Job, threads: int) -> None:
