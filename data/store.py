@@ -186,7 +186,7 @@ def prepare(
             _check_file(folder, entry)
             progress(subject, "kept")
             continue
-        trials = _cut_subject(recipe, subject, recordings(subject))
+        trials, annotations = _cut_subject(recipe, subject, recordings(subject))
         if manifest["channels"] is None:
             manifest["channels"] = list(trials.channels)
         trials = _in_order(trials, manifest["channels"], subject, recipe.source)
@@ -199,12 +199,14 @@ def prepare(
             "file": file,
             "fingerprint": mark,
             "sha256": digest.hexdigest(),
+            "annotations": annotations,
             "labels": trials.labels.tolist(),
             "sessions": trials.sessions.tolist(),
             "runs": trials.runs.tolist(),
         }
         _write_manifest(folder, manifest)
         progress(subject, "prepared")
+    _check_tasks(recipe, [manifest["subjects"][subject]["annotations"] for subject in subjects])
     return folder
 
 
@@ -224,16 +226,29 @@ def replaced(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
-def _cut_subject(recipe: Recipe, subject: str, recordings: Iterator[Recording]) -> Trials:
-    parts = [cut_trials(r, recipe.preprocessing, recipe.tasks, subject, recipe.channels) for r in recordings]
+def _cut_subject(recipe: Recipe, subject: str, recordings: Iterator[Recording]) -> tuple[Trials, list[str]]:
+    """Cut a subject's recordings; give its trials and the names of all its annotations."""
+    parts: list[Trials] = []
+    annotations: set[str] = set()
+    for recording in recordings:
+        annotations.update(str(name) for name in recording.raw.annotations.description)
+        parts.append(cut_trials(recording, recipe.preprocessing, recipe.tasks, subject, recipe.channels))
     with_trials = [part for part in parts if len(part)]
     if not with_trials:
         raise InputError(
-            f"{recipe.source}: subject {subject!r} has no trial of the tasks {sorted(recipe.tasks)};"
-            " mend tasks = [...], or leave the subject out"
+            f"{recipe.source}: subject {subject!r} has no trial of the tasks {sorted(recipe.tasks)}, only"
+            f" {sorted(annotations)}; mend tasks = [...], or leave the subject out"
         )
     first = with_trials[0].channels
-    return concatenate([_in_order(part, first, subject, recipe.source) for part in with_trials])
+    joined = concatenate([_in_order(part, first, subject, recipe.source) for part in with_trials])
+    return joined, sorted(annotations)
+
+
+def _check_tasks(recipe: Recipe, annotations: Sequence[Sequence[str]]) -> None:
+    known = sorted({name for names in annotations for name in names})
+    for task in recipe.tasks:
+        if known and task not in known:
+            raise InputError(f"{recipe.source}: no such task {task!r}{nearest(task, known)}; there are {known}")
 
 
 def _in_order(trials: Trials, channels: Sequence[str], subject: str, source: str) -> Trials:

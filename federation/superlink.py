@@ -25,7 +25,7 @@ from typing import Any
 from data.errors import InputError
 
 CONNECTION = "mfscsn"
-START_SECONDS = 60.0
+START_SECONDS, LOG_SECONDS = 60.0, 20.0
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 
 APP = """\
@@ -91,7 +91,10 @@ class SuperLink:
         return next((str(entry["status"]) for entry in runs if str(entry["run-id"]) == run), "unknown")
 
     def save_log(self, run: str, path: Path) -> None:
-        """Add what the run's own processes printed to a file; Flower keeps that apart from the SuperLink's log."""
+        """Add what the run's own processes printed to a file, once the run has ended; Flower keeps that apart."""
+        end = time.monotonic() + LOG_SECONDS  # its last lines, and the traceback, arrive late
+        while not self.status(run).startswith("finished") and time.monotonic() < end:
+            time.sleep(0.5)
         with path.open("ab") as out:
             subprocess.run(
                 [_program("flwr"), "log", run, CONNECTION, "--show"],
@@ -126,7 +129,7 @@ def superlink(log: Path) -> Iterator[SuperLink]:
         When it does not answer in time.
     """
     # A short path: Ray's sockets lie in it, and their names may not exceed 107 characters
-    home = Path(tempfile.mkdtemp(prefix="mfscsn-"))
+    home = Path(tempfile.mkdtemp(prefix="mfscsn-", dir="/tmp" if Path("/tmp").is_dir() else None))
     port = _free_port()
     (home / "config.toml").write_text(
         f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\n'

@@ -136,6 +136,13 @@ def test_a_store_of_another_recipe_in_our_place_is_refused(tmp_path):
         fill(FakeSource(), tmp_path)
 
 
+def test_a_task_that_no_subject_has_is_refused_with_the_nearest(tmp_path):
+    with pytest.raises(
+        InputError, match=r"no such task 'rigth'; did you mean 'right'\?; there are \['left', 'right'\]"
+    ):
+        fill(FakeSource(), tmp_path, tasks={"left": "left_hand", "rigth": "right_hand"})
+
+
 def test_no_store_says_what_to_do(tmp_path):
     with pytest.raises(InputError, match="no prepared trials; run `mfscsn prepare`"):
         Store(tmp_path / "nothing")

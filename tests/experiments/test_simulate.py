@@ -174,7 +174,7 @@ def test_a_run_that_fails_says_why_and_exits_with_1(make_run, copied_store):
         simulate(run, lambda step: None)
     message = str(caught.value)
     assert "round 1: 1 of 2 sites answered well" in message and "sub-2.npy: damaged" in message
-    assert "\n" not in message and (run.path / "flower.log").exists()
+    assert "\n" not in message and "RunFailed" in (run.path / "flower.log").read_text()
 
 
 def test_plain_flower_runs_this_repository(tmp_path, prepared, tiny_file):
