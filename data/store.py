@@ -24,6 +24,8 @@ from data.trials import Trials, concatenate
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+KEYS = {"recipe", "channels", "subjects", "n_times", "sfreq"}
+ENTRY_KEYS = {"file", "fingerprint", "sha256", "annotations", "labels", "sessions", "runs"}
 
 
 @dataclass(frozen=True)
@@ -122,9 +124,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise InputError(f"{folder}: no prepared trials; run `mfscsn prepare`")
     try:
         manifest: dict[str, Any] = json.loads(path.read_text())
-        if manifest["format"] == FORMAT and {"recipe", "channels", "subjects", "n_times", "sfreq"} <= manifest.keys():
+        whole = manifest.keys() >= KEYS and all(entry.keys() >= ENTRY_KEYS for entry in manifest["subjects"].values())
+        if manifest["format"] == FORMAT and whole:
             return manifest
-        found = f"format {manifest['format']}, expected {FORMAT}"
+        found = f"format {manifest['format']}, expected {FORMAT}" if whole else f"{MANIFEST} is not whole"
     except FileNotFoundError:
         found = f"no {MANIFEST}"
     except (ValueError, KeyError, TypeError, AttributeError):

@@ -93,7 +93,7 @@ class LoopGrid:
 
     def __init__(self, run: RunFolder, spoil=lambda number, site, reply: reply):
         self.run, self.spoil = run, spoil
-        TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1  # as Flower's own processes do
+        TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 0  # as Flower's own processes do
         self.sent: list[Message] = []
         self.replies: list[Message] = []
         self.nodes = {100 + k: k for k in range(len(run.federation.site))}
@@ -107,6 +107,7 @@ class LoopGrid:
             message.metadata.__dict__["_message_id"] = f"{len(self.sent)}-{k}"
             self.sent.append(message)
             site = self.nodes[message.metadata.dst_node_id]
+            TaskIdentity.node_id = message.metadata.dst_node_id
             context = Context(
                 run_id=1,
                 node_id=message.metadata.dst_node_id,
@@ -115,6 +116,7 @@ class LoopGrid:
                 run_config={"run": str(self.run.path), "store": str(self.run.store), "threads": 1},
             )
             reply = client_app.app(message, context)
+            TaskIdentity.node_id = 0
             number = message.content["config"]["server-round"]
             reply = self.spoil(number, self.run.federation.site[site].name, reply)
             if reply is not None:

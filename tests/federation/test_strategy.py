@@ -5,9 +5,12 @@ import csv
 import numpy as np
 import pytest
 import torch
-from conftest import LoopGrid
+from conftest import LoopGrid, tiny_toml
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
 
+from experiments.prepare import prepare_sites
+from federation.contract import load_federation
+from federation.run_folder import RunFolder
 from federation.server_app import federate
 from federation.strategy import COMMON, METRICS, RunFailed
 
@@ -63,6 +66,26 @@ def test_same_seed_same_history_byte_for_byte_whatever_the_order_of_replies(make
     other = make_run("other", training="seed = 1")
     federate(LoopGrid(other), other)
     assert (runs[0].path / "history.csv").read_bytes() != (other.path / "history.csv").read_bytes()
+
+
+def test_the_average_of_three_does_not_depend_on_who_answers_first(tmp_path, prepared):
+    """Floating-point sums of three depend on their order; the average is taken in the order of names."""
+    text = tiny_toml()
+    north = text[text.index("[[site]]") : text.index('[[site]]\nname = "south"')]
+    (tmp_path / "three.toml").write_text(text + north.replace('"north"', '"west"'))
+    federation = load_federation(tmp_path / "three.toml")
+    averages = []
+    for k, order in enumerate((("north", "south", "west"), ("west", "south", "north"), ("south", "west", "north"))):
+        run = RunFolder.create(tmp_path / f"run{k}", federation, prepared, 1)
+
+        class Ordered(LoopGrid):
+            def send_and_receive(self, messages, *, timeout=None, order=order):
+                replies = super().send_and_receive(messages, timeout=timeout)
+                return sorted(replies, key=lambda reply: order.index(reply.content["site"]["name"]))
+
+        federate(Ordered(run), run)
+        averages.append(run.load_common(2)["common.0.weight"])
+    assert torch.equal(averages[0], averages[1]) and torch.equal(averages[0], averages[2])
 
 
 @pytest.mark.parametrize("strategy", ["fedavg", "fedprox", "fedadam", "fedmedian"])
@@ -214,12 +237,6 @@ def test_sharing_nothing_sends_no_layer(make_run):
 
 def test_sharing_all_sends_no_buffer(make_run, tmp_path):
     """With one channel list and one label list: what leaves are parameters, never batch norm's running averages."""
-    from conftest import tiny_toml
-
-    from experiments.prepare import prepare_sites
-    from federation.contract import load_federation
-    from federation.run_folder import RunFolder
-
     path = tmp_path / "all.toml"
     agreed = 'share = "all"\nchannels = ["C4", "C3"]\nlabels = ["left_hand", "right_hand", "rest"]'
     path.write_text(tiny_toml(agreed))
