@@ -22,4 +22,4 @@ $(VENV)/.installed: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs prepared
+	rm -rf $(VENV)

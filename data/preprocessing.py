@@ -89,12 +89,16 @@ def cut_trials(
     import mne  # heavy, and needed by no step but this one
 
     raw, p, where = recording.raw, preprocessing, recording.where
-    if raw.info["sfreq"] < 2 * p.band[1]:
+    if raw.info["sfreq"] <= 2 * p.band[1]:
         raise InputError(
-            f"{where}: rate {raw.info['sfreq']:g} Hz is below twice the band's upper edge of {p.band[1]:g} Hz;"
+            f"{where}: rate {raw.info['sfreq']:g} Hz is not above twice the band's upper edge of {p.band[1]:g} Hz;"
             " lower band[1] in the contract, or leave the recording out"
         )
     if channels is None:
+        if "eeg" not in raw:
+            raise InputError(
+                f"{where}: no channel of type EEG; mend the file's channel types, or give channels = [...]"
+            )
         raw.pick("eeg", exclude=())
     else:
         for name in channels:

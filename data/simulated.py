@@ -7,6 +7,7 @@ sources point, in the rhythms' frequency and strength, in the depth and timing o
 they do not imagine at all, and in noise. Sessions of one subject drift. Nothing here was fitted to a method's score.
 """
 
+import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -14,6 +15,7 @@ import mne
 import numpy as np
 from moabb.datasets.base import BaseDataset
 from numpy.typing import NDArray
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from scipy.signal import butter, sosfiltfilt
 
 from data.errors import InputError, nearest
@@ -82,6 +84,8 @@ class Centre:
     trial_length: float = 4.0
     pause: float = 2.5
     seed: int = 0
+
+    __pydantic_config__ = ConfigDict(strict=True, allow_inf_nan=False)
 
 
 CENTRES = {
@@ -256,7 +260,12 @@ def simulated_dataset(name: str, options: dict[str, Any] | None = None) -> Simul
     for key in options or {}:
         if key not in known:
             raise InputError(f"simulated:{name}: unknown option {key!r}{nearest(key, list(known))}")
-    return SimulatedImagery(Centre(**{**known, **(options or {})}))
+    try:
+        return SimulatedImagery(TypeAdapter(Centre).validate_json(json.dumps({**known, **(options or {})})))
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where = f"simulated:{name}: option {fault['loc'][0]!r}"
+        raise InputError(f"{where}: {fault['msg'].lower()}, found {fault['input']!r}") from error
 
 
 def _sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -89,7 +90,9 @@ class BidsSource:
         if not paths:
             expected = ", ".join(f"*_eeg{extension}" for extension in BIDS_EXTENSIONS)
             raise InputError(f"bids:{self.root}: subject {subject!r} has no EEG file ({expected})")
-        for path in sorted(paths, key=lambda p: (p.session or "", p.run or "", str(p.fpath))):
+        for path in sorted(
+            paths, key=lambda p: [_natural(part) for part in (p.session or "", p.run or "", str(p.fpath))]
+        ):
             try:
                 raw = mne_bids.read_raw_bids(path, verbose="ERROR", on_ch_mismatch="rename")
             except Exception as error:
@@ -142,6 +145,11 @@ def _moabb_dataset(name: str, options: dict[str, Any]) -> Any:
         return getattr(moabb.datasets, name)(**options)
     except (TypeError, ValueError) as error:
         raise InputError(f"moabb:{name}: options {options}: {_one_line(error)}") from error
+
+
+def _natural(text: str) -> list[tuple[int, str]]:
+    """Sort key in which run 10 follows run 2."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", text)]
 
 
 def _digest(value: Any) -> str:

@@ -5,6 +5,7 @@ subject by subject, each file and then the manifest replaced in one rename, so t
 it stopped and a reader never sees half a subject. Reading needs numpy alone: no MNE, no MOABB.
 """
 
+import fcntl
 import hashlib
 import json
 import os
@@ -20,12 +21,13 @@ import numpy as np
 
 from data.errors import InputError, nearest
 from data.preprocessing import Preprocessing, Recording, cut_trials
-from data.trials import Trials, concatenate
+from data.sources import Source
+from data.trials import Trials, concatenate, in_order
 
 FORMAT = 1
 MANIFEST = "manifest.json"
-KEYS = {"recipe", "channels", "subjects", "n_times", "sfreq"}
-ENTRY_KEYS = {"file", "fingerprint", "sha256", "annotations", "labels", "sessions", "runs"}
+KEYS = {"recipe", "subjects", "n_times", "sfreq"}
+ENTRY_KEYS = {"file", "fingerprint", "sha256", "channels", "annotations", "labels", "sessions", "runs"}
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Recipe:
     tasks : mapping of str to str
         Annotation -> label.
     channels : tuple of str, or None
-        None: all EEG channels, which then must agree between subjects.
+        None: all EEG channels as recorded.
     preprocessing : Preprocessing
     """
 
@@ -79,22 +81,16 @@ class Store:
     def __init__(self, folder: Path):
         self.folder = folder
         self.manifest = read_manifest(folder)
-        self.channels = tuple(self.manifest["channels"] or ())
 
     def subjects(self) -> list[str]:
-        """List the prepared subjects, in the order of preparation."""
+        """List the prepared subjects, in the source's order."""
         return list(self.manifest["subjects"])
 
     def trials(self, subject: str) -> Trials:
         """Open a subject's trials, in time order; the signals are a read-only memory map."""
-        if subject not in self.manifest["subjects"]:
-            raise InputError(
-                f"{self.folder}: subject {subject!r} is not prepared{nearest(subject, self.subjects())};"
-                " run `mfscsn prepare`"
-            )
-        entry = self.manifest["subjects"][subject]
+        entry = self._entry(subject)
         path = self.folder / entry["file"]
-        shape = (len(entry["labels"]), len(self.channels), self.manifest["n_times"])
+        shape = (len(entry["labels"]), len(entry["channels"]), self.manifest["n_times"])
         try:
             signals = np.load(path, mmap_mode="r") if shape[0] else np.empty(shape, np.float32)
         except (OSError, ValueError) as error:
@@ -112,9 +108,24 @@ class Store:
             subjects=np.full(len(entry["labels"]), subject),
             sessions=np.array(entry["sessions"], dtype=str),
             runs=np.array(entry["runs"], dtype=str),
-            channels=self.channels,
+            channels=tuple(entry["channels"]),
             sfreq=self.manifest["sfreq"],
         )
+
+    def digest(self, subject: str) -> str:
+        """Digest a subject's signals and labels as the manifest knows them."""
+        entry = self._entry(subject)
+        known = [entry[key] for key in ("sha256", "channels", "labels", "sessions", "runs")]
+        return hashlib.sha256(json.dumps(known).encode()).hexdigest()
+
+    def _entry(self, subject: str) -> dict[str, Any]:
+        if subject not in self.manifest["subjects"]:
+            raise InputError(
+                f"{self.folder}: subject {subject!r} is not prepared{nearest(subject, self.subjects())};"
+                " run `mfscsn prepare`"
+            )
+        entry: dict[str, Any] = self.manifest["subjects"][subject]
+        return entry
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -138,21 +149,21 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 def prepare(
     recipe: Recipe,
     root: Path,
+    source: Source,
     subjects: Sequence[str],
-    fingerprint: Callable[[str], str],
-    recordings: Callable[[str], Iterator[Recording]],
     progress: Callable[[str, str], None] = lambda subject, what: None,
 ) -> Path:
-    """Prepare what is missing or has changed, subject by subject.
+    """Prepare what is missing or has changed, subject by subject; remove what the source no longer has.
+
+    One process at a time fills a store; another one waits.
 
     Parameters
     ----------
     recipe : Recipe
     root : Path
         The folder of stores.
+    source : Source
     subjects : sequence of str
-    fingerprint, recordings
-        Of the source: `data.sources.Source`.
     progress : callable
         Called with a subject and "kept" or "prepared" when that subject is done.
 
@@ -167,50 +178,59 @@ def prepare(
         For a folder that is no store, a damaged file, or a recording that cannot be used. What was prepared before
         stays.
     """
-    folder, p = recipe.folder(root), recipe.preprocessing
+    folder = recipe.folder(root)
+    root.mkdir(parents=True, exist_ok=True)
+    with (root / f".{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        manifest = _open_manifest(recipe, folder)
+        known = source.subjects()
+        for gone in [subject for subject in manifest["subjects"] if subject not in known]:
+            (folder / manifest["subjects"].pop(gone)["file"]).unlink(missing_ok=True)
+            _write_manifest(folder, manifest)
+        for subject in subjects:
+            entry, mark = manifest["subjects"].get(subject), source.fingerprint(subject)
+            if entry and entry["fingerprint"] == mark:
+                _check_file(folder, entry)
+                progress(subject, "kept")
+                continue
+            trials, annotations = _cut_subject(recipe, subject, source.recordings(subject))
+            file = f"sub-{re.sub(r'[^A-Za-z0-9-]', '_', subject)}.npy"
+            with replaced(folder / file) as out:
+                np.save(out, np.ascontiguousarray(trials.signals))
+            manifest["subjects"][subject] = {
+                "file": file,
+                "fingerprint": mark,
+                "sha256": hashlib.sha256((folder / file).read_bytes()).hexdigest(),
+                "channels": list(trials.channels),
+                "annotations": annotations,
+                "labels": trials.labels.tolist(),
+                "sessions": trials.sessions.tolist(),
+                "runs": trials.runs.tolist(),
+            }
+            # The order is the source's, whatever was prepared first: training follows it
+            manifest["subjects"] = {name: manifest["subjects"][name] for name in known if name in manifest["subjects"]}
+            _write_manifest(folder, manifest)
+            progress(subject, "prepared")
+    _check_tasks(recipe, [manifest["subjects"][subject]["annotations"] for subject in subjects])
+    return folder
+
+
+def _open_manifest(recipe: Recipe, folder: Path) -> dict[str, Any]:
     if folder.exists() and any(folder.iterdir()):
         manifest = read_manifest(folder)
         if manifest["recipe"] != recipe.document():
             raise InputError(f"{folder}: a store of another recipe; move it away, or give another --store")
-    else:
-        manifest = {
-            "format": FORMAT,
-            "recipe": recipe.document(),
-            "channels": list(recipe.channels) if recipe.channels else None,
-            "sfreq": p.sfreq,
-            "n_times": p.n_times,
-            "subjects": {},
-        }
-        _write_manifest(folder, manifest)
-
-    for subject in subjects:
-        entry, mark = manifest["subjects"].get(subject), fingerprint(subject)
-        if entry and entry["fingerprint"] == mark:
-            _check_file(folder, entry)
-            progress(subject, "kept")
-            continue
-        trials, annotations = _cut_subject(recipe, subject, recordings(subject))
-        if manifest["channels"] is None:
-            manifest["channels"] = list(trials.channels)
-        trials = _in_order(trials, manifest["channels"], subject, recipe.source)
-        file = f"sub-{re.sub(r'[^A-Za-z0-9-]', '_', subject)}.npy"
-        digest = hashlib.sha256()
-        with replaced(folder / file) as out:
-            np.save(out, np.ascontiguousarray(trials.signals))
-        digest.update((folder / file).read_bytes())
-        manifest["subjects"][subject] = {
-            "file": file,
-            "fingerprint": mark,
-            "sha256": digest.hexdigest(),
-            "annotations": annotations,
-            "labels": trials.labels.tolist(),
-            "sessions": trials.sessions.tolist(),
-            "runs": trials.runs.tolist(),
-        }
-        _write_manifest(folder, manifest)
-        progress(subject, "prepared")
-    _check_tasks(recipe, [manifest["subjects"][subject]["annotations"] for subject in subjects])
-    return folder
+        return manifest
+    p = recipe.preprocessing
+    manifest = {
+        "format": FORMAT,
+        "recipe": recipe.document(),
+        "sfreq": p.sfreq,
+        "n_times": p.n_times,
+        "subjects": {},
+    }
+    _write_manifest(folder, manifest)
+    return manifest
 
 
 @contextmanager
@@ -242,8 +262,12 @@ def _cut_subject(recipe: Recipe, subject: str, recordings: Iterator[Recording]) 
             f"{recipe.source}: subject {subject!r} has no trial of the tasks {sorted(recipe.tasks)}, only"
             f" {sorted(annotations)}; mend tasks = [...], or leave the subject out"
         )
-    first = with_trials[0].channels
-    joined = concatenate([_in_order(part, first, subject, recipe.source) for part in with_trials])
+    try:
+        joined = concatenate([in_order(part, with_trials[0].channels) for part in with_trials])
+    except ValueError as error:
+        raise InputError(
+            f"{recipe.source}: recordings of subject {subject!r} differ: {error}; name those to use, channels = [...]"
+        ) from error
     return joined, sorted(annotations)
 
 
@@ -252,27 +276,6 @@ def _check_tasks(recipe: Recipe, annotations: Sequence[Sequence[str]]) -> None:
     for task in recipe.tasks:
         if known and task not in known:
             raise InputError(f"{recipe.source}: no such task {task!r}{nearest(task, known)}; there are {known}")
-
-
-def _in_order(trials: Trials, channels: Sequence[str], subject: str, source: str) -> Trials:
-    if trials.channels == tuple(channels):
-        return trials
-    odd = sorted(set(trials.channels) ^ set(channels))
-    if odd:
-        raise InputError(
-            f"{source}: subject {subject!r} differs from the first one in the channels {odd};"
-            " name those to use with channels = [...]"
-        )
-    order = [trials.channels.index(name) for name in channels]
-    return Trials(
-        trials.signals[:, order],
-        trials.labels,
-        trials.subjects,
-        trials.sessions,
-        trials.runs,
-        tuple(channels),
-        trials.sfreq,
-    )
 
 
 def _check_file(folder: Path, entry: Mapping[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """Trials: cut windows of EEG and what is known of each; the one currency between stages."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +56,17 @@ class Trials:
             self.channels,
             self.sfreq,
         )
+
+
+def in_order(trials: Trials, channels: Sequence[str]) -> Trials:
+    """Bring channels into the order given; raise ValueError that names those which only one side has."""
+    if trials.channels == tuple(channels):
+        return trials
+    odd = sorted(set(trials.channels) ^ set(channels))
+    if odd:
+        raise ValueError(f"the channels {odd} are not in both")
+    order = [trials.channels.index(name) for name in channels]
+    return replace(trials, signals=trials.signals[:, order], channels=tuple(channels))
 
 
 def concatenate(parts: Sequence[Trials]) -> Trials:

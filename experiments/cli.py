@@ -29,6 +29,9 @@ StoreRoot = Annotated[Path, typer.Option(help="Folder for prepared trials.")]
 Rounds = Annotated[int | None, typer.Option(min=1, help="Rounds, in place of the file's.")]
 Seed = Annotated[int | None, typer.Option(min=0, help="Seed, in place of the file's.")]
 Out = Annotated[Path | None, typer.Option(help="The run's folder.  [default: runs/NAME-DATE-TIME]")]
+Resume = Annotated[
+    Path | None, typer.Option(help="Continue the run in this folder, with its own store and threads.", metavar="RUN")
+]
 Threads = Annotated[int, typer.Option(min=1, help="Threads a site trains with; results repeat at one number.")]
 PREPARED = Path("prepared")
 
@@ -46,31 +49,28 @@ def simulate(
     rounds: Rounds = None,
     seed: Seed = None,
     out: Out = None,
-    resume: Annotated[Path | None, typer.Option(help="Continue the run in this folder.", metavar="RUN")] = None,
+    resume: Resume = None,
     data_root: DataRoot = None,
     store: StoreRoot = PREPARED,
     threads: Threads = 1,
 ) -> None:
     """Train a federation on this machine through Flower, from recordings to a table of scores."""
-    from experiments.simulate import check_resumed
-    from federation.run_folder import RunFolder
-
     if resume is None:
         _simulate_new(_load(federation, data_root, rounds, seed), out, store, threads)
-        return
-    if out is not None:
-        raise InputError("--out and --resume exclude each other: a resumed run stays in its folder")
-    run = RunFolder(resume)
-    check_resumed(run, _load(federation, data_root, None, None), rounds, seed)
-    _prepare(run.federation, run.store)
-    _simulate(run)
+    else:
+        _resume(resume, out, _load(federation, data_root, None, None), rounds, seed)
 
 
 @app.command()
-def demo(out: Out = None, store: StoreRoot = PREPARED, rounds: Rounds = None, seed: Seed = None) -> None:
+def demo(
+    out: Out = None, resume: Resume = None, store: StoreRoot = PREPARED, rounds: Rounds = None, seed: Seed = None
+) -> None:
     """Run the demonstration: three simulated centres with different headsets and tasks."""
     path = Path(str(files("experiments") / "federations" / "demo.toml"))
-    _simulate_new(_load(path, None, rounds, seed), out, store, 1)
+    if resume is None:
+        _simulate_new(_load(path, None, rounds, seed), out, store, 1)
+    else:
+        _resume(resume, out, _load(path, None, None, None), rounds, seed)
 
 
 @app.command()
@@ -93,12 +93,12 @@ def _load(path: Path, data_root: Path | None, rounds: int | None, seed: int | No
     return federation.model_copy(update={"training": federation.training.model_copy(update=changes)})
 
 
-def _prepare(federation: "Federation", store: Path) -> None:
+def _prepare(federation: "Federation", store: Path) -> "Federation":
     from experiments.prepare import prepare_sites
     from experiments.show import ProgressLines
 
     with ProgressLines() as show:
-        prepare_sites(federation, store, show.prepared)
+        return prepare_sites(federation, store, show.prepared)
 
 
 def _simulate_new(federation: "Federation", out: Path | None, store: Path, threads: int) -> None:
@@ -106,8 +106,20 @@ def _simulate_new(federation: "Federation", out: Path | None, store: Path, threa
 
     path = out or Path("runs") / f"{federation.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     check_free(path)
-    _prepare(federation, store)  # before the run folder: input that is refused leaves none behind
+    federation = _prepare(federation, store)  # before the run folder: input that is refused leaves none behind
     _simulate(RunFolder.create(path, federation, store, threads))
+
+
+def _resume(path: Path, out: Path | None, federation: "Federation", rounds: int | None, seed: int | None) -> None:
+    from experiments.simulate import check_resumed
+    from federation.run_folder import RunFolder
+
+    if out is not None and out.resolve() != path.resolve():
+        raise InputError(f"--out {out} and --resume {path} name two folders: a resumed run stays in its own")
+    run = RunFolder(path)
+    check_resumed(run, federation, rounds, seed)
+    _prepare(run.federation, run.store)
+    _simulate(run)
 
 
 def _simulate(run: "RunFolder") -> None:
@@ -131,16 +143,16 @@ def main() -> None:
         code = app(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
+        print(f"error: {error.format_message()}", file=sys.stderr)
+        sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
         print("interrupted", file=sys.stderr)
         sys.exit(130)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (InputError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     except RuntimeError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(1)
 
 

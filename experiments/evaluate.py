@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import wilcoxon
-from sklearn.metrics import balanced_accuracy_score
+from sklearn.metrics import recall_score
 
 from data.errors import InputError
 from data.store import replaced
@@ -21,7 +21,7 @@ from experiments.references import Job
 from federation.run_folder import RunFolder
 from federation.site import read_tensors
 from federation.site_network import site_network
-from federation.site_trials import Target, target_trials
+from federation.site_trials import Target, digest, target_trials
 from mfscsn.network import Branch, ShallowConvNet, SplitModule
 from mfscsn.training import predict
 
@@ -54,7 +54,7 @@ def evaluate(run: RunFolder) -> list[Score]:
     if last < run.federation.training.rounds:
         raise InputError(
             f"{run.path}: ended at round {last} of {run.federation.training.rounds};"
-            f" continue it with `mfscsn simulate FED.toml --resume {run.path}`"
+            f" go on with the command that began it and --resume {run.path}"
         )
     scores = [score for k in range(len(run.federation.site)) for score in _site_scores(run, k, last)]
     text = io.StringIO()
@@ -103,18 +103,14 @@ def balanced_accuracy(
         The outputs that may be predicted.
     """
     predicted = outputs[probabilities[:, outputs].argmax(axis=1)]
-    # Recall is taken over the test's own classes; a prediction outside them is simply wrong
-    classes = np.unique(labels)
-    weights = np.array([1.0 / (labels == label).sum() for label in labels])
-    if np.isin(predicted, classes).all():
-        return float(balanced_accuracy_score(labels, predicted))
-    return float(((predicted == labels) * weights).sum() / len(classes))
+    # Over the test's own classes: a prediction outside them is simply wrong
+    return float(recall_score(labels, predicted, labels=np.unique(labels), average="macro"))
 
 
 def _site_scores(run: RunFolder, site_number: int, last: int) -> Iterator[Score]:
     site, contract = run.federation.site[site_number], run.federation.contract
     folder = run.site(site.name)
-    private = folder.load_private(up_to=last)
+    private = folder.load_private(last, digest(site, contract, run.store))
     if private is None:
         raise InputError(f"site {site.name!r}: no private layers in {folder.folder}; did it ever train?")
     federated, local = (site_network(run.federation, site, run.store) for _ in range(2))

@@ -12,7 +12,7 @@ from federation.site_trials import check_site
 
 def prepare_sites(
     federation: Federation, store: Path, progress: Callable[[str, str, int, int], None] = lambda *_: None
-) -> None:
+) -> Federation:
     """Bring every site's store up to date and check that its split fits.
 
     Parameters
@@ -23,18 +23,28 @@ def prepare_sites(
     progress : callable
         Called with site, what was done ("kept" or "prepared"), subjects done, subjects in all.
 
+    Returns
+    -------
+    Federation
+        The same, with every data set's subjects named: what a run freezes.
+
     Raises
     ------
     InputError
         One line that names the site.
     """
+    sites = []
     for site in federation.site:
+        datasets = []
         for dataset in site.dataset:
             try:
-                _prepare(federation, site, dataset, store, progress)
+                subjects = _prepare(federation, site, dataset, store, progress)
             except InputError as error:
                 raise InputError(f"site {site.name!r}: {error}") from error
-        check_site(site, federation.contract, store)
+            datasets.append(dataset.model_copy(update={"subjects": subjects}))
+        sites.append(site.model_copy(update={"dataset": datasets}))
+        check_site(sites[-1], federation.contract, store)
+    return federation.model_copy(update={"site": sites})
 
 
 def _prepare(
@@ -43,18 +53,18 @@ def _prepare(
     dataset: Dataset,
     store: Path,
     progress: Callable[[str, str, int, int], None],
-) -> None:
+) -> list[str]:
     source = open_source(dataset.source, dataset.options)
     subjects = _subjects(source, dataset)
     done = iter(range(1, len(subjects) + 1))
     prepare(
         dataset.recipe(federation.contract),
         store,
+        source,
         subjects,
-        source.fingerprint,
-        source.recordings,
         lambda subject, what: progress(site.name, what, next(done), len(subjects)),
     )
+    return subjects
 
 
 def _subjects(source: Source, dataset: Dataset) -> list[str]:

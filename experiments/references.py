@@ -83,7 +83,7 @@ def _train(path: Path, job: Job, threads: int) -> None:
     site, contract, seed = run.federation.site[job.site], run.federation.contract, run.federation.training.seed
     network: SplitModule
     words: tuple[int | str, ...] = (seed, site.name)
-    settings = run.federation.settings
+    settings = replace(run.federation.settings, proximal_mu=0.0)  # nothing is shared: nothing to be pulled back to
     if job.dataset is None or job.subject is None:
         trials = training_trials(site, contract, run.store)
         network = site_network(run.federation, site, run.store)

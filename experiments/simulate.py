@@ -71,8 +71,12 @@ def check_resumed(run: RunFolder, federation: Federation, rounds: int | None, se
         }
     )
     given = federation.model_copy(update={"training": training})
-    ignored = {"data_root"}
-    change = first_difference(frozen.model_dump(exclude=ignored), given.model_dump(exclude=ignored))
+    before, now = (f.model_dump(exclude={"data_root"}) for f in (frozen, given))
+    for site_before, site_now in zip(before["site"], now["site"], strict=False):
+        for dataset_before, dataset_now in zip(site_before["dataset"], site_now["dataset"], strict=False):
+            if dataset_now["subjects"] is None:  # all there were: the run has written down which
+                dataset_before["subjects"] = None
+    change = first_difference(before, now)
     if change:
         raise InputError(f"{run.path}: cannot be resumed with another configuration: {change}; start a new run")
 
@@ -82,10 +86,10 @@ def _federate(run: RunFolder, n_parallel: int, threads: int, report: Callable[[P
     began_at = run.last_round()
     report(Progress("rounds", began_at, rounds, "starting Flower"))
     with superlink(run.path / "flower.log") as link:
+        (run.path / "failure.txt").unlink(missing_ok=True)
         flower_run = link.start_run(
             {"run": str(run.path), "store": str(run.store), "threads": threads}, len(run.federation.site), n_parallel
         )
-        (run.path / "failure.txt").unlink(missing_ok=True)
         news = time.monotonic()
         seen = began_at
         while seen < rounds:
@@ -95,7 +99,8 @@ def _federate(run: RunFolder, n_parallel: int, threads: int, report: Callable[[P
                 seen, news = last, time.monotonic()
                 report(Progress("rounds", seen, rounds, _round_line(run, seen)))
             elif run.failure() is not None or not link.alive() or _in_doubt(link, flower_run, news):
-                link.save_log(flower_run, run.path / "flower.log")
+                if link.alive():
+                    link.save_log(flower_run, run.path / "flower.log")
                 reason = run.failure() or "Flower ended without a word"
                 raise RuntimeError(f"the run failed: {reason}{_site_log(run)}; all of it: {run.path / 'flower.log'}")
             elif time.monotonic() - news > DOUBT_SECONDS:

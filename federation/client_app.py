@@ -10,7 +10,7 @@ from flwr.clientapp import ClientApp
 from data.errors import InputError
 from federation.run_folder import RunFolder, run_path
 from federation.site_network import site_network
-from federation.site_trials import training_trials
+from federation.site_trials import digest, training_trials
 from federation.strategy import COMMON, CONFIG, METRICS, N_TRIALS, SITE
 from mfscsn.training import derive_seed, train_round
 
@@ -22,9 +22,12 @@ app = ClientApp()
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Train one round at this site."""
-    run = RunFolder(run_path(context.run_config, context.run_id))
-    site = run.federation.site[int(context.node_config["partition-id"])]
-    folder = run.site(site.name)
+    try:
+        run = RunFolder(run_path(context.run_config, context.run_id))
+        site = run.federation.site[int(context.node_config["partition-id"])]
+        folder = run.site(site.name)
+    except Exception:  # not even a folder to log to: say no more than that
+        return Message(Error(SITE_FAILED, "a site could not open its folder"), reply_to=message)
     try:
         began, config = time.monotonic(), message.content.config_records[CONFIG]
         number, seed = int(config["server-round"]), run.federation.training.seed  # type: ignore[arg-type]
@@ -35,7 +38,8 @@ def train(message: Message, context: Context) -> Message:
 
         trials = training_trials(site, contract, run.store)
         network = site_network(run.federation, site, run.store)
-        private = folder.load_private(up_to=number - 1)
+        trials_digest = digest(site, contract, run.store)
+        private = folder.load_private(number - 1, trials_digest)
         if private:
             network.load_private(private[0])
         network.load_common(message.content.array_records[COMMON].to_torch_state_dict())
@@ -47,7 +51,7 @@ def train(message: Message, context: Context) -> Message:
             seed=derive_seed(seed, site.name, number),
             optimiser_state=private[1] if private else None,
         )
-        folder.save_private(number, network.private_state(), optimiser_state)
+        folder.save_private(number, network.private_state(), optimiser_state, trials_digest)
 
         seconds = time.monotonic() - began
         measured = {"loss": log.loss, "accuracy": log.accuracy, "seconds": round(seconds, 3)}

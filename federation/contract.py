@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from data.errors import InputError, nearest
 from data.preprocessing import Preprocessing
 from data.store import Recipe
+from mfscsn.extractors import EXTRACTORS
 from mfscsn.network import Architecture, Share
 from mfscsn.training import Settings
 
@@ -22,7 +23,7 @@ Positive = Annotated[float, Field(gt=0)]
 
 
 class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Contract(_Table):
@@ -72,12 +73,16 @@ class Contract(_Table):
             raise ValueError(f"window {list(self.window)} ends before it starts")
         if self.band[1] <= self.band[0]:
             raise ValueError(f"band {list(self.band)} is empty")
-        if self.sfreq < 2 * self.band[1]:
-            raise ValueError(f"sfreq {self.sfreq:g} Hz is below twice the band's upper edge of {self.band[1]:g} Hz")
+        if self.sfreq <= 2 * self.band[1]:
+            raise ValueError(f"sfreq {self.sfreq:g} Hz is not above twice the band's upper edge of {self.band[1]:g} Hz")
         if self.share in ("all-but-head", "all") and self.channels is None:
             raise ValueError(f"share = {self.share!r} needs channels = [...] that every site has")
         if self.share == "all" and self.labels is None:
             raise ValueError("share = 'all' needs labels = [...], the tasks of all sites")
+        try:
+            EXTRACTORS[self.extractor](1, self.preprocessing.n_times, self.sfreq)
+        except ValueError as error:
+            raise ValueError(f"window {list(self.window)}: {error}") from error
         return self
 
     @property
@@ -114,7 +119,7 @@ class Training(_Table):
     schedule: Literal["constant", "cosine"] = "constant"
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     mmd: float = Field(0.0, ge=0)
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**32)
 
 
 class Part(_Table):
@@ -158,7 +163,7 @@ class Dataset(_Table):
     name: Name = ""
     options: dict[str, Any] = {}
     tasks: list[str] | dict[str, str]
-    subjects: list[SubjectName] | None = None
+    subjects: list[SubjectName] | None = Field(None, min_length=1)
     channels: list[str] | None = None
     targets: list[SubjectName] = []
     calibration: Part | None = None
@@ -175,13 +180,15 @@ class Dataset(_Table):
                 value[key] = [str(s) if isinstance(s, int) and not isinstance(s, bool) else s for s in value[key]]
         if not value.get("name") and isinstance(value.get("source"), str):
             stem = value["source"].partition(":")[2].rstrip("/").rpartition("/")[2]
-            value["name"] = "".join(c if c.isalnum() or c in "_-" else "-" for c in stem).strip("-_")
+            value["name"] = _as_name(stem)
         return value
 
     @model_validator(mode="after")
     def _check(self) -> "Dataset":
         if self.targets and self.calibration is None:
             raise ValueError("targets need calibration = {runs = [...]}, {sessions = [...]} or {first = N}")
+        for names in (self.subjects or [], self.targets):
+            _all_different(names, f"data set {self.name!r}: subjects")
         for target in self.targets:
             if self.subjects is not None and target not in self.subjects:
                 raise ValueError(f"target {target!r} is not among the subjects{nearest(target, self.subjects)}")
@@ -190,6 +197,19 @@ class Dataset(_Table):
         if not self.tasks:
             raise ValueError("tasks is empty: name the annotations to use")
         return self
+
+    def check_targets_are_kept_from(self, other: "Dataset") -> None:
+        """Raise ValueError when a target's test trials would train through another use of the same source."""
+        if (other.source, other.options) != (self.source, self.options):
+            return
+        for target in self.targets:
+            used = other.subjects is None or target in other.subjects
+            alike = target in other.targets and (other.calibration, other.test) == (self.calibration, self.test)
+            if used and not alike:
+                raise ValueError(
+                    f"target {target!r} of {self.source!r} also stands in another data set, where its test trials"
+                    " would train; give that one subjects = [...] without it, or the same targets and calibration"
+                )
 
     @property
     def task_map(self) -> dict[str, str]:
@@ -268,7 +288,7 @@ class Federation(_Table):
             for key, value in site.contract.items():
                 if key not in agreed:
                     raise ValueError(f"site {site.name!r}: contract.{key}: unknown key{nearest(key, list(agreed))}")
-                if _plain(value) != agreed[key]:
+                if value != agreed[key]:
                     raise ValueError(
                         f"site {site.name!r} disagrees on the contract: {key} = {value!r} there,"
                         f" {agreed[key]!r} in the federation"
@@ -277,6 +297,8 @@ class Federation(_Table):
                 unknown = sorted(set(dataset.task_map.values()) - set(dataset.labels(self.contract)))
                 if unknown:
                     raise ValueError(f"site {site.name!r}: tasks {unknown} are not among contract.labels")
+                for other in (d for s in self.site for d in s.dataset):
+                    dataset.check_targets_are_kept_from(other)
                 if len(dataset.labels(self.contract)) < 2:
                     raise ValueError(
                         f"site {site.name!r}: data set {dataset.name!r} has the one class"
@@ -321,7 +343,7 @@ def load_federation(path: Path, data_root: Path | None = None) -> Federation:
         raise InputError(f"{path}: no such file") from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InputError(f"{path}: cannot be read as TOML: {error}") from error
-    document.setdefault("name", path.stem)
+    document.setdefault("name", _as_name(path.stem))
     try:
         federation = Federation.model_validate_json(json.dumps(document, default=str))
     except ValidationError as error:
@@ -359,15 +381,15 @@ def first_difference(a: Mapping[str, Any], b: Mapping[str, Any], path: str = "")
     return None
 
 
-def _plain(value: Any) -> Any:
-    """Bring a TOML value to the form of a dumped contract: a whole number equals the same float."""
-    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
+def _as_name(text: str) -> str:
+    """Make a name out of a file's or folder's."""
+    return "".join(c if (c.isascii() and c.isalnum()) or c in "_-" else "-" for c in text).strip("-_") or "unnamed"
 
 
 def _all_different(names: Sequence[str], what: str) -> None:
     for name in names:
         if list(names).count(name) > 1:
-            raise ValueError(f"{what}: the name {name!r} is used twice; give each a name = ...")
+            raise ValueError(f"{what}: {name!r} stands there twice")
 
 
 def _first_fault(error: ValidationError, document: Mapping[str, Any]) -> str:

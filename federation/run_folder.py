@@ -6,6 +6,7 @@
 
 import csv
 import fcntl
+import io
 import json
 import platform
 import subprocess
@@ -122,9 +123,12 @@ class RunFolder:
             if path.exists():
                 with path.open(newline="") as file:
                     kept = [row for row in csv.DictReader(file) if row["round"].isdigit() and int(row["round"]) <= last]
+                text = io.StringIO()
+                writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
+                writer.writeheader()
+                writer.writerows(kept)
                 with replaced(path) as out:
-                    lines = [columns, *([row[c] or "" for c in columns] for row in kept)]
-                    out.write("".join(",".join(line) + "\n" for line in lines).encode())
+                    out.write(text.getvalue().encode())
         (self.path / "failure.txt").unlink(missing_ok=True)
 
     def history(self) -> list[dict[str, str]]:

@@ -19,8 +19,8 @@ def main(grid: Grid, context: Context) -> None:
     """Run a federation from its last whole round to its last round."""
     run = open_run(context)
     with run.locked("server", wait=30.0):
-        run.drop_unfinished()
         try:
+            run.drop_unfinished()
             federate(grid, run)
         except Exception as error:
             run.fail(str(error) if isinstance(error, RunFailed | InputError) else f"{type(error).__name__}: {error}")

@@ -33,24 +33,38 @@ class SiteFolder:
         self.folder, self.run = folder, run
         folder.mkdir(parents=True, exist_ok=True)
 
-    def save_private(self, round_number: int, layers: Mapping[str, Tensor], optimiser: Mapping[str, Tensor]) -> None:
-        """Keep the state after a round. What was there is replaced in one step, or not at all."""
+    def save_private(
+        self, round_number: int, layers: Mapping[str, Tensor], optimiser: Mapping[str, Tensor], trials: str
+    ) -> None:
+        """Keep the state after a round, bound to the digest of the trials that it was trained on.
+
+        What was there is replaced in one step, or not at all.
+        """
         newest = self._round(self.folder / NEWEST)
         if newest is not None and newest < round_number:
             (self.folder / NEWEST).replace(self.folder / BEFORE)
         write_tensors(
             self.folder / NEWEST,
             {f"layer:{k}": v for k, v in layers.items()} | {f"optimiser:{k}": v for k, v in optimiser.items()},
-            {"run": self.run, "round": str(round_number)},
+            {"run": self.run, "round": str(round_number), "trials": trials},
         )
 
-    def load_private(self, up_to: int) -> tuple[dict[str, Tensor], dict[str, Tensor]] | None:
-        """Give (layers, optimiser) of the newest state not past round `up_to`; None when there is none."""
+    def load_private(self, up_to: int, trials: str) -> tuple[dict[str, Tensor], dict[str, Tensor]] | None:
+        """Give (layers, optimiser) of the newest state not past round `up_to`; None when there is none.
+
+        Raises
+        ------
+        InputError
+            When the state belongs to another run, or was trained on trials of another digest.
+        """
         found = [(self._round(self.folder / name), name) for name in (NEWEST, BEFORE)]
         usable = [(number, name) for number, name in found if number is not None and number <= up_to]
         if not usable:
             return None
-        tensors, _ = read_tensors(self.folder / max(usable)[1])
+        path = self.folder / max(usable)[1]
+        tensors, about = read_tensors(path)
+        if about.get("trials") != trials:
+            raise InputError(f"{path}: trained on other trials than are prepared now; start a new run")
         parts: dict[str, dict[str, Tensor]] = {"layer": {}, "optimiser": {}}
         for key, value in tensors.items():
             kind, _, name = key.partition(":")

@@ -3,6 +3,8 @@
 Training trials are all of a source subject's and a target subject's calibration; nothing that is fitted sees others.
 """
 
+import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +14,7 @@ from numpy.typing import NDArray
 
 from data.errors import InputError
 from data.store import Store
-from data.trials import Trials
+from data.trials import Trials, in_order
 from federation.contract import Contract, Dataset, Part, Site
 from mfscsn.alignment import align, euclidean_whitener
 from mfscsn.network import Branch
@@ -132,6 +134,8 @@ def check_site(site: Site, contract: Contract, store_root: Path) -> None:
     """Check that every split fits and every branch has at least two classes to train on; raise InputError if not."""
     labels: dict[str, set[str]] = {}
     for subject in _subjects(site, contract, store_root):
+        if subject.test.any():
+            _check_target(site, subject)
         labels.setdefault(subject.branch(site), set()).update(subject.trials.labels[subject.train].tolist())
     for branch, found in labels.items():
         if len(found) < 2:
@@ -141,11 +145,39 @@ def check_site(site: Site, contract: Contract, store_root: Path) -> None:
             )
 
 
+def digest(site: Site, contract: Contract, store_root: Path) -> str:
+    """Digest all trials that a site's file names, so that a run can tell when they have changed under it."""
+    found = []
+    for dataset in site.dataset:
+        store = Store(dataset.recipe(contract).folder(store_root))
+        found += [(dataset.name, name, store.digest(name)) for name in dataset.subjects or store.subjects()]
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()
+
+
+def _check_target(site: Site, subject: _Subject) -> None:
+    calibration = set(subject.trials.labels[subject.train].tolist())
+    missing = sorted(set(subject.trials.labels[subject.test].tolist()) - calibration)
+    if missing or len(calibration) < 2:
+        raise InputError(
+            f"site {site.name!r}, data set {subject.dataset.name!r}, target {subject.name!r}: its calibration holds"
+            f" {sorted(calibration)}, its test also {missing}; calibration must hold every class, at least two"
+        )
+
+
 def _subjects(site: Site, contract: Contract, store_root: Path) -> Iterator[_Subject]:
     for dataset in site.dataset:
         store = Store(dataset.recipe(contract).folder(store_root))
-        for name in dataset.subjects if dataset.subjects is not None else store.subjects():
+        channels: tuple[str, ...] = ()
+        for name in dataset.subjects or store.subjects():
             trials = store.trials(name)
+            channels = channels or trials.channels
+            try:
+                trials = in_order(trials, channels)
+            except ValueError as error:
+                raise InputError(
+                    f"site {site.name!r}, data set {dataset.name!r}: subject {name!r} differs from the first one:"
+                    f" {error}; name those to use with channels = [...]"
+                ) from error
             if name in dataset.targets:
                 train, test = _split(site, dataset, name, trials)
             else:

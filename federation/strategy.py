@@ -133,6 +133,12 @@ class CommonLayers(FedAvg):
         """Say why a reply must be left out, or None."""
         if reply.has_error():
             return "failed; its own log says why"
+        try:
+            return self._content_fault(reply)
+        except Exception as error:  # whatever a site sends, it can only leave itself out
+            return f"sent what cannot be read ({type(error).__name__})"
+
+    def _content_fault(self, reply: Message) -> str | None:
         content = reply.content
         if set(content) != {COMMON, METRICS, SITE}:
             return f"sent the records {sorted(content)}, expected {sorted((COMMON, METRICS, SITE))}"
@@ -143,12 +149,13 @@ class CommonLayers(FedAvg):
         if arrays.keys() != self.expected.keys():
             return f"sent other layers: {sorted(arrays.keys() ^ self.expected.keys())}"
         for name, array in arrays.items():
-            if tuple(array.shape) != self.expected[name]:
-                return f"layer {name} has shape {tuple(array.shape)}, expected {self.expected[name]}"
-            if not np.isfinite(array.numpy()).all():
-                return f"layer {name} holds a value that is not finite"
+            values = array.numpy()
+            if values.shape != self.expected[name]:
+                return f"layer {name} has shape {values.shape}, expected {self.expected[name]}"
+            if values.dtype != np.float32 or not np.isfinite(values).all():
+                return f"layer {name} holds a value that is not a finite float32"
         weight = metrics.get(N_TRIALS)
-        if not isinstance(weight, int | float) or not weight > 0:
+        if not isinstance(weight, int | float) or not 0 < weight < np.inf:
             return f"number of trials is {weight!r}"
         return None
 

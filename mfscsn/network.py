@@ -132,8 +132,8 @@ class SeparateCommonSeparate(SplitModule):
         ):
             if shared and len(shapes) > 1:
                 raise ValueError(f"share={a.share!r} needs branches of one shape, found {sorted(shapes)}")
-        self.extractor_of = {name: SHARED if shares_extractor else name for name in branches}
-        self.head_of = {name: SHARED if shares_head else name for name in branches}
+        self.extractor_of = {name: SHARED if shares_extractor else f"of-{name}" for name in branches}
+        self.head_of = {name: SHARED if shares_head else f"of-{name}" for name in branches}
         self.common_prefixes = {
             "none": (),
             "middle": ("common.",),

@@ -68,7 +68,8 @@ def flat(signals):
 @pytest.mark.parametrize(
     ("made", "message"),
     [
-        (lambda: recording(64.0), "sub-01_eeg.edf: rate 64 Hz is below twice the band's upper edge of 38 Hz"),
+        (lambda: recording(64.0), "sub-01_eeg.edf: rate 64 Hz is not above twice the band's upper edge of 38 Hz"),
+        (lambda: recording(76.0), "rate 76 Hz is not above twice"),
         (lambda: recording(change=nan), "sub-01_eeg.edf: channel 'C4' holds NaN"),
         (lambda: recording(change=flat), "sub-01_eeg.edf: channel 'Cz' is flat"),
     ],

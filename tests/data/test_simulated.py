@@ -72,6 +72,8 @@ def test_without_modulation_there_is_nothing_to_learn_and_with_it_there_is():
     [
         ("clinik", {}, "expected one of .*; did you mean 'clinic'"),
         ("clinic", {"montge": "eeg16"}, "unknown option 'montge'; did you mean 'montage'"),
+        ("clinic", {"n_subjects": "4"}, "option 'n_subjects': input should be a valid integer, found '4'"),
+        ("clinic", {"montage": [1]}, "option 'montage'"),
         ("clinic", {"tasks": ["wink"]}, "simulated task 'wink': expected one of"),
         ("clinic", {"montage": ["C3", "C33"]}, "electrode 'C33' is not in the 10-05 system"),
         ("clinic", {"montage": "eeg17"}, "simulated montage 'eeg17': expected one of"),

@@ -43,6 +43,12 @@ def test_bids_fingerprint_follows_the_files(bids):
     assert source.fingerprint("01") != before[0] and source.fingerprint("02") == before[1]
 
 
+def test_run_10_follows_run_2():
+    from data.sources import _natural
+
+    assert sorted(["run-10", "run-2", "run-1"], key=_natural) == ["run-1", "run-2", "run-10"]
+
+
 def test_an_unreadable_file_is_named(bids):
     next(bids.glob("sub-01/eeg/*run-1_eeg.edf")).write_bytes(b"not an edf")
     with pytest.raises(InputError, match=r"run-1_eeg.edf: cannot be read"):

@@ -22,6 +22,9 @@ class FakeSource:
         self.read = []
         self.channels = {"1": ["C3", "C4"], "2": ["C3", "C4"]}
 
+    def subjects(self):
+        return sorted(self.marks)
+
     def fingerprint(self, subject):
         return self.marks[subject]
 
@@ -35,7 +38,7 @@ class FakeSource:
 
 
 def fill(source, root, subjects=("1", "2"), **changes):
-    return prepare(recipe(**changes), root, list(subjects), source.fingerprint, source.recordings)
+    return prepare(recipe(**changes), root, source, list(subjects))
 
 
 def test_written_and_read_back(tmp_path):
@@ -70,30 +73,44 @@ def test_another_recipe_is_another_store(tmp_path):
 
 def test_goes_on_after_a_break(tmp_path):
     source = FakeSource()
-    source.channels["2"] = []
 
     def broken(subject):
         if subject == "2":
             raise InputError("recording 2 is broken")
         return FakeSource.recordings(source, subject)
 
+    source.recordings = broken
     with pytest.raises(InputError, match="recording 2 is broken"):
-        prepare(recipe(), tmp_path, ["1", "2"], source.fingerprint, broken)
+        fill(source, tmp_path)
     assert Store(recipe().folder(tmp_path)).subjects() == ["1"]
-    source.channels["2"] = ["C3", "C4"]
+    del source.recordings
     fill(source, tmp_path)
     assert source.read == ["1", "2"]
 
 
-def test_channels_in_another_order_are_brought_in_order_and_others_refused(tmp_path):
+def test_a_subject_that_the_source_no_longer_has_is_removed(tmp_path):
     source = FakeSource()
-    source.channels["2"] = ["C4", "C3"]
-    first, second = (Store(fill(source, tmp_path)).trials(s) for s in ("1", "2"))
-    assert first.channels == second.channels == ("C3", "C4")
+    folder = fill(source, tmp_path)
+    del source.marks["1"]
+    fill(source, tmp_path, subjects=("2",))
+    assert Store(folder).subjects() == ["2"] and not (folder / "sub-1.npy").exists()
+
+
+def test_subjects_stand_in_the_sources_order_whatever_was_prepared_first(tmp_path):
     source = FakeSource()
-    source.channels["2"] = ["C3", "Pz"]
-    with pytest.raises(InputError, match=r"subject '2' differs from the first one in the channels \['C4', 'Pz'\]"):
-        fill(source, tmp_path / "other")
+    fill(source, tmp_path, subjects=("2",))
+    assert Store(fill(source, tmp_path)).subjects() == ["1", "2"]
+
+
+def test_each_subject_keeps_its_own_channels_and_its_digest_follows_the_signals(tmp_path):
+    source = FakeSource()
+    source.channels["2"] = ["C4", "Pz", "C3"]
+    store = Store(fill(source, tmp_path))
+    assert store.trials("1").channels == ("C3", "C4") and store.trials("2").channels == ("C4", "Pz", "C3")
+    before = store.digest("2")
+    source.channels["2"], source.marks["2"] = ["C3", "C4"], "mended"
+    store = Store(fill(source, tmp_path))
+    assert store.trials("2").channels == ("C3", "C4") and store.digest("2") != before
 
 
 def test_a_half_written_file_is_refused_and_left_alone(tmp_path):

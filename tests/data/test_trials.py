@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from data.trials import Trials, concatenate
+from data.trials import Trials, concatenate, in_order
 
 
 def some(n, channels=("C3", "C4")):
@@ -23,3 +23,11 @@ def test_what_does_not_fit_is_refused():
         Trials(some(2).signals, *[some(2).labels] * 4, ("C3",), 100.0)
     with pytest.raises(ValueError, match="different channels"):
         concatenate([some(2), some(2, ("C3", "Cz"))])
+
+
+def test_channels_are_brought_in_order_and_odd_ones_named():
+    trials = in_order(some(2, ("C3", "Cz", "C4")), ("C4", "C3", "Cz"))
+    assert trials.channels == ("C4", "C3", "Cz")
+    assert np.array_equal(trials.signals[:, 0], some(2, ("C3", "Cz", "C4")).signals[:, 2])
+    with pytest.raises(ValueError, match=r"the channels \['C4', 'Cz'\] are not in both"):
+        in_order(some(2), ("C3", "Cz"))

@@ -23,5 +23,5 @@ def test_a_prediction_that_the_test_does_not_hold_is_wrong_not_a_class():
 
 
 def test_an_unfinished_run_is_refused(make_run):
-    with pytest.raises(InputError, match="ended at round 0 of 2; continue it with `mfscsn simulate"):
+    with pytest.raises(InputError, match="ended at round 0 of 2; go on with the command that began it"):
         evaluate(make_run())

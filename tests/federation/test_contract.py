@@ -41,11 +41,11 @@ def test_tasks_may_be_renamed(tmp_path):
         ("window =", "windows =", "contract, windows: unknown key; did you mean 'window'?"),
         ("window = [0.5, 2.5]", 'window = [0.5, "x"]', "contract, window"),
         ("window = [0.5, 2.5]", "window = [2.5, 0.5]", "ends before it starts"),
-        ("window = [0.5, 2.5]", "sfreq = 60.0", "sfreq 60 Hz is below twice the band's upper edge of 38 Hz"),
+        ("window = [0.5, 2.5]", "sfreq = 60.0", "sfreq 60 Hz is not above twice the band's upper edge of 38 Hz"),
         ("rounds = 2", "rounds = 0", "training, rounds: expected greater than or equal to 1, found 0"),
         ("rounds = 2", 'rounds = "two"', "training, rounds: expected a valid integer, found 'two'"),
         ("batch_size = 8", "lr = -1.0", "training, lr: expected greater than 0, found -1.0"),
-        ('name = "north"', 'name = "south"', "sites: the name 'south' is used twice"),
+        ('name = "north"', 'name = "south"', "sites: 'south' stands there twice"),
         ('name = "north"', "", "site 1, name: Field required"),
         ('name = "north"', 'name = "north"\nbranch_by = "site"', "site 'north', branch_by: expected 'dataset' or"),
         ("targets = [3]", "target = [3]", "site 'north', dataset 1, target: unknown key; did you mean 'targets'?"),
@@ -62,6 +62,10 @@ def test_tasks_may_be_renamed(tmp_path):
             "site 'north' disagrees on the contract: sfreq = 160 there, 128.0 in the federation",
         ),
         ('name = "north"', 'name = "north"\ncontract = { sfrq = 160 }', "contract.sfrq: unknown key; did you mean"),
+        ("window = [0.5, 2.5]", "window = [0.5, 0.7]", "too short: filter and pooling need 50 samples"),
+        ("window = [0.5, 2.5]", "window = [0.5, inf]", "contract, window 2: expected a finite number"),
+        ("targets = [3]", "targets = [3]\nsubjects = [1, 3, 3]", "'3' stands there twice"),
+        ("targets = [3]", "subjects = []", "site 'north', dataset 1, subjects: List should have at least 1 item"),
         ("[training]", "[training", "cannot be read as TOML"),
     ],
 )
@@ -94,3 +98,20 @@ def test_first_difference_names_the_key():
     a, b = {"x": {"y": [1, {"z": 2}]}}, {"x": {"y": [1, {"z": 3}]}}
     assert first_difference(a, a) is None and first_difference(a, b) == "x.y.1.z was 2, is 3"
     assert first_difference({"x": 1}, {}) == "x was 1, is None"
+
+
+def test_a_targets_test_trials_may_not_train_through_another_use_of_its_source(tmp_path):
+    text = tiny_toml()
+    north = text[text.index("[[site]]") : text.index('[[site]]\nname = "south"')]
+    other = (
+        north.replace('"north"', '"west"').replace("targets = [3]", "").replace('calibration = { runs = ["0"] }', "")
+    )
+    with pytest.raises(InputError, match="target '3' of 'simulated:clinic' also stands in another data set"):
+        federation_of(text + other, tmp_path)
+    federation_of(text + other + "subjects = [1, 2]\n", tmp_path)
+    federation_of(text + north.replace('"north"', '"west"'), tmp_path)
+
+
+def test_a_name_is_made_of_any_files_name(tmp_path):
+    (tmp_path / "my fed.v2.toml").write_text(tiny_toml().replace('name = "tiny"', ""))
+    assert load_federation(tmp_path / "my fed.v2.toml").name == "my-fed-v2"

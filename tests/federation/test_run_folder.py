@@ -40,12 +40,15 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
 def test_what_an_unfinished_round_wrote_is_dropped(make_run):
     run = make_run()
     finish(run, 1)
+    status = "sent the records ['a', 'b'], expected others"
+    rows = [{"round": 2, "site": "south", "status": status, "n_trials": "", "loss": "", "accuracy": ""}]
+    run.finish_round(2, LAYERS, {}, rows, [])
     whole = (run.path / "history.csv").read_bytes()
     with (run.path / "history.csv").open("a") as out:
-        out.write("2,north,ok,40,0.4,0.6\n2,sou")
+        out.write("3,north,ok,40,0.4,0.6\n3,sou")
     run.fail("power cut")
     run.drop_unfinished()
-    assert (run.path / "history.csv").read_bytes() == whole and run.failure() is None and run.last_round() == 1
+    assert (run.path / "history.csv").read_bytes() == whole and run.failure() is None and run.last_round() == 2
 
 
 def test_the_server_optimisers_last_two_states_are_kept(make_run):

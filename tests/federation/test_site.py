@@ -12,40 +12,47 @@ def state(value: float):
 def test_the_last_two_rounds_are_kept_and_told_apart(tmp_path):
     site = SiteFolder(tmp_path / "a", "run")
     for number in (1, 2, 3):
-        site.save_private(number, *state(float(number)))
-    assert torch.equal(site.load_private(3)[0]["layer"], torch.full((3,), 3.0))
-    assert torch.equal(site.load_private(2)[1]["layer/exp_avg"], torch.full((3,), -2.0))
-    assert site.load_private(1) is None and site.load_private(9)[0]["layer"][0] == 3
+        site.save_private(number, *state(float(number)), trials="t")
+    assert torch.equal(site.load_private(3, "t")[0]["layer"], torch.full((3,), 3.0))
+    assert torch.equal(site.load_private(2, "t")[1]["layer/exp_avg"], torch.full((3,), -2.0))
+    assert site.load_private(1, "t") is None and site.load_private(9, "t")[0]["layer"][0] == 3
 
 
 def test_a_repeated_round_keeps_the_one_before(tmp_path):
     site = SiteFolder(tmp_path, "run")
     for number, value in ((1, 1.0), (2, 2.0), (2, 2.5)):
-        site.save_private(number, *state(value))
-    assert site.load_private(1)[0]["layer"][0] == 1 and site.load_private(2)[0]["layer"][0] == 2.5
+        site.save_private(number, *state(value), trials="t")
+    assert site.load_private(1, "t")[0]["layer"][0] == 1 and site.load_private(2, "t")[0]["layer"][0] == 2.5
 
 
 def test_a_crash_between_the_two_files_loses_nothing(tmp_path, monkeypatch):
     site = SiteFolder(tmp_path, "run")
-    site.save_private(1, *state(1.0))
+    site.save_private(1, *state(1.0), trials="t")
     monkeypatch.setattr("federation.site.write_tensors", lambda *a: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
-        site.save_private(2, *state(2.0))
-    assert site.load_private(1)[0]["layer"][0] == 1
+        site.save_private(2, *state(2.0), trials="t")
+    assert site.load_private(1, "t")[0]["layer"][0] == 1
 
 
 def test_layers_of_another_run_are_refused(tmp_path):
-    SiteFolder(tmp_path, "run").save_private(1, *state(1.0))
+    SiteFolder(tmp_path, "run").save_private(1, *state(1.0), trials="t")
     with pytest.raises(InputError, match="private layers of another run"):
-        SiteFolder(tmp_path, "other").load_private(1)
+        SiteFolder(tmp_path, "other").load_private(1, "t")
+
+
+def test_layers_trained_on_other_trials_are_refused(tmp_path):
+    site = SiteFolder(tmp_path, "run")
+    site.save_private(1, *state(1.0), trials="t")
+    with pytest.raises(InputError, match="trained on other trials than are prepared now; start a new run"):
+        site.load_private(1, "u")
 
 
 def test_a_damaged_file_is_named(tmp_path):
     site = SiteFolder(tmp_path, "run")
-    site.save_private(1, *state(1.0))
+    site.save_private(1, *state(1.0), trials="t")
     (tmp_path / NEWEST).write_bytes((tmp_path / NEWEST).read_bytes()[:20])
     with pytest.raises(InputError, match="private.safetensors: cannot be read"):
-        site.load_private(1)
+        site.load_private(1, "t")
     with pytest.raises(InputError, match="nothing: cannot be read"):
         read_tensors(tmp_path / "nothing")
 

@@ -12,6 +12,7 @@ from experiments.prepare import prepare_sites
 from federation.contract import load_federation
 from federation.run_folder import RunFolder
 from federation.server_app import federate
+from federation.site_trials import digest
 from federation.strategy import COMMON, METRICS, RunFailed
 
 
@@ -21,7 +22,9 @@ def history(run):
 
 
 def whole_state(run):
-    return [run.load_common(run.last_round())] + [run.site(s.name).load_private(99)[0] for s in run.federation.site]
+    return [run.load_common(run.last_round())] + [
+        run.site(s.name).load_private(99, digest(s, run.federation.contract, run.store))[0] for s in run.federation.site
+    ]
 
 
 def same(a, b):
@@ -110,7 +113,7 @@ def test_every_strategy_goes_on_after_a_break_as_if_unbroken(make_run, strategy)
 def test_the_optimiser_of_private_layers_goes_on_between_rounds(make_run):
     run = make_run(training="local_epochs = 3")
     federate(LoopGrid(run), run)
-    _, optimiser = run.site("north").load_private(2)
+    _, optimiser = run.site("north").load_private(2, digest(run.federation.site[0], run.federation.contract, run.store))
     steps = {float(value) for name, value in optimiser.items() if name.endswith("/step")}
     assert steps == {2 * 3 * 5.0} and not any(name.startswith("common.") for name in optimiser)
 
@@ -141,6 +144,19 @@ def no_trials(content):
     content[METRICS] = MetricRecord({**content[METRICS], "num-examples": 0})
 
 
+def junk(content):
+    array = content[COMMON]["common.0.bias"]
+    array.data = b"junk"
+
+
+def wrong_type(content):
+    content[COMMON] = ConfigRecord({"common.0.bias": 1.0})
+
+
+def infinite_weight(content):
+    content[METRICS] = MetricRecord({**content[METRICS], "num-examples": float("inf")})
+
+
 def to_numpy(content):
     return {k: torch.from_numpy(v.numpy().copy()) for k, v in content[COMMON].items()}
 
@@ -148,12 +164,15 @@ def to_numpy(content):
 @pytest.mark.parametrize(
     ("spoil", "status"),
     [
-        (nan, "layer common.0.bias holds a value that is not finite"),
+        (nan, "layer common.0.bias holds a value that is not a finite float32"),
         (shape, "layer common.0.bias has shape (3,), expected (50,)"),
         (extra_layer, "sent other layers: ['heads.clinic.0.bias']"),
         (extra_metric, "sent what may not leave a site: ['subject-3-loss']"),
         (extra_record, "sent the records ['common', 'labels', 'metrics', 'site'], expected"),
         (no_trials, "number of trials is 0"),
+        (junk, "sent what cannot be read"),
+        (wrong_type, "sent what cannot be read"),
+        (infinite_weight, "number of trials is inf"),
         (None, "no answer in time"),
     ],
 )

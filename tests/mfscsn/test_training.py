@@ -66,7 +66,7 @@ def test_the_optimisers_memory_is_of_private_layers_and_is_used(trials):
         again = SeparateCommonSeparate(ARCHITECTURE, SHAPES)
         again.load_state_dict(network.state_dict())
         train_round(again, trials, settings, round_number=2, seed=5, optimiser_state=memory)
-        outcomes.append(again.extractors["a"].spatial.detach().clone())
+        outcomes.append(again.extractors["of-a"].spatial.detach().clone())
     assert not torch.equal(*outcomes)
 
 
