@@ -52,10 +52,10 @@ def test_a_bad_federation_is_refused_before_anything_runs(tmp_path, old, new, me
     assert not (tmp_path / "runs").exists()
 
 
-def test_no_file_no_run(tmp_path):
+def test_no_file_no_run(tmp_path, tiny_file):
     assert "nothing.toml: no such file" in refused("simulate", "nothing.toml", cwd=tmp_path)
     assert "no run here" in refused("evaluate", "nothing", cwd=tmp_path)
-    assert "no run here" in refused("simulate", "nothing.toml", "--resume", "nothing", cwd=tmp_path)
+    assert "no run here" in refused("simulate", tiny_file, "--resume", "nothing", cwd=tmp_path)
 
 
 def test_an_existing_run_folder_is_refused(tiny_file, make_run, prepared):
