@@ -8,7 +8,9 @@ import torch
 from conftest import LoopGrid, tiny_toml
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
 
+from experiments.evaluate import evaluate
 from experiments.prepare import prepare_sites
+from experiments.references import train_references
 from federation.contract import load_federation
 from federation.run_folder import RunFolder
 from federation.server_app import federate
@@ -252,6 +254,15 @@ def test_sharing_nothing_sends_no_layer(make_run):
     grid = LoopGrid(run)
     federate(grid, run)
     assert all(len(m.content[COMMON]) == 0 for m in [*grid.sent, *grid.replies]) and run.last_round() == 2
+
+
+def test_a_branch_for_each_subject_trains_and_is_scored(make_run):
+    run = make_run(north='branch_by = "subject"', training='mmd = 0.5\nschedule = "cosine"\nlabel_smoothing = 0.1')
+    federate(LoopGrid(run), run)
+    train_references(run, 1, 1, lambda: None)
+    assert len(evaluate(run)) == 9
+    names = whole_state(run)[1]
+    assert {f"heads.of-clinic-{k}.0.bias" for k in (1, 2, 3)} <= names.keys()
 
 
 def test_sharing_all_sends_no_buffer(make_run, tmp_path):
