@@ -1,5 +1,6 @@
 """Preprocessing by contract: filter, resample, cut, check. Filters and resampling are MNE's."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -124,21 +125,24 @@ def cut_trials(
     codes = {name: code for code, name in enumerate(sorted(set(found)))}
     events, _ = mne.events_from_annotations(raw, event_id=codes, verbose="ERROR")
     first = round(p.window[0] * p.sfreq)
-    epochs = mne.Epochs(
-        raw,
-        events,
-        event_id=codes,
-        tmin=first / p.sfreq,
-        tmax=(first + p.n_times - 1) / p.sfreq,
-        baseline=None,
-        preload=True,
-        event_repeated="drop",
-        verbose="ERROR",
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # that no trial is left is for the caller to say
+        epochs = mne.Epochs(
+            raw,
+            events,
+            event_id=codes,
+            tmin=first / p.sfreq,
+            tmax=(first + p.n_times - 1) / p.sfreq,
+            baseline=None,
+            preload=True,
+            event_repeated="drop",
+            verbose="ERROR",
+        )
+        signals = (epochs.get_data(copy=False) * 1e6).astype(np.float32)
     names = {code: tasks[name] for name, code in codes.items()}
     n = len(epochs)
     return Trials(
-        signals=(epochs.get_data(copy=False) * 1e6).astype(np.float32),
+        signals=signals,
         labels=np.array([names[code] for code in epochs.events[:, 2]], dtype=str),
         subjects=np.full(n, subject),
         sessions=np.full(n, recording.session),

@@ -1,5 +1,6 @@
 """Sources of recordings: ``bids:FOLDER``, ``moabb:CLASS``, ``simulated:NAME``. Only `prepare` opens one."""
 
+import csv
 import hashlib
 import json
 import re
@@ -93,11 +94,43 @@ class BidsSource:
         for path in sorted(
             paths, key=lambda p: [_natural(part) for part in (p.session or "", p.run or "", str(p.fpath))]
         ):
+            events = path.copy().update(suffix="events", extension=".tsv").fpath
+            _check_columns(events)
             try:
-                raw = mne_bids.read_raw_bids(path, verbose="ERROR", on_ch_mismatch="rename")
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # what matters is checked below, and said in one line
+                    raw = mne_bids.read_raw_bids(path, verbose="ERROR", on_ch_mismatch="rename")
             except Exception as error:
-                raise InputError(f"{path.fpath}: cannot be read: {_one_line(error)}") from error
+                raise InputError(
+                    f"{path.fpath}: it, or its *_events.tsv or *_channels.tsv, cannot be read ({_one_line(error)});"
+                    " mend it, or leave the subject out with subjects = [...]"
+                ) from error
+            _check_ends(path.fpath, events, raw.n_times / raw.info["sfreq"])
             yield Recording(raw, path.session or "", path.run or "", str(path.fpath))
+
+
+def _check_columns(events: Path) -> None:
+    """Refuse an events file without trial types: MNE-BIDS would go on with whatever else is there."""
+    if not events.is_file():  # a recording without cues, such as one at rest
+        return
+    with events.open(encoding="utf-8-sig") as file:
+        columns = file.readline().rstrip("\r\n").split("\t")
+    for column in ("onset", "trial_type"):
+        if column not in columns:
+            raise InputError(f"{events}: no column {column!r}{nearest(column, columns)}; there are {columns}")
+
+
+def _check_ends(recording: Path, events: Path, seconds: float) -> None:
+    """Refuse a recording that ends before its last cue: MNE would drop the cues behind its end without a word."""
+    if events.is_file():
+        with events.open(encoding="utf-8-sig", newline="") as file:
+            onsets = [float(row["onset"]) for row in csv.DictReader(file, delimiter="\t")]
+        late = sum(onset > seconds for onset in onsets)
+        if late:
+            raise InputError(
+                f"{recording}: ends after {seconds:.1f} s, but {late} of {len(onsets)} events in {events.name} come"
+                " later; is the file cut short? Mend it, or leave the subject out with subjects = [...]"
+            )
 
 
 class MoabbSource:

@@ -94,13 +94,12 @@ class Store:
         try:
             signals = np.load(path, mmap_mode="r") if shape[0] else np.empty(shape, np.float32)
         except (OSError, ValueError) as error:
-            raise InputError(
-                f"{path}: damaged, cannot be read as an array; delete {self.folder} and run `mfscsn prepare`"
-            ) from error
+            what = "damaged, cannot be read as an array" if path.exists() else "missing"
+            raise InputError(f"{path}: {what}; delete it and run `mfscsn prepare`") from error
         if signals.shape != shape or signals.dtype != np.float32:
             raise InputError(
                 f"{path}: holds {signals.dtype} of shape {signals.shape}, expected float32 of shape {shape};"
-                f" delete {self.folder} and run `mfscsn prepare`"
+                " delete it and run `mfscsn prepare`"
             )
         return Trials(
             signals=signals,
@@ -189,7 +188,7 @@ def prepare(
             _write_manifest(folder, manifest)
         for subject in subjects:
             entry, mark = manifest["subjects"].get(subject), source.fingerprint(subject)
-            if entry and entry["fingerprint"] == mark:
+            if entry and entry["fingerprint"] == mark and (folder / entry["file"]).exists():
                 _check_file(folder, entry)
                 progress(subject, "kept")
                 continue
@@ -258,9 +257,10 @@ def _cut_subject(recipe: Recipe, subject: str, recordings: Iterator[Recording]) 
         parts.append(cut_trials(recording, recipe.preprocessing, recipe.tasks, subject, recipe.channels))
     with_trials = [part for part in parts if len(part)]
     if not with_trials:
+        window = list(recipe.preprocessing.window)
         raise InputError(
-            f"{recipe.source}: subject {subject!r} has no trial of the tasks {sorted(recipe.tasks)}, only"
-            f" {sorted(annotations)}; mend tasks = [...], or leave the subject out"
+            f"{recipe.source}: subject {subject!r} has no trial of the tasks {sorted(recipe.tasks)} that fits the"
+            f" window {window} s, its annotations are {sorted(annotations)}; mend tasks or window, or leave it out"
         )
     try:
         joined = concatenate([in_order(part, with_trials[0].channels) for part in with_trials])
@@ -280,9 +280,8 @@ def _check_tasks(recipe: Recipe, annotations: Sequence[Sequence[str]]) -> None:
 
 def _check_file(folder: Path, entry: Mapping[str, Any]) -> None:
     path = folder / entry["file"]
-    if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != entry["sha256"]:
-        what = "damaged (its hash differs from the manifest's)" if path.is_file() else "missing"
-        raise InputError(f"{path}: {what}; delete {folder} and run `mfscsn prepare`")
+    if hashlib.sha256(path.read_bytes()).hexdigest() != entry["sha256"]:
+        raise InputError(f"{path}: damaged, its hash differs from the manifest's; delete it and run `mfscsn prepare`")
 
 
 def _write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:

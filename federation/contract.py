@@ -22,6 +22,12 @@ SubjectName = Annotated[str, Field(min_length=1)]
 Positive = Annotated[float, Field(gt=0)]
 
 
+def _all_different(names: Sequence[str], what: str) -> None:
+    for name in names:
+        if list(names).count(name) > 1:
+            raise ValueError(f"{what}: {name!r} stands there twice")
+
+
 class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
@@ -58,8 +64,8 @@ class Contract(_Table):
     common_layers: int = Field(1, ge=1, le=4)
     head_layers: int = Field(0, ge=0, le=3)
     share: Share = "middle"
-    channels: list[str] | None = None
-    labels: list[str] | None = None
+    channels: list[str] | None = Field(None, min_length=1)
+    labels: list[str] | None = Field(None, min_length=2)
     strategy: Literal["fedavg", "fedprox", "fedadam", "fedmedian"] = "fedavg"
     proximal_mu: float = Field(0.01, ge=0)
     server_lr: Positive = 0.01
@@ -75,6 +81,8 @@ class Contract(_Table):
             raise ValueError(f"band {list(self.band)} is empty")
         if self.sfreq <= 2 * self.band[1]:
             raise ValueError(f"sfreq {self.sfreq:g} Hz is not above twice the band's upper edge of {self.band[1]:g} Hz")
+        _all_different(self.channels or [], "channels")
+        _all_different(self.labels or [], "labels")
         if self.share in ("all-but-head", "all") and self.channels is None:
             raise ValueError(f"share = {self.share!r} needs channels = [...] that every site has")
         if self.share == "all" and self.labels is None:
@@ -164,7 +172,7 @@ class Dataset(_Table):
     options: dict[str, Any] = {}
     tasks: list[str] | dict[str, str]
     subjects: list[SubjectName] | None = Field(None, min_length=1)
-    channels: list[str] | None = None
+    channels: list[str] | None = Field(None, min_length=1)
     targets: list[SubjectName] = []
     calibration: Part | None = None
     test: Part | Literal["rest"] = "rest"
@@ -189,6 +197,7 @@ class Dataset(_Table):
             raise ValueError("targets need calibration = {runs = [...]}, {sessions = [...]} or {first = N}")
         for names in (self.subjects or [], self.targets):
             _all_different(names, f"data set {self.name!r}: subjects")
+        _all_different(self.channels or [], f"data set {self.name!r}: channels")
         for target in self.targets:
             if self.subjects is not None and target not in self.subjects:
                 raise ValueError(f"target {target!r} is not among the subjects{nearest(target, self.subjects)}")
@@ -384,12 +393,6 @@ def first_difference(a: Mapping[str, Any], b: Mapping[str, Any], path: str = "")
 def _as_name(text: str) -> str:
     """Make a name out of a file's or folder's."""
     return "".join(c if (c.isascii() and c.isalnum()) or c in "_-" else "-" for c in text).strip("-_") or "unnamed"
-
-
-def _all_different(names: Sequence[str], what: str) -> None:
-    for name in names:
-        if list(names).count(name) > 1:
-            raise ValueError(f"{what}: {name!r} stands there twice")
 
 
 def _first_fault(error: ValidationError, document: Mapping[str, Any]) -> str:

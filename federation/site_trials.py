@@ -190,6 +190,8 @@ def _split(site: Site, dataset: Dataset, subject: str, trials: Trials) -> tuple[
     assert dataset.calibration is not None
     train = _mask(dataset.calibration, trials)
     test = ~train if dataset.test == "rest" else _mask(dataset.test, trials)
+    if train.all():
+        raise InputError(f"{where}: calibration takes all {len(trials)} trials and leaves none to test; name fewer")
     for part, mask, rule in (("calibration", train, dataset.calibration), ("test", test, dataset.test)):
         if not mask.any():
             chosen = rule.model_dump(exclude_none=True) if isinstance(rule, Part) else rule

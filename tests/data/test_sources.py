@@ -51,7 +51,22 @@ def test_run_10_follows_run_2():
 
 def test_an_unreadable_file_is_named(bids):
     next(bids.glob("sub-01/eeg/*run-1_eeg.edf")).write_bytes(b"not an edf")
-    with pytest.raises(InputError, match=r"run-1_eeg.edf: cannot be read"):
+    with pytest.raises(InputError, match=r"run-1_eeg.edf: it, or its \*_events.tsv or .* cannot be read"):
+        list(open_source(f"bids:{bids}").recordings("01"))
+
+
+def test_events_without_trial_types_are_refused(bids):
+    events = next(bids.glob("sub-01/eeg/*run-1_events.tsv"))
+    events.write_text(events.read_text().replace("trial_type", "condition", 1))
+    with pytest.raises(InputError, match=r"run-1_events.tsv: no column 'trial_type'; there are \['onset'"):
+        list(open_source(f"bids:{bids}").recordings("01"))
+
+
+def test_a_recording_that_ends_before_its_events_is_refused(bids):
+    recording = next(bids.glob("sub-01/eeg/*run-1_eeg.edf"))
+    content = recording.read_bytes()
+    recording.write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match=r"run-1_eeg.edf: ends after .* s, but \d of 3 events in .* is the file cut"):
         list(open_source(f"bids:{bids}").recordings("01"))
 
 

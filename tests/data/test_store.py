@@ -119,9 +119,24 @@ def test_a_half_written_file_is_refused_and_left_alone(tmp_path):
     path.write_bytes(path.read_bytes()[:-50])
     with pytest.raises(InputError, match="damaged"):
         Store(folder).trials("1")
-    with pytest.raises(InputError, match=r"sub-1.npy: damaged \(its hash differs"):
+    with pytest.raises(InputError, match=r"sub-1.npy: damaged, its hash differs"):
         fill(FakeSource(), tmp_path)
     assert path.exists()
+
+
+def test_a_missing_file_is_prepared_again(tmp_path):
+    source = FakeSource()
+    folder = fill(source, tmp_path)
+    (folder / "sub-2.npy").unlink()
+    with pytest.raises(InputError, match=r"sub-2.npy: missing; delete it and run `mfscsn prepare`"):
+        Store(folder).trials("2")
+    assert len(Store(fill(source, tmp_path)).trials("2")) == 2 and source.read == ["1", "2", "2"]
+
+
+def test_a_window_that_no_trial_fits_is_refused(tmp_path):
+    long = Preprocessing(100.0, (0.0, 300.0), (4.0, 38.0))
+    with pytest.raises(InputError, match=r"no trial of the tasks \['left'\] that fits the window \[0.0, 300.0\] s"):
+        fill(FakeSource(), tmp_path, preprocessing=long)
 
 
 def test_a_file_of_another_shape_is_refused(tmp_path):

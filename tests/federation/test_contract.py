@@ -65,6 +65,8 @@ def test_tasks_may_be_renamed(tmp_path):
         ("window = [0.5, 2.5]", "window = [0.5, 0.7]", "too short: filter and pooling need 50 samples"),
         ("window = [0.5, 2.5]", "window = [0.5, inf]", "contract, window 2: expected a finite number"),
         ("targets = [3]", "targets = [3]\nsubjects = [1, 3, 3]", "'3' stands there twice"),
+        ("targets = [3]", "channels = []", "dataset 1, channels: List should have at least 1 item"),
+        ("targets = [3]", 'channels = ["C3", "C3"]', "channels: 'C3' stands there twice"),
         ("targets = [3]", "subjects = []", "site 'north', dataset 1, subjects: List should have at least 1 item"),
         ("[training]", "[training", "cannot be read as TOML"),
     ],

@@ -73,7 +73,7 @@ def test_predictions_are_limited_to_the_tasks_of_the_calibration(tmp_path, prepa
     ("old", "new", "message"),
     [
         ('runs = ["0"]', 'runs = ["7"]', r"target '3': calibration = {'runs': \['7'\]} chooses no trial; there are 16"),
-        ("first = 12", "first = 999", "target '1': test = rest chooses no trial"),
+        ("first = 12", "first = 999", "target '1': calibration takes all 24 trials and leaves none to test"),
         ('runs = ["0"] }', 'runs = ["0"] }\ntest = { runs = ["0", "1"] }', "8 trials are in calibration and in test"),
         ("targets = [3]", "subjects = [9]", "subject '9' is not prepared"),
         ("first = 12", "first = 1", "target '1': its calibration holds .* calibration must hold every class"),
