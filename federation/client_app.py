@@ -26,7 +26,8 @@ def train(message: Message, context: Context) -> Message:
         run = RunFolder(run_path(context.run_config, context.run_id))
         site = run.federation.site[int(context.node_config["partition-id"])]
         folder = run.site(site.name)
-    except Exception:  # not even a folder to log to: say no more than that
+    except Exception:  # not even a folder to log to: this process's own output stays at the site
+        traceback.print_exc()
         return Message(Error(SITE_FAILED, "a site could not open its folder"), reply_to=message)
     try:
         began, config = time.monotonic(), message.content.config_records[CONFIG]
