@@ -1,7 +1,7 @@
 """Evaluate: a stage of its own, on saved layers. Scores every target subject's test trials; trains nothing.
 
 The federated model is the last averaged common layers with the site's last private layers; nothing is chosen on
-test trials. Predictions are limited to the tasks of the subject's calibration.
+test trials. Predictions are limited to the subject's own tasks.
 """
 
 import csv
