@@ -95,6 +95,11 @@ def test_a_misspelt_option_is_no_traceback(tmp_path):
     assert "--rounds" in refused("simulate", "x.toml", "--round", "3", cwd=tmp_path)
 
 
+def test_a_seed_that_torch_cannot_take_is_refused(tiny_file):
+    assert "seed" in refused("simulate", tiny_file, "--seed", 2**64, "--out", "run", cwd=tiny_file.parent)
+    assert not (tiny_file.parent / "run").exists()
+
+
 def test_a_store_that_is_a_file_is_refused(tiny_file):
     (tiny_file.parent / "store").write_text("a file")
     assert "store" in refused("prepare", tiny_file, "--store", "store", cwd=tiny_file.parent)
