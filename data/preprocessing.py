@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from data.errors import InputError, nearest
-from data.trials import Trials
+from data.trials import UNLABELLED, Trials
 
 FLAT = 1e-9  # volts peak to peak in a whole recording: no electrode is that quiet
 
@@ -39,12 +40,12 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class Recording:
-    """One continuous recording, with its cues as annotations.
+    """One recording: continuous, with its cues as annotations, or cut into trials already.
 
     Parameters
     ----------
-    raw : mne.io.BaseRaw
-        Volts.
+    raw : mne.io.BaseRaw or mne.BaseEpochs
+        Volts. Of epochs, time 0 is the cue, and the event names are the tasks or `UNLABELLED`.
     session, run : str
     where : str
         How an error should call it: a file's path, or data set and subject.
@@ -54,6 +55,12 @@ class Recording:
     session: str
     run: str
     where: str
+
+    def annotations(self) -> set[str]:
+        """Name all tasks that it holds, known or not."""
+        if hasattr(self.raw, "event_id"):
+            return set(self.raw.event_id) - {UNLABELLED}
+        return {str(name) for name in self.raw.annotations.description}
 
 
 def cut_trials(
@@ -71,7 +78,7 @@ def cut_trials(
         Its raw object is changed in place.
     preprocessing : Preprocessing
     tasks : mapping of str to str
-        Annotation -> label; other annotations are passed over.
+        Annotation -> label; other annotations are passed over. Unlabelled trials are kept.
     subject : str
     channels : sequence of str, optional
         Which channels, in which order; all EEG channels as recorded when left out.
@@ -85,7 +92,8 @@ def cut_trials(
     Raises
     ------
     InputError
-        For a rate too low for the band, a channel that is missing or flat, or NaN.
+        For a rate too low for the band, a channel that is missing or flat, NaN, or trials that were cut too short for
+        the window or the band.
     """
     import mne  # heavy, and needed by no step but this one
 
@@ -106,19 +114,14 @@ def cut_trials(
             if name not in raw.ch_names:
                 raise InputError(f"{where}: no channel {name!r}{nearest(name, raw.ch_names)}")
         raw.pick(list(channels))
+    if isinstance(raw, mne.BaseEpochs):
+        return _trials_of_epochs(recording, p, tasks, subject)
     found = [d for d in raw.annotations.description if d in tasks]
     if not found:
         return _no_trials(raw.ch_names, p)
 
     raw.load_data()
-    signals = raw.get_data()
-    for check, fault in (
-        (~np.isfinite(signals).all(axis=1), "holds NaN or infinite samples"),
-        (np.ptp(signals, axis=1) < FLAT, "is flat"),
-    ):
-        if check.any():
-            name = raw.ch_names[int(np.argmax(check))]
-            raise InputError(f"{where}: channel {name!r} {fault}; leave it out with channels = [...], or mend the file")
+    _check_channels(raw.get_data(), raw.ch_names, where)
     raw.filter(*p.band, verbose="ERROR")
     if raw.info["sfreq"] != p.sfreq:
         raw.resample(p.sfreq, verbose="ERROR")
@@ -150,6 +153,57 @@ def cut_trials(
         channels=tuple(raw.ch_names),
         sfreq=p.sfreq,
     )
+
+
+def _trials_of_epochs(recording: Recording, p: Preprocessing, tasks: Mapping[str, str], subject: str) -> Trials:
+    epochs, where = recording.raw, recording.where
+    names = {code: UNLABELLED if name == UNLABELLED else tasks.get(name) for name, code in epochs.event_id.items()}
+    labels = [names[code] for code in epochs.events[:, 2]]
+    epochs = epochs[np.flatnonzero([label is not None for label in labels])]
+    if not len(epochs):
+        return _no_trials(epochs.ch_names, p)
+    length = len(epochs.times) / epochs.info["sfreq"]
+    if epochs.tmin > p.window[0] or p.window[1] > epochs.tmin + length:
+        raise InputError(
+            f"{where}: its trials were cut at {epochs.tmin:g} to {epochs.tmin + length:g} s, so the window"
+            f" {list(p.window)} s does not lie within; change window in the contract"
+        )
+    _check_channels(epochs.get_data(), epochs.ch_names, where)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", RuntimeWarning)
+            epochs.filter(*p.band, verbose="WARNING")
+    except RuntimeWarning as error:
+        raise InputError(
+            f"{where}: its trials were cut to {length:g} s, too short for a filter from {p.band[0]:g} Hz; raise"
+            " band[0] in the contract"
+        ) from error
+    if epochs.info["sfreq"] != p.sfreq:
+        epochs.resample(p.sfreq, method="polyphase", verbose="ERROR")  # FFT shifts short trials by part of a sample
+    first = round((p.window[0] - epochs.tmin) * p.sfreq)
+    signals = epochs.get_data(copy=False)[:, :, first : first + p.n_times]
+    n = len(epochs)
+    return Trials(
+        signals=(signals * 1e6).astype(np.float32),
+        labels=np.array([label for label in labels if label is not None], dtype=str),
+        subjects=np.full(n, subject),
+        sessions=np.full(n, recording.session),
+        runs=np.full(n, recording.run),
+        channels=tuple(epochs.ch_names),
+        sfreq=p.sfreq,
+    )
+
+
+def _check_channels(signals: NDArray[np.float64], names: Sequence[str], where: str) -> None:
+    """Refuse channels ``(..., n_chans, n_times)`` that cannot be used."""
+    trials = signals.reshape(-1, *signals.shape[-2:])
+    for check, fault in (
+        (~np.isfinite(trials).all(axis=(0, 2)), "holds NaN or infinite samples"),
+        ((np.ptp(trials, axis=2) < FLAT).all(axis=0), "is flat"),
+    ):
+        if check.any():
+            name = names[int(np.argmax(check))]
+            raise InputError(f"{where}: channel {name!r} {fault}; leave it out with channels = [...], or mend the file")
 
 
 def _no_trials(channels: Sequence[str], p: Preprocessing) -> Trials:

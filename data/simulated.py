@@ -43,8 +43,12 @@ MONTAGES = {
     "eeg64": "Fp1 Fpz Fp2 AF7 AF3 AFz AF4 AF8 F7 F5 F3 F1 Fz F2 F4 F6 F8 FT7 FC5 FC3 FC1 FCz FC2 FC4 FC6 FT8 T7 C5 C3"
     " C1 Cz C2 C4 C6 T8 TP7 CP5 CP3 CP1 CPz CP2 CP4 CP6 TP8 P7 P5 P3 P1 Pz P2 P4 P6 P8 PO7 PO3 POz PO4 PO8 O1 Oz O2 Iz"
     " T9 T10",
+    "cho64": "Fp1 AF7 AF3 F1 F3 F5 F7 FT7 FC5 FC3 FC1 C1 C3 C5 T7 TP7 CP5 CP3 CP1 P1 P3 P5 P7 P9 PO7 PO3 O1 Iz Oz POz"
+    " Pz CPz Fpz Fp2 AF8 AF4 AFz Fz F2 F4 F6 F8 FT8 FC6 FC4 FC2 FCz Cz C2 C4 C6 T8 TP8 CP6 CP4 CP2 P2 P4 P6 P8 P10 PO8"
+    " PO4 O2",
     "eeg32": "Fp1 Fp2 F7 F3 Fz F4 F8 FC5 FC1 FC2 FC6 T7 C3 Cz C4 T8 CP5 CP1 CP2 CP6 P7 P3 Pz P4 P8 PO7 PO3 PO4 PO8 O1"
     " Oz O2",
+    "bnci22": "Fz FC3 FC1 FCz FC2 FC4 C5 C3 C1 Cz C2 C4 C6 CP3 CP1 CPz CP2 CP4 P1 Pz P2 POz",
     "eeg16": "Fp1 Fp2 F7 F3 F4 F8 T7 C3 Cz C4 T8 P3 Pz P4 O1 O2",
     "motor11": "FC5 FC1 FC2 FC6 C3 Cz C4 CP5 CP1 CP2 CP6",
 }
@@ -92,6 +96,14 @@ CENTRES = {
     "university": Centre("eeg64", 160.0, ["left_hand", "right_hand", "feet"], 12, 3, 10, seed=101),
     "clinic": Centre("eeg16", 125.0, ["right_hand", "rest"], 12, 4, 10, noise=1.3, seed=202),
     "laboratory": Centre("motor11", 250.0, ["left_hand", "right_hand", "rest"], 10, 4, 8, seed=303),
+    # Headsets and tasks of the three source data sets that BEETL allows, with fewer subjects and trials
+    "Cho2017": Centre("cho64", 512.0, ["left_hand", "right_hand"], 8, 1, 50, 0.6, 0.8, seed=404),
+    "PhysionetMI": Centre(
+        "eeg64", 160.0, ["left_hand", "right_hand", "feet", "hands", "rest"], 12, 2, 8, 0.6, 0.8, seed=505
+    ),
+    "BNCI2014_001": Centre(
+        "bnci22", 250.0, ["left_hand", "right_hand", "feet", "tongue"], 6, 2, 12, 0.6, 0.8, seed=606
+    ),
 }
 
 

@@ -1,4 +1,4 @@
-"""Sources of recordings: ``bids:FOLDER``, ``moabb:CLASS``, ``simulated:NAME``. Only `prepare` opens one."""
+"""Sources of recordings: ``bids:``, ``moabb:``, ``beetl:`` and ``simulated:``. Only `prepare` opens one."""
 
 import csv
 import hashlib
@@ -9,10 +9,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from data.beetl import BeetlSource
 from data.errors import InputError, nearest
 from data.preprocessing import Recording
 
-KINDS = ("bids", "moabb", "simulated")
+KINDS = ("bids", "moabb", "beetl", "simulated")
+IN_FOLDERS = ("bids", "beetl")  # kinds whose name is a folder
 BIDS_EXTENSIONS = [".edf", ".bdf", ".vhdr", ".set", ".fif", ".gdf"]
 
 
@@ -35,9 +37,9 @@ def open_source(spec: str, options: Mapping[str, Any] | None = None) -> Source:
     Parameters
     ----------
     spec : str
-        ``bids:FOLDER``, ``moabb:CLASS`` or ``simulated:NAME``.
+        ``bids:FOLDER``, ``moabb:CLASS``, ``beetl:FOLDER`` or ``simulated:NAME``.
     options : mapping, optional
-        Keyword arguments of the MOABB class, or of `data.simulated.SimulatedImagery`.
+        Keyword arguments of the MOABB class, of `data.beetl.BeetlSource`, or of `data.simulated.Centre`.
 
     Raises
     ------
@@ -49,6 +51,11 @@ def open_source(spec: str, options: Mapping[str, Any] | None = None) -> Source:
         return BidsSource(Path(name))
     if kind == "moabb":
         return MoabbSource(_moabb_dataset(name, dict(options or {})), dict(options or {}))
+    if kind == "beetl":
+        try:
+            return BeetlSource(Path(name), **(options or {}))
+        except TypeError as error:
+            raise InputError(f"{spec}: options {dict(options or {})}: {_one_line(error)}") from error
     if kind == "simulated":
         from data.simulated import simulated_dataset
 

@@ -8,18 +8,16 @@ it stopped and a reader never sees half a subject. Reading needs numpy alone: no
 import fcntl
 import hashlib
 import json
-import os
 import re
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
 from data.errors import InputError, nearest
+from data.files import replaced
 from data.preprocessing import Preprocessing, Recording, cut_trials
 from data.sources import Source
 from data.trials import Trials, concatenate, in_order
@@ -232,28 +230,12 @@ def _open_manifest(recipe: Recipe, folder: Path) -> dict[str, Any]:
     return manifest
 
 
-@contextmanager
-def replaced(path: Path) -> Iterator[BinaryIO]:
-    """Open a temporary file beside `path` that takes its place when the block ends well, and vanishes when not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with temporary.open("xb") as out:
-            yield out
-            out.flush()
-            os.fsync(out.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
 def _cut_subject(recipe: Recipe, subject: str, recordings: Iterator[Recording]) -> tuple[Trials, list[str]]:
     """Cut a subject's recordings; give its trials and the names of all its annotations."""
     parts: list[Trials] = []
     annotations: set[str] = set()
     for recording in recordings:
-        annotations.update(str(name) for name in recording.raw.annotations.description)
+        annotations |= recording.annotations()
         parts.append(cut_trials(recording, recipe.preprocessing, recipe.tasks, subject, recipe.channels))
     with_trials = [part for part in parts if len(part)]
     if not with_trials:

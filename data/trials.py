@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+UNLABELLED = "unlabelled"  # the label of a trial whose task is not known, such as a competition's test trials
+
 
 @dataclass(frozen=True)
 class Trials:
@@ -16,7 +18,7 @@ class Trials:
     signals : array, shape (n_trials, n_chans, n_times), float32
         Microvolts.
     labels, subjects, sessions, runs : array of str, shape (n_trials,)
-        The imagined task, and where the trial was recorded.
+        The imagined task, or `UNLABELLED`, and where the trial was recorded.
     channels : tuple of str
         Names, in the order of `signals`.
     sfreq : float

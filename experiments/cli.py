@@ -11,6 +11,7 @@ import click
 import typer
 
 from data.errors import InputError
+from experiments.beetl_cli import app as beetl_app
 
 if TYPE_CHECKING:
     from federation.contract import Federation
@@ -22,6 +23,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Federated transfer learning for motor-imagery EEG: only the common layers leave a site.",
 )
+
+app.add_typer(beetl_app, name="beetl")
 
 FedFile = Annotated[Path, typer.Argument(help="The federation's file.", metavar="FED.toml", show_default=False)]
 DataRoot = Annotated[Path | None, typer.Option(help="Where bids: folders lie, in place of the file's data_root.")]
@@ -85,6 +88,28 @@ def evaluate(
     score_table([score for run in runs for score in score_run(RunFolder(run))])
 
 
+@app.command()
+def score(
+    answer: Annotated[Path, typer.Argument(help="answer.txt or answer.zip.", metavar="ANSWER", show_default=False)],
+    labels: Annotated[Path, typer.Argument(help="The true codes.", metavar="LABELS", show_default=False)],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Score an answer to BEETL's motor-imagery task as its organisers do."""
+    import json
+    from dataclasses import asdict
+
+    from data.beetl_answer import read_codes
+    from experiments.score import score as score_answer
+
+    found = score_answer(read_codes(answer), read_codes(labels))
+    if as_json:
+        typer.echo(json.dumps(asdict(found), indent=1))
+    else:
+        from experiments.beetl_show import score_table
+
+        score_table(found, str(answer))
+
+
 def _load(path: Path, data_root: Path | None, rounds: int | None, seed: int | None) -> "Federation":
     from federation.contract import load_federation
 
@@ -103,10 +128,13 @@ def _prepare(federation: "Federation", store: Path) -> "Federation":
 
 def _simulate_new(federation: "Federation", out: Path | None, store: Path, threads: int) -> None:
     from federation.run_folder import RunFolder, check_free
+    from federation.site_trials import check_labelled
 
     path = out or Path("runs") / f"{federation.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     check_free(path)
     federation = _prepare(federation, store)  # before the run folder: input that is refused leaves none behind
+    for site in federation.site:
+        check_labelled(site, federation.contract, store)
     _simulate(RunFolder.create(path, federation, store, threads))
 
 

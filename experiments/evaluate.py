@@ -16,8 +16,8 @@ from scipy.stats import wilcoxon
 from sklearn.metrics import recall_score
 
 from data.errors import InputError
-from data.store import replaced
-from experiments.references import Job
+from data.files import replaced
+from experiments.references import OWN, Job
 from federation.run_folder import RunFolder
 from federation.site import read_tensors
 from federation.site_network import site_network
@@ -56,7 +56,7 @@ def evaluate(run: RunFolder) -> list[Score]:
             f"{run.path}: ended at round {last} of {run.federation.training.rounds};"
             f" go on with the command that began it and --resume {run.path}"
         )
-    scores = [score for k in range(len(run.federation.site)) for score in _site_scores(run, k, last)]
+    scores = [score for k in range(len(run.federation.site)) for score in _site_scores(run, k)]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -107,24 +107,44 @@ def balanced_accuracy(
     return float(recall_score(labels, predicted, labels=np.unique(labels), average="macro"))
 
 
-def _site_scores(run: RunFolder, site_number: int, last: int) -> Iterator[Score]:
+def _site_scores(run: RunFolder, site_number: int) -> Iterator[Score]:
     site, contract = run.federation.site[site_number], run.federation.contract
-    folder = run.site(site.name)
-    private = folder.load_private(last, digest(site, contract, run.store))
-    if private is None:
-        raise InputError(f"site {site.name!r}: no private layers in {folder.folder}; did it ever train?")
-    federated, local = (site_network(run.federation, site, run.store) for _ in range(2))
-    federated.load_private(private[0])
-    federated.load_common(run.load_common(last))
-    _load_whole(local, Job(site_number).path(run))
+    federated, local = federated_network(run, site_number), local_network(run, site_number)
     for target in target_trials(site, contract, run.store):
-        n_outputs = len(next(d for d in site.dataset if d.name == target.dataset).labels(contract))
-        own = ShallowConvNet(contract.architecture, {"own": Branch(target.signals.shape[1], n_outputs)})
-        _load_whole(own, Job(site_number, target.dataset, target.subject).path(run))
+        own = own_network(run, site_number, target)
         for method, network, branch in zip(
-            METHODS, (own, local, federated), ("own", target.branch, target.branch), strict=True
+            METHODS, (own, local, federated), (OWN, target.branch, target.branch), strict=True
         ):
             yield _score(run, site.name, target, method, network, branch)
+
+
+def federated_network(run: RunFolder, site_number: int) -> SplitModule:
+    """Load a site's network: the last averaged common layers, its own last private ones."""
+    site, last = run.federation.site[site_number], run.last_round()
+    folder = run.site(site.name)
+    private = folder.load_private(last, digest(site, run.federation.contract, run.store))
+    if private is None:
+        raise InputError(f"site {site.name!r}: no private layers in {folder.folder}; did it ever train?")
+    network = site_network(run.federation, site, run.store)
+    network.load_private(private[0])
+    network.load_common(run.load_common(last))
+    return network
+
+
+def local_network(run: RunFolder, site_number: int) -> SplitModule:
+    """Load a site's network as it was trained unshared."""
+    network = site_network(run.federation, run.federation.site[site_number], run.store)
+    _load_whole(network, Job(site_number).path(run))
+    return network
+
+
+def own_network(run: RunFolder, site_number: int, target: Target) -> SplitModule:
+    """Load the network that was trained on a target subject's calibration alone; its branch is `OWN`."""
+    site, contract = run.federation.site[site_number], run.federation.contract
+    n_outputs = len(next(d for d in site.dataset if d.name == target.dataset).labels(contract))
+    network = ShallowConvNet(contract.architecture, {OWN: Branch(target.signals.shape[1], n_outputs)})
+    _load_whole(network, Job(site_number, target.dataset, target.subject).path(run))
+    return network
 
 
 def _score(run: RunFolder, site: str, target: Target, method: str, network: SplitModule, branch: str) -> Score:

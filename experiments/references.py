@@ -6,8 +6,9 @@ a subject's few calibration trials are repeated as often as that takes.
 
 import math
 import multiprocessing
+import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,8 @@ from federation.site_trials import calibration_trials, count_training, training_
 from federation.superlink import die_with_parent
 from mfscsn.network import Branch, ShallowConvNet, SplitModule
 from mfscsn.training import derive_seed, train_round
+
+OWN = "own"  # the one branch of a network that has a target subject's calibration alone
 
 
 @dataclass(frozen=True)
@@ -48,10 +51,18 @@ def reference_jobs(run: RunFolder) -> list[Job]:
     return sorted(jobs, key=lambda job: job.subject is not None)
 
 
-def train_references(run: RunFolder, n_parallel: int, threads: int, done: Callable[[], None]) -> None:
-    """Train the references that are missing, several at once; `done` is called after each."""
+def train_references(run: RunFolder, jobs: Sequence[Job], report: Callable[[int, int], None]) -> None:
+    """Train those references that are missing, several at once; `report` is told how many of how many are done."""
+    threads = int(run.environment["threads"])
+    n_parallel = max(1, (os.cpu_count() or 1) // threads)
+    counter = iter(range(1, len(jobs) + 1))
+
+    def done() -> None:
+        report(next(counter), len(jobs))
+
+    report(0, len(jobs))
     missing = []
-    for job in reference_jobs(run):
+    for job in jobs:
         if job.path(run).exists():
             done()
         else:
@@ -89,11 +100,11 @@ def _train(path: Path, job: Job, threads: int) -> None:
         network = site_network(run.federation, site, run.store)
     else:
         own = calibration_trials(site, contract, run.store)[job.dataset, job.subject]
-        trials, words = {"own": own}, (seed, site.name, job.dataset, job.subject)
+        trials, words = {OWN: own}, (seed, site.name, job.dataset, job.subject)
         repeats = math.ceil(count_training(site, contract, run.store) / len(own.labels))
         settings = replace(settings, local_epochs=settings.local_epochs * repeats)
         network = ShallowConvNet(
-            contract.architecture, {"own": Branch(own.signals.shape[1], len(own.names))}, derive_seed(*words)
+            contract.architecture, {OWN: Branch(own.signals.shape[1], len(own.names))}, derive_seed(*words)
         )
     state = None
     for number in range(1, run.federation.training.rounds + 1):

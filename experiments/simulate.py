@@ -42,16 +42,9 @@ def simulate(run: RunFolder, report: Callable[[Progress], None]) -> list[Score]:
     RuntimeError
         When the run failed; the message says why and where to look.
     """
-    n_parallel = min(len(run.federation.site), os.cpu_count() or 1)
-    threads = int(run.environment["threads"])
     with run.locked("command", wait=15.0):
-        if run.last_round() < run.federation.training.rounds:
-            _federate(run, n_parallel, threads, report)
-        jobs = len(reference_jobs(run))
-        trained = iter(range(1, jobs + 1))
-        report(Progress("references", 0, jobs))
-        workers = max(1, (os.cpu_count() or 1) // threads)
-        train_references(run, workers, threads, lambda: report(Progress("references", next(trained), jobs)))
+        train_rounds(run, report)
+        train_references(run, reference_jobs(run), lambda done, total: report(Progress("references", done, total)))
         report(Progress("scores", 0, 1))
         scores = evaluate(run)
         report(Progress("scores", 1, 1))
@@ -81,9 +74,14 @@ def check_resumed(run: RunFolder, federation: Federation, rounds: int | None, se
         raise InputError(f"{run.path}: cannot be resumed with another configuration: {change}; start a new run")
 
 
-def _federate(run: RunFolder, n_parallel: int, threads: int, report: Callable[[Progress], None]) -> None:
+def train_rounds(run: RunFolder, report: Callable[[Progress], None]) -> None:
+    """Train the rounds that are left, through Flower; raise RuntimeError when the run fails."""
+    n_parallel = min(len(run.federation.site), os.cpu_count() or 1)
+    threads = int(run.environment["threads"])
     rounds = run.federation.training.rounds
     began_at = run.last_round()
+    if began_at == rounds:
+        return
     report(Progress("rounds", began_at, rounds, "starting Flower"))
     with superlink(run.path / "flower.log") as link:
         (run.path / "failure.txt").unlink(missing_ok=True)

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from data.errors import InputError, nearest
 from data.preprocessing import Preprocessing
+from data.sources import IN_FOLDERS
 from data.store import Recipe
 from mfscsn.extractors import EXTRACTORS
 from mfscsn.network import Architecture, Share
@@ -39,8 +40,11 @@ class Contract(_Table):
     ----------
     sfreq, window, band
         As in `data.preprocessing.Preprocessing`: Hz, seconds after the cue, Hz.
-    alignment : {"euclidean", "none"}
-        Fitted at the site, on a subject's training trials alone.
+    alignment : {"euclidean", "standard", "none"}
+        Euclidean alignment is fitted at the site, on a subject's training trials alone; "standard" brings every sample
+        to mean 0 and deviation 1 over the channels, and fits nothing.
+    shrinkage : float
+        Of Euclidean alignment, 0 to 1: as in `mfscsn.alignment.euclidean_whitener`.
     extractor, width, common_layers, head_layers, share
         As in `mfscsn.network.Architecture`.
     channels, labels : list of str, optional
@@ -58,7 +62,8 @@ class Contract(_Table):
     sfreq: Positive = 128.0
     window: tuple[float, float] = (0.5, 3.5)
     band: tuple[Positive, Positive] = (4.0, 38.0)
-    alignment: Literal["euclidean", "none"] = "euclidean"
+    alignment: Literal["euclidean", "standard", "none"] = "euclidean"
+    shrinkage: float = Field(0.0, ge=0, le=1)
     extractor: Literal["shallow"] = "shallow"
     width: int = Field(50, ge=1)
     common_layers: int = Field(1, ge=1, le=4)
@@ -150,11 +155,11 @@ class Dataset(_Table):
     Parameters
     ----------
     source : str
-        ``bids:FOLDER`` (relative to the TOML's data_root), ``moabb:CLASS`` or ``simulated:NAME``.
+        ``bids:FOLDER`` or ``beetl:FOLDER`` (relative to the TOML's data_root), ``moabb:CLASS``, ``simulated:NAME``.
     name : str, optional
         Made from the source when left out.
     options : table, optional
-        Keyword arguments of the MOABB class, or values of the simulated centre.
+        Keyword arguments of the MOABB class, values of the simulated centre, or of BEETL's data sets (`data.beetl`).
     tasks : list or table
         Annotations to use; a table maps them to the labels of this federation.
     subjects : list, optional
@@ -276,7 +281,7 @@ class Federation(_Table):
     name : str
         Of the federation; made from the file's name when left out.
     data_root : str
-        Where ``bids:`` folders are looked for; relative to the TOML.
+        Where ``bids:`` and ``beetl:`` folders are looked for; relative to the TOML.
     contract, training, site
         Tables of the TOML.
     """
@@ -333,7 +338,7 @@ class Federation(_Table):
 
 
 def load_federation(path: Path, data_root: Path | None = None) -> Federation:
-    """Read FED.toml; ``bids:`` folders come out as absolute paths.
+    """Read FED.toml; the folders of its sources come out as absolute paths.
 
     Parameters
     ----------
@@ -346,27 +351,37 @@ def load_federation(path: Path, data_root: Path | None = None) -> Federation:
     InputError
         One line that names the file, the key, the value, and what was expected.
     """
-    try:
-        document = tomllib.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as TOML: {error}") from error
+    document = read_toml(path)
     document.setdefault("name", _as_name(path.stem))
-    try:
-        federation = Federation.model_validate_json(json.dumps(document, default=str))
-    except ValidationError as error:
-        raise InputError(f"{path}: {_first_fault(error, document)}") from error
+    federation = parse_federation(document, str(path))
     root = (data_root or path.parent / federation.data_root).resolve()
     return with_root(federation, root)
 
 
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file; raise InputError that names it when it is missing or is none."""
+    try:
+        return tomllib.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file") from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as TOML: {error}") from error
+
+
+def parse_federation(document: Mapping[str, Any], where: str) -> Federation:
+    """Check a federation's document word by word; raise InputError that begins with `where`."""
+    try:
+        return Federation.model_validate_json(json.dumps(document, default=str))
+    except ValidationError as error:
+        raise InputError(f"{where}: {_first_fault(error, document)}") from error
+
+
 def with_root(federation: Federation, root: Path) -> Federation:
-    """Make ``bids:`` folders absolute."""
+    """Make the sources' folders absolute."""
 
     def absolute(source: str) -> str:
         kind, _, name = source.partition(":")
-        return f"bids:{(root / name).resolve()}" if kind == "bids" else source
+        return f"{kind}:{(root / name).resolve()}" if kind in IN_FOLDERS else source
 
     sites = [
         site.model_copy(update={"dataset": [d.model_copy(update={"source": absolute(d.source)}) for d in site.dataset]})

@@ -21,7 +21,7 @@ from typing import Any
 from torch import Tensor
 
 from data.errors import InputError
-from data.store import replaced
+from data.files import replaced
 from federation.contract import Federation, load_federation
 from federation.site import SiteFolder, read_tensors, write_tensors
 

@@ -13,7 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from data.errors import InputError
-from data.store import replaced
+from data.files import replaced
 
 NEWEST, BEFORE = "private.safetensors", "private-before.safetensors"
 

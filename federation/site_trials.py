@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from data.errors import InputError
 from data.store import Store
-from data.trials import Trials, in_order
+from data.trials import UNLABELLED, Trials, in_order
 from federation.contract import Contract, Dataset, Part, Site
-from mfscsn.alignment import align, euclidean_whitener
+from mfscsn.alignment import align, euclidean_whitener, standardise
 from mfscsn.network import Branch
 from mfscsn.training import BranchTrials
 
@@ -31,6 +31,7 @@ class Target:
     signals : array, shape (n_trials, n_chans, n_times), float32
         Aligned by what was fitted on the subject's calibration.
     labels : array of int, shape (n_trials,)
+        -1 where a trial is unlabelled.
     outputs : array of int
         The outputs that may be predicted: the subject's own tasks, of calibration and test.
     """
@@ -102,8 +103,12 @@ def calibration_trials(site: Site, contract: Contract, store_root: Path) -> dict
     return found
 
 
-def target_trials(site: Site, contract: Contract, store_root: Path) -> Iterator[Target]:
-    """Load the test trials of each target subject, in the order of the site's file."""
+def target_trials(site: Site, contract: Contract, store_root: Path, transductive: bool = False) -> Iterator[Target]:
+    """Load the test trials of each target subject, in the order of the site's file.
+
+    Their alignment is fitted on the subject's calibration; on the test trials themselves, without their labels, when
+    `transductive`: that needs all of them at once, so it is another, easier task, and scores must say so.
+    """
     for subject in _subjects(site, contract, store_root):
         if subject.test.any():
             calibration, test = subject.trials[subject.train], subject.trials[subject.test]
@@ -111,9 +116,9 @@ def target_trials(site: Site, contract: Contract, store_root: Path) -> Iterator[
                 dataset=subject.dataset.name,
                 subject=subject.name,
                 branch=subject.branch(site),
-                signals=_aligned(test, calibration, contract),
+                signals=_aligned(test, test if transductive else calibration, contract),
                 labels=_codes(test, subject.dataset, contract),
-                outputs=np.unique(_codes(subject.trials[subject.train | subject.test], subject.dataset, contract)),
+                outputs=_outputs(subject.trials[subject.train | subject.test], subject.dataset, contract),
             )
 
 
@@ -143,6 +148,16 @@ def check_site(site: Site, contract: Contract, store_root: Path) -> None:
             )
 
 
+def check_labelled(site: Site, contract: Contract, store_root: Path) -> None:
+    """Check that all test trials have labels, so that they can be scored; raise InputError if not."""
+    for subject in _subjects(site, contract, store_root):
+        if (subject.trials.labels[subject.test] == UNLABELLED).any():
+            raise InputError(
+                f"site {site.name!r}, data set {subject.dataset.name!r}, target {subject.name!r}: its test trials have"
+                " no labels, so nothing can be scored; `mfscsn beetl run` predicts those of BEETL"
+            )
+
+
 def digest(site: Site, contract: Contract, store_root: Path) -> str:
     """Digest all trials that a site's file names, so that a run can tell when they have changed under it."""
     found = []
@@ -169,7 +184,7 @@ def _subjects(site: Site, contract: Contract, store_root: Path) -> Iterator[_Sub
             if name in dataset.targets:
                 train, test = _split(site, dataset, name, trials)
             else:
-                train, test = np.ones(len(trials), bool), np.zeros(len(trials), bool)
+                train, test = trials.labels != UNLABELLED, np.zeros(len(trials), bool)
             yield _Subject(dataset, name, trials, train, test)
 
 
@@ -178,6 +193,9 @@ def _split(site: Site, dataset: Dataset, subject: str, trials: Trials) -> tuple[
     assert dataset.calibration is not None
     train = _mask(dataset.calibration, trials)
     test = ~train if dataset.test == "rest" else _mask(dataset.test, trials)
+    unknown = int((trials.labels[train] == UNLABELLED).sum())
+    if unknown:
+        raise InputError(f"{where}: {unknown} calibration trials have no label, so they cannot train; name others")
     if train.all():
         raise InputError(f"{where}: calibration takes all {len(trials)} trials and leaves none to test; name fewer")
     for part, mask, rule in (("calibration", train, dataset.calibration), ("test", test, dataset.test)):
@@ -203,9 +221,16 @@ def _mask(part: Part, trials: Trials) -> NDArray[np.bool_]:
 def _aligned(trials: Trials, fitted_on: Trials, contract: Contract) -> NDArray[np.float32]:
     if contract.alignment == "none":
         return np.ascontiguousarray(trials.signals)
-    return align(trials.signals, euclidean_whitener(fitted_on.signals))
+    if contract.alignment == "standard":
+        return standardise(trials.signals)
+    return align(trials.signals, euclidean_whitener(fitted_on.signals, contract.shrinkage))
 
 
 def _codes(trials: Trials, dataset: Dataset, contract: Contract) -> NDArray[np.int64]:
-    code = {name: k for k, name in enumerate(dataset.labels(contract))}
+    code = {name: k for k, name in enumerate(dataset.labels(contract))} | {UNLABELLED: -1}
     return np.array([code[label] for label in trials.labels], dtype=np.int64)
+
+
+def _outputs(trials: Trials, dataset: Dataset, contract: Contract) -> NDArray[np.int64]:
+    codes = np.unique(_codes(trials, dataset, contract))
+    return codes[codes >= 0]

@@ -1,13 +1,17 @@
-"""A tiny federation of two simulated sites, prepared once, and a loop that stands in for Flower's transport."""
+"""A tiny federation of two simulated sites, prepared; a loop in place of Flower's transport; BEETL's files."""
 
+import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from flwr.app import Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
+from data.beetl import Target
+from data.beetl_simulated import simulate_competition
 from experiments.prepare import prepare_sites
 from federation import client_app
 from federation.contract import Federation, load_federation
@@ -129,3 +133,36 @@ def federation_of(text: str, folder: Path) -> Federation:
     path = folder / "federation-under-test.toml"
     path.write_text(text)
     return load_federation(path)
+
+
+def planted_trials(target: Target, person: int, seed: int):
+    """Noise with a 10 Hz wave at C3 and C4 that sinks on the far side of the hand imagined; quick to make."""
+    rng = np.random.default_rng([seed, person, ord(target.name)])
+    n = 300 if target.name == "A" else 320
+    blocks = [rng.permutation(np.repeat(np.arange(4), 5)) for _ in range(n // 20)]
+    codes = np.concatenate(blocks)
+    signals = rng.standard_normal((n, len(target.channels), target.n_times), np.float32)
+    seconds = np.arange(target.n_times) / target.sfreq
+    depth = {"left_hand": (1.0, 0.2), "right_hand": (0.2, 1.0), "feet": (2.0, 2.0), "rest": (1.0, 1.0)}
+    for trial, code in enumerate(codes):
+        for channel, strength in zip(("C3", "C4"), depth[target.tasks[code]], strict=True):
+            wave = np.sin(2 * np.pi * (10 * seconds + rng.random()))
+            signals[trial, target.channels.index(channel)] += (2 * strength * wave).astype(np.float32)
+    signals[-200:, target.channels.index("C3")] *= np.float32(1.6)  # an electrode that dried between the parts
+    signals *= np.float32(8e-6)
+    return signals, codes
+
+
+@pytest.fixture(scope="session")
+def competition(tmp_path_factory) -> Iterator[Path]:
+    """A whole competition with planted trials; tests must not change it."""
+    root = tmp_path_factory.mktemp("beetl") / "competition"
+    simulate_competition(root, seed=3, trials=planted_trials)
+    yield root
+    shutil.rmtree(root)  # a gigabyte
+
+
+@pytest.fixture
+def linked(tmp_path, competition) -> Path:
+    """A copy of the competition that a test may damage by replacing files: its files are links."""
+    return Path(shutil.copytree(competition, tmp_path / "linked", copy_function=os.link))

@@ -4,6 +4,7 @@ import pytest
 
 from data.errors import InputError
 from data.preprocessing import Preprocessing, Recording, cut_trials
+from data.trials import UNLABELLED
 
 TASKS = {"left": "left_hand", "right": "right_hand"}
 P = Preprocessing(sfreq=128.0, window=(0.5, 3.5), band=(4.0, 38.0))
@@ -82,3 +83,52 @@ def test_a_recording_that_cannot_be_used_is_named(made, message):
 def test_a_missing_channel_is_named_with_the_nearest():
     with pytest.raises(InputError, match="no channel 'c3'; did you mean 'C3'"):
         cut_trials(recording(), P, TASKS, "01", ["c3"])
+
+
+def cut_recording(names=("left", "right"), length=4.0, change=None):
+    """The same recording as epochs, cut from the cue: how a competition hands its trials out."""
+    continuous = recording(change=change)
+    starts = [round(onset * 250.0) for onset in (5.0, 12.0)]
+    signals = np.stack([continuous.raw.get_data()[:, s : s + round(length * 250)] for s in starts])
+    codes = {name: k for k, name in enumerate(dict.fromkeys(names))}
+    events = np.array([[k, 0, codes[name]] for k, name in enumerate(names)])
+    epochs = mne.EpochsArray(signals, continuous.raw.info, events, event_id=codes, verbose="ERROR")
+    return Recording(epochs, "training", "race1", "race1.npy")
+
+
+def test_trials_that_were_cut_before_are_nearly_those_of_the_recording():
+    """Only the filter's edges differ."""
+    whole = cut_trials(recording(), P, TASKS, "01")
+    cut = cut_trials(cut_recording(), P, TASKS, "01")
+    assert cut.signals.shape == whole.signals.shape and cut.labels.tolist() == whole.labels.tolist()
+    assert cut.sessions.tolist() == ["training"] * 2 and cut.channels == whole.channels
+    middle = np.s_[:, :, 64:320]
+    assert np.corrcoef(whole.signals[middle].ravel(), cut.signals[middle].ravel())[0, 1] > 0.99
+
+
+def test_unlabelled_trials_are_kept_and_other_tasks_passed_over():
+    assert cut_trials(cut_recording((UNLABELLED, UNLABELLED)), P, TASKS, "01").labels.tolist() == [UNLABELLED] * 2
+    assert cut_trials(cut_recording(("left", "tongue")), P, TASKS, "01").labels.tolist() == ["left_hand"]
+    assert len(cut_trials(cut_recording(("wink", "tongue")), P, TASKS, "01")) == 0
+    assert cut_recording((UNLABELLED, "left")).annotations() == {"left"}
+
+
+@pytest.mark.parametrize(
+    ("preprocessing", "message"),
+    [
+        (Preprocessing(128.0, (0.5, 4.5), (4.0, 38.0)), r"cut at 0 to 4 s, so the window \[0.5, 4.5\] s does not"),
+        (Preprocessing(128.0, (-0.5, 2.0), (4.0, 38.0)), "does not lie within"),
+        (Preprocessing(128.0, (0.5, 3.5), (0.5, 38.0)), "too short for a filter from 0.5 Hz"),
+    ],
+)
+def test_a_window_or_band_that_cut_trials_cannot_serve(preprocessing, message):
+    with pytest.raises(InputError, match=message):
+        cut_trials(cut_recording(), preprocessing, TASKS, "01")
+
+
+def test_a_flat_channel_of_cut_trials_is_named():
+    def flat(signals):
+        signals[2] = 3e-6
+
+    with pytest.raises(InputError, match=r"race1\.npy: channel 'C4' is flat"):
+        cut_trials(cut_recording(change=flat), P, TASKS, "01")

@@ -75,7 +75,7 @@ def test_a_recording_that_ends_before_its_events_is_refused(bids):
     [
         ("bids:/no/such/folder", "bids:/no/such/folder: no such folder"),
         ("moabb:PhysionetMj", "MOABB has no such data set; did you mean 'PhysionetMI'"),
-        ("edf:x", "source 'edf:x': expected one of bids:..., moabb:..., simulated:..."),
+        ("edf:x", "source 'edf:x': expected one of bids:..., moabb:..., beetl:..., simulated:..."),
     ],
 )
 def test_what_cannot_be_opened_is_named(spec, message):

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from data.errors import InputError
+from data.files import replaced
 from data.preprocessing import Preprocessing, Recording
-from data.store import MANIFEST, Recipe, Store, prepare, replaced
+from data.store import MANIFEST, Recipe, Store, prepare
 
 P = Preprocessing(sfreq=100.0, window=(0.0, 1.0), band=(4.0, 38.0))
 

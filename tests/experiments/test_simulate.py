@@ -14,7 +14,7 @@ import pytest
 from conftest import LoopGrid, tiny_toml
 
 from experiments.evaluate import evaluate
-from experiments.references import train_references
+from experiments.references import reference_jobs, train_references
 from experiments.simulate import simulate
 from federation.run_folder import RunFolder
 from federation.server_app import federate
@@ -68,7 +68,7 @@ def main(grid, context):
 def looped(run: RunFolder) -> RunFolder:
     """The same run in one process without Flower's transport: what an unbroken run must equal."""
     federate(LoopGrid(run), run)
-    train_references(run, 1, 1, lambda: None)
+    train_references(run, reference_jobs(run), lambda done, total: None)
     evaluate(run)
     return run
 

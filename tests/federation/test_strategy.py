@@ -10,7 +10,7 @@ from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
 
 from experiments.evaluate import evaluate
 from experiments.prepare import prepare_sites
-from experiments.references import train_references
+from experiments.references import reference_jobs, train_references
 from federation.contract import load_federation
 from federation.run_folder import RunFolder
 from federation.server_app import federate
@@ -259,7 +259,7 @@ def test_sharing_nothing_sends_no_layer(make_run):
 def test_a_branch_for_each_subject_trains_and_is_scored(make_run):
     run = make_run(north='branch_by = "subject"', training='mmd = 0.5\nschedule = "cosine"\nlabel_smoothing = 0.1')
     federate(LoopGrid(run), run)
-    train_references(run, 1, 1, lambda: None)
+    train_references(run, reference_jobs(run), lambda done, total: None)
     assert len(evaluate(run)) == 9
     names = whole_state(run)[1]
     assert {f"heads.of-clinic-{k}.0.bias" for k in (1, 2, 3)} <= names.keys()

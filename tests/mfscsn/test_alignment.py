@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mfscsn.alignment import align, euclidean_whitener
+from mfscsn.alignment import align, euclidean_whitener, standardise
 
 
 @settings(max_examples=25, deadline=None)
@@ -33,3 +33,18 @@ def test_an_average_reference_is_not_blown_up():
 def test_no_trial_is_refused():
     with pytest.raises(ValueError, match="at least one trial"):
         euclidean_whitener(np.empty((0, 3, 10)))
+
+
+def test_shrinkage_by_hand():
+    """Powers 4 and 9, mean 6.5: half way they are 5.25 and 7.75; all the way both are 6.5."""
+    signals = np.array([[[2.0, -2.0, 2.0, -2.0], [3.0, 3.0, -3.0, -3.0]]])
+    assert np.allclose(euclidean_whitener(signals, 0.5), np.diag([5.25**-0.5, 7.75**-0.5]))
+    assert np.allclose(euclidean_whitener(signals, 1.0), np.eye(2) / 6.5**0.5)
+
+
+def test_every_sample_is_standardised_over_channels():
+    signals = np.random.default_rng(0).normal(3.0, 2.0, size=(4, 5, 30))
+    standard = standardise(signals)
+    assert standard.dtype == np.float32
+    assert np.allclose(standard.mean(axis=1), 0, atol=1e-6) and np.allclose(standard.std(axis=1), 1, atol=1e-5)
+    assert np.array_equal(standardise(np.ones((1, 2, 3))), np.zeros((1, 2, 3)))

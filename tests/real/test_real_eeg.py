@@ -8,7 +8,7 @@ from conftest import SHARED, LoopGrid
 
 from experiments.evaluate import evaluate
 from experiments.prepare import prepare_sites
-from experiments.references import train_references
+from experiments.references import reference_jobs, train_references
 from federation.contract import Federation, load_federation
 from federation.run_folder import RunFolder
 from federation.server_app import federate
@@ -57,7 +57,7 @@ def test_a_few_rounds_on_real_eeg_beat_chance_where_the_task_is_easy(openmi, tmp
     training = federation.training.model_copy(update={"rounds": 10})
     run = RunFolder.create(tmp_path / "run", federation.model_copy(update={"training": training}), store, 1)
     federate(LoopGrid(run), run)
-    train_references(run, 2, 1, lambda: None)
+    train_references(run, reference_jobs(run), lambda done, total: None)
     scores = evaluate(run)
     assert len(scores) == 9 * 3
     grasp = [s.balanced_accuracy for s in scores if s.site == "grasp" and s.method == "mf-scsn"]
@@ -86,6 +86,6 @@ calibration = { runs = ["0", "3"] }
     prepare_sites(federation, tmp_path / "store")
     run = RunFolder.create(tmp_path / "run", federation, tmp_path / "store", 1)
     federate(LoopGrid(run), run)
-    train_references(run, 1, 1, lambda: None)
+    train_references(run, reference_jobs(run), lambda done, total: None)
     scores = evaluate(run)
     assert {(s.dataset, s.subject, s.n_test) for s in scores} == {("PhysionetMI", "42", 60)}

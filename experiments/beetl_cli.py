@@ -1,0 +1,210 @@
+"""The `mfscsn beetl` commands: fetch, check, run, tune, simulate."""
+
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from data.errors import InputError
+
+if TYPE_CHECKING:
+    from experiments.beetl import Task
+    from federation.contract import Federation
+    from federation.run_folder import RunFolder
+
+app = typer.Typer(no_args_is_help=True, help="The BEETL competition's motor-imagery task: docs/beetl.md has its traps.")
+
+Phase = Literal["final", "leaderboard"]
+PhaseOption = Annotated[Phase, typer.Option(help="Phase of the competition.")]
+Folder = Annotated[Path, typer.Argument(help="The competition's folder.", metavar="DIR", show_default=False)]
+Data = Annotated[Path | None, typer.Option(help="The folder that holds finalMI and leaderboardMI.")]
+Sources = Annotated[
+    Literal["moabb", "simulated", "null"],
+    typer.Option(help="The three source data sets: MOABB's, simulated ones, or simulated without imagery (control)."),
+]
+Store = Annotated[Path, typer.Option(help="Folder for prepared trials.")]
+Rounds = Annotated[int | None, typer.Option(min=1, help="Rounds, in place of the settings'.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the training.")]
+Settings = Annotated[Path | None, typer.Option(help="Tables [contract] and [training], as `tune` writes them.")]
+Unit = Annotated[list[str] | None, typer.Option(help="A=volts, B=microvolts: where files are not as published.")]
+Threads = Annotated[int, typer.Option(min=1, help="Threads a site trains with; results repeat at one number.")]
+PREPARED = Path("prepared")
+
+
+@app.command()
+def fetch(
+    to: Annotated[Path | None, typer.Option(help="Where to, in place of MOABB's own folder.", metavar="DIR")] = None,
+    phase: PhaseOption = "final",
+) -> None:
+    """Download the competition through MOABB, and note down what every file is."""
+    from experiments.beetl_files import fetch_competition
+
+    typer.echo(f"the competition: {fetch_competition(phase, to)}")
+
+
+@app.command()
+def check(folder: Folder, phase: PhaseOption = "final", unit: Unit = None) -> None:
+    """Check that every file is there and what it should be, and weigh what A's codes mean."""
+    from experiments.beetl_files import check_competition
+    from experiments.beetl_show import check_table
+
+    check_table(check_competition(folder, phase, _units(unit)))
+
+
+@app.command()
+def simulate(folder: Folder, seed: Seed = 0) -> None:
+    """Make a whole competition, simulated, with known labels: a test bed, and a dry run without the data."""
+    from data.beetl_simulated import simulate_competition
+    from experiments.show import ProgressLines
+
+    with ProgressLines() as show:
+        simulate_competition(folder, seed, lambda what, done, total: show.prepared("simulate", what, done, total))
+    typer.echo(f"a simulated competition: {folder}")
+
+
+@app.command()
+def run(
+    data: Data = None,
+    phase: PhaseOption = "final",
+    sources: Sources = "moabb",
+    method: Annotated[
+        Literal["mf-scsn", "local-site", "baseline"],
+        typer.Option(help="The federation; its target sites unshared; the organisers' network for each subject."),
+    ] = "mf-scsn",
+    transductive: Annotated[
+        bool, typer.Option("--transductive", help="Answer a second time, aligned on the unlabelled test trials.")
+    ] = False,
+    settings: Settings = None,
+    rounds: Rounds = None,
+    seed: Seed = 0,
+    unit: Unit = None,
+    out: Annotated[Path | None, typer.Option(help="The run's folder.  [default: runs/beetl-METHOD-DATE-TIME]")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Continue the run in this folder.", metavar="RUN")] = None,
+    store: Store = PREPARED,
+    threads: Threads = 1,
+) -> None:
+    """Train, write answer.txt and answer.zip, and score them where the labels are at hand."""
+    from experiments.beetl import Task, answer, beetl_federation, begin, check_resumed, task_of, train
+    from experiments.beetl_show import score_table
+    from experiments.prepare import prepare_sites
+    from experiments.show import ProgressLines
+    from federation.run_folder import RunFolder
+
+    given = {"phase": phase, "sources": sources, "method": method}
+    if resume is not None:
+        started = RunFolder(resume)
+        task = task_of(started)
+        check_resumed(started, task, data, _given(given), seed if _was_given("seed") else None, rounds, settings)
+        with ProgressLines() as show:
+            prepare_sites(started.federation, started.store, show.prepared)
+    else:
+        task = Task(str(_needed(data).resolve()), **given)
+        federation = beetl_federation(task, _settings(settings, rounds, seed), _units(unit))
+        path = out or Path("runs") / f"beetl-{method}-{time.strftime('%Y%m%d-%H%M%S')}"
+        with ProgressLines() as show:
+            started = begin(task, federation, path, store, threads, show.prepared)
+    _train(started, task, train)
+    for answered in answer(started, transductive):
+        typer.echo(f"{answered.name}: {os.path.relpath(answered.path)} and .zip")
+        if answered.score is None:
+            typer.echo("not scored: the labels of this phase are not at hand")
+        else:
+            score_table(answered.score, _title(task, started, answered.name))
+    typer.echo(f"run folder: {os.path.relpath(started.path)}")
+
+
+@app.command()
+def tune(
+    data: Data = None,
+    phase: PhaseOption = "final",
+    sources: Sources = "moabb",
+    tries: Annotated[
+        list[str] | None,
+        typer.Option("--try", help="training.lr=5e-4,1e-3: values of one setting; several settings are crossed."),
+    ] = None,
+    rounds: Rounds = None,
+    seed: Seed = 0,
+    unit: Unit = None,
+    out: Annotated[Path, typer.Option(help="The file for the chosen settings.")] = Path("tuned.toml"),
+    work: Annotated[Path, typer.Option(help="Folder for the runs; what is done there is not done again.")] = Path(
+        "runs/beetl-tune"
+    ),
+    store: Store = PREPARED,
+    threads: Threads = 1,
+) -> None:
+    """Choose settings on labelled trials alone: leave one race (A) or block (B) out, five times."""
+    from experiments.beetl import Task, begin
+    from experiments.beetl_show import tune_table
+    from experiments.beetl_tune import candidates, choose, write_settings
+    from experiments.show import ProgressLines
+
+    task = Task(str(_needed(data).resolve()), phase, sources)
+    if out.exists():
+        raise InputError(f"{out}: already exists; give another --out, or move it away")
+    grid = candidates(tries or [])
+    with ProgressLines() as show:
+
+        def start(federation: "Federation", fold: Path) -> "RunFolder":
+            return begin(task, federation, fold, store, threads, show.prepared)
+
+        tried = choose(task, grid, _settings(None, rounds, seed), _units(unit), work, start, show.progress)
+    write_settings(out, tried, task)
+    tune_table(tried)
+    typer.echo(f"chosen settings: {out}; score the test once: mfscsn beetl run --settings {out} ...")
+
+
+def _train(run: "RunFolder", task: "Task", train: Any) -> None:
+    from experiments.show import ProgressLines
+
+    try:
+        with ProgressLines() as show:
+            train(run, task.method, show.progress)
+    except KeyboardInterrupt:
+        print(f"interrupted; mfscsn beetl run --resume {os.path.relpath(run.path)} goes on", file=sys.stderr)
+        raise typer.Exit(130) from None
+
+
+def _title(task: "Task", run: "RunFolder", name: str) -> str:
+    how = ", transductive: aligned on the unlabelled test trials" if name != "answer" else ""
+    return f"{task.method}, {task.sources} sources, seed {run.federation.training.seed}{how}"
+
+
+def _needed(data: Path | None) -> Path:
+    if data is None:
+        raise InputError("give --data DIR, the folder that `mfscsn beetl fetch` or `mfscsn beetl simulate` made")
+    return data
+
+
+def _settings(path: Path | None, rounds: int | None, seed: int) -> dict[str, Any]:
+    from federation.contract import read_toml
+
+    settings = read_toml(path) if path else {}
+    training = settings.setdefault("training", {})
+    training["seed"] = seed
+    if rounds is not None:
+        training["rounds"] = rounds
+    return settings
+
+
+def _units(words: list[str] | None) -> dict[str, str]:
+    units = dict(word.split("=", 1) for word in words or [] if "=" in word)
+    for word in words or []:
+        name, _, value = word.partition("=")
+        if name not in ("A", "B") or value not in ("volts", "microvolts"):
+            raise InputError(f"--unit {word}: expected A or B, =, and volts or microvolts, such as --unit B=volts")
+    return units
+
+
+def _was_given(name: str) -> bool:
+    import click
+
+    source = click.get_current_context().get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _given(values: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in values.items() if _was_given(name)}

@@ -1,0 +1,172 @@
+"""BEETL's files as a whole: fetch them through MOABB, and check them before anything is trained."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.signal import welch
+
+from data.beetl import (
+    TARGETS,
+    A,
+    Target,
+    amplitude,
+    check_sums,
+    files,
+    found_unit,
+    phase_folder,
+    read_labels,
+    read_signals,
+    write_sums,
+)
+from data.beetl_answer import read_true_labels
+from data.errors import InputError
+from data.pickled import read_array
+
+MU = (8.0, 13.0)  # Hz
+DATA_SET = "Beetl2021_A"  # MOABB would fetch everything a second time for Beetl2021_B
+
+
+def fetch_competition(phase: str, to: Path | None = None) -> Path:
+    """Download both phases and the final labels through MOABB, which checks the archives' published hashes.
+
+    Returns
+    -------
+    Path
+        The folder, with ``SHA256SUMS`` of all files as they were unpacked.
+
+    Raises
+    ------
+    InputError
+        When MOABB cannot fetch them.
+    """
+    import moabb
+    from moabb.datasets import Beetl2021_A
+
+    moabb.set_log_level("ERROR")
+    try:
+        (folder,) = Beetl2021_A(phase=phase).data_path(1, path=None if to is None else str(to))
+    except Exception as error:
+        reason = str(error).strip().splitlines()
+        raise InputError(
+            f"{DATA_SET}: MOABB cannot fetch it ({reason[0] if reason else type(error).__name__}); fetch the figshare"
+            " articles 14839650, 16586213 and 21602622 by hand, unpack them into one folder, and check that"
+        ) from error
+    root = Path(folder)
+    for name in ("final", "leaderboard"):
+        phase_folder(root, name)
+    if check_sums(root) == 0:
+        write_sums(root)
+    return root
+
+
+@dataclass(frozen=True)
+class SubjectCheck:
+    """What was found of one subject: labelled and test trials, scale, and how often each code occurs."""
+
+    target: str
+    subject: str
+    n_labelled: int
+    n_test: int
+    unit: str
+    amplitude: float  # median deviation, microvolts
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class CodeCheck:
+    """Mu power of one code of A's labelled trials against the mean of all codes, dB; with standard errors.
+
+    Imagery of a hand lowers mu power on the far side: under C4 for the left hand, under C3 for the right one.
+    `lateral` is C3 minus C4: above zero for the left hand, below zero for the right one, about zero for rest and feet.
+    """
+
+    code: int
+    meaning: str
+    n_trials: int
+    c3: float
+    c4: float
+    lateral: float
+    lateral_error: float
+
+
+@dataclass(frozen=True)
+class CompetitionCheck:
+    """What `mfscsn beetl check` found."""
+
+    root: Path
+    phase: str
+    subjects: tuple[SubjectCheck, ...]
+    codes: tuple[CodeCheck, ...]
+    n_sums: int
+    n_labels: int
+
+
+def check_competition(root: Path, phase: str, units: Mapping[str, str]) -> CompetitionCheck:
+    """Read every file of a phase; raise InputError for the first one that is missing or not what it should be."""
+    n_sums = check_sums(root)
+    folder = phase_folder(root, phase)
+    subjects, power, codes = [], [], []
+    for target in TARGETS.values():
+        for subject in target.subjects[phase]:
+            found, signals, labels = _check_subject(folder, target, subject, units.get(target.name))
+            subjects.append(found)
+            if target is A:
+                power.append(_mu_power(signals, target))
+                codes.append(labels)
+    truth = read_true_labels(root)
+    return CompetitionCheck(
+        root, phase, tuple(subjects), _weigh_codes(power, codes), n_sums, 0 if truth is None else len(truth)
+    )
+
+
+def _check_subject(
+    folder: Path, target: Target, subject: str, unit: str | None
+) -> tuple[SubjectCheck, NDArray[np.float64], NDArray[np.int64]]:
+    labelled, codes, deviations, n_test, seen = [], [], [], 0, set()
+    for file in files(folder, target, subject):
+        signals = read_signals(file, target, unit)
+        deviations.append(amplitude(signals) * 1e6)
+        seen.add(found_unit(read_array(file.signals)))
+        if file.labels is None:
+            n_test += len(signals)
+        else:
+            labelled.append(signals)
+            codes.append(read_labels(file, target, len(signals)))
+    counts = np.bincount(np.concatenate(codes), minlength=len(target.tasks))
+    found = SubjectCheck(
+        target.name,
+        subject,
+        int(counts.sum()),
+        n_test,
+        "/".join(sorted(seen)),
+        float(np.median(deviations)),
+        tuple(counts.tolist()),
+    )
+    return found, np.concatenate(labelled), np.concatenate(codes)
+
+
+def _mu_power(signals: NDArray[np.float64], target: Target) -> NDArray[np.float64]:
+    """Log power at C3 and C4 of trials, dB, against the subject's own mean over trials: ``(n_trials, 2)``."""
+    at = [target.channels.index("C3"), target.channels.index("C4")]
+    frequencies, density = welch(signals[:, at], target.sfreq, nperseg=round(target.sfreq))
+    band = (frequencies >= MU[0]) & (frequencies <= MU[1])
+    decibel = 10 * np.log10(density[:, :, band].mean(axis=2))
+    centred: NDArray[np.float64] = decibel - decibel.mean(axis=0)
+    return centred
+
+
+def _weigh_codes(power: list[NDArray[np.float64]], codes: list[NDArray[np.int64]]) -> tuple[CodeCheck, ...]:
+    values, labels = np.concatenate(power), np.concatenate(codes)
+    checks = []
+    for code, meaning in enumerate(A.tasks):
+        of_code = values[labels == code]
+        if len(of_code) < 2:
+            continue
+        lateral = of_code[:, 0] - of_code[:, 1]
+        error = float(lateral.std(ddof=1) / np.sqrt(len(lateral)))
+        c3, c4 = of_code.mean(axis=0)
+        checks.append(CodeCheck(code, meaning, len(of_code), float(c3), float(c4), float(lateral.mean()), error))
+    return tuple(checks)

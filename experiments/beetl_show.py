@@ -1,0 +1,85 @@
+"""What a person sees of BEETL in the terminal: scores, checked files, settings that were tried. Drawn by rich."""
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from experiments.beetl_files import CodeCheck, CompetitionCheck
+from experiments.beetl_tune import Tried
+from experiments.score import BeetlScore
+
+
+def score_table(score: BeetlScore, title: str) -> None:
+    """Print a BEETL score: the whole, the data sets, and every subject with the recall of each class."""
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(f"BEETL motor imagery, percent; 95 % bootstrap intervals over trials; chance is 33.33\n{title}")
+    table = Table(box=box.SIMPLE_HEAD)
+    for column in ("", "score", "interval", "code 0", "code 1", "code 2"):
+        table.add_column(column, justify="left" if column == "" else "right", no_wrap=True)
+    table.add_row("total", f"{score.total:.2f}", _interval(score.interval), style="bold")
+    table.add_section()
+    for parts in (score.datasets, score.subjects):
+        for part in parts:
+            classes = [f"{c.name} {c.percent:.0f}" for c in part.classes]
+            table.add_row(part.name, f"{part.score:.2f}", _interval(part.interval), *classes)
+        table.add_section()
+    console.print(table)
+
+
+def check_table(found: CompetitionCheck) -> None:
+    """Print what was found in the competition's files, and what mu power says of A's codes."""
+    console = Console(soft_wrap=True, highlight=False)
+    sums = f"all {found.n_sums} files as SHA256SUMS lists them" if found.n_sums else "no SHA256SUMS beside the files"
+    labels = f"labels of the final phase: {found.n_labels}" if found.n_labels else "no labels of the final phase"
+    console.print(f"{found.root}, {found.phase} phase: every file is there and of the right shape; {sums}; {labels}")
+    table = Table(box=box.SIMPLE_HEAD)
+    for column in ("", "labelled", "test", "unit", "deviation", "of codes 0 to 3"):
+        table.add_column(column, justify="left" if column == "" else "right", no_wrap=True)
+    for s in found.subjects:
+        counts = "  ".join(str(n) for n in s.counts)
+        table.add_row(
+            f"{s.target} {s.subject}", str(s.n_labelled), str(s.n_test), s.unit, f"{s.amplitude:.1f} µV", counts
+        )
+    console.print(table)
+    console.print(
+        "Mu power (8 to 13 Hz) of A's labelled trials against the subject's mean, dB, by code.\nImagery of a"
+        " hand lowers it on the far side: C3 minus C4 is above 0 for the left hand, below 0 for the right one."
+    )
+    table = Table(box=box.SIMPLE_HEAD)
+    for column in ("code", "published as", "trials", "C3", "C4", "C3 minus C4", "looks like"):
+        table.add_column(column, justify="left" if column in ("published as", "looks like") else "right", no_wrap=True)
+    for c in found.codes:
+        table.add_row(
+            str(c.code),
+            c.meaning,
+            str(c.n_trials),
+            f"{c.c3:+.2f}",
+            f"{c.c4:+.2f}",
+            f"{c.lateral:+.2f} ± {1.96 * c.lateral_error:.2f}",
+            _looks_like(c),
+        )
+    console.print(table)
+
+
+def _looks_like(code: CodeCheck) -> str:
+    if abs(code.lateral) < 1.96 * code.lateral_error:
+        return "neither hand"
+    return "left_hand" if code.lateral > 0 else "right_hand"
+
+
+def tune_table(tried: Sequence[Tried]) -> None:
+    """Print the settings that were tried, best first."""
+    table = Table(title="score on labelled trials left out, percent", title_justify="left", box=box.SIMPLE_HEAD)
+    names = list(tried[0].settings)
+    for column in (*names, "score", "in each fold"):
+        table.add_column(column, no_wrap=True)
+    for t in tried:
+        folds = " ".join(f"{fold:.1f}" for fold in t.folds)
+        table.add_row(*(str(t.settings[name]) for name in names), f"{t.score:.2f}", folds)
+    Console(soft_wrap=True, highlight=False).print(table)
+
+
+def _interval(interval: tuple[float, float]) -> str:
+    return f"{interval[0]:.1f} to {interval[1]:.1f}"

@@ -1,0 +1,144 @@
+"""Choose BEETL's settings on labelled trials alone: leave one race (A) or one block (B) out, five times.
+
+Every labelled trial of the target subjects is predicted once by networks that did not train on it, and the settings
+that score best there, by the competition's own formula, are written down. No test trial is looked at.
+"""
+
+import hashlib
+import itertools
+import json
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tomli_w
+from numpy.typing import NDArray
+
+from data.errors import InputError
+from data.files import replaced
+from experiments.beetl import ABOUT, Task, beetl_federation, predictions, train
+from experiments.score import points
+from experiments.simulate import Progress
+from federation.contract import Federation
+from federation.run_folder import RunFolder
+
+FOLDS = range(1, 6)
+DEFAULT_TRIES = ("contract.shrinkage=0.0,0.1,0.3,0.5",)
+
+
+@dataclass(frozen=True)
+class Tried:
+    """Settings that were tried, and their score over all labelled trials and in each fold, in percent."""
+
+    settings: Mapping[str, Any]
+    score: float
+    folds: tuple[float, ...]
+
+
+def candidates(tries: Sequence[str]) -> list[dict[str, Any]]:
+    """Cross the values of all settings, each given as ``table.key=value,value``.
+
+    Raises
+    ------
+    InputError
+        For words of another form.
+    """
+    axes = []
+    for words in tries or DEFAULT_TRIES:
+        key, _, values = words.partition("=")
+        if key.partition(".")[0] not in ("contract", "training") or "." not in key or not values:
+            raise InputError(f"--try {words}: expected contract.KEY=VALUE,... or training.KEY=VALUE,...")
+        axes.append([(key, _value(value)) for value in values.split(",")])
+    return [dict(chosen) for chosen in itertools.product(*axes)]
+
+
+def choose(
+    task: Task,
+    grid: Sequence[Mapping[str, Any]],
+    settings: Mapping[str, Any],
+    units: Mapping[str, str],
+    work: Path,
+    start: Callable[[Federation, Path], RunFolder],
+    report: Callable[[Progress], None],
+) -> list[Tried]:
+    """Try all candidates; what is returned has the best first.
+
+    Parameters
+    ----------
+    task : Task
+    grid : sequence of mapping
+        From `candidates`.
+    settings, units : mapping
+        As `beetl_federation` takes them: what all candidates have.
+    work : Path
+        Where the runs are kept: a second call goes on where the first one was broken off.
+    start : callable
+        Begins a run of a federation in a folder.
+    report : callable
+        Called with a `Progress` before each fold.
+    """
+    tables = [_tables(settings, candidate) for candidate in grid]
+    for table in tables:  # all of them, before the first one trains for minutes
+        beetl_federation(task, table, units, held_out=FOLDS[0])
+    tried = []
+    for number, (candidate, table) in enumerate(zip(grid, tables, strict=True)):
+        answers = []
+        for fold in FOLDS:
+            report(Progress("tune", number * len(FOLDS) + fold - 1, len(grid) * len(FOLDS), _words(candidate)))
+            federation = beetl_federation(task, table, units, held_out=fold)
+            answers.append(_held_out(task, federation, work / f"{_mark(federation)}-fold{fold}", start))
+        codes, truth = (np.concatenate(part) for part in zip(*answers, strict=True))
+        tried.append(Tried(candidate, points(codes, truth), tuple(points(c, t) for c, t in answers)))
+    report(Progress("tune", len(grid) * len(FOLDS), len(grid) * len(FOLDS)))
+    return sorted(tried, key=lambda t: -t.score)
+
+
+def write_settings(out: Path, tried: Sequence[Tried], task: Task) -> None:
+    """Write the best settings for `mfscsn beetl run --settings`, with all that was tried as comments."""
+    lines = [f"# {t.score:6.2f}  {_words(t.settings)}" for t in tried]
+    head = "\n".join(
+        [
+            f"# Chosen by `mfscsn beetl tune` on labelled trials of the {task.phase} phase, {task.sources} sources:",
+            "# one race (A) or block (B) left out, five times. Score in percent of what was tried:",
+            *lines,
+        ]
+    )
+    with replaced(out) as file:
+        file.write(f"{head}\n\n{tomli_w.dumps(_tables({}, tried[0].settings))}".encode())
+
+
+def _held_out(
+    task: Task, federation: Federation, path: Path, start: Callable[[Federation, Path], RunFolder]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Train without a race or block, and give its predicted and true codes."""
+    run = RunFolder(path) if (path / ABOUT).exists() else start(federation, path)
+    train(run, task.method, lambda _: None)
+    found = list(predictions(run, task.method))
+    return np.concatenate([p.codes for p in found]), np.concatenate([p.truth for p in found])
+
+
+def _mark(federation: Federation) -> str:
+    return hashlib.sha256(json.dumps(federation.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _value(text: str) -> Any:
+    """Read a value as TOML would, or else as text."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _tables(settings: Mapping[str, Any], candidate: Mapping[str, Any]) -> dict[str, Any]:
+    tables: dict[str, dict[str, Any]] = {name: dict(values) for name, values in settings.items()}
+    for key, value in candidate.items():
+        table, _, name = key.partition(".")
+        tables.setdefault(table, {})[name] = value
+    return tables
+
+
+def _words(candidate: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key.partition('.')[2]} {value}" for key, value in candidate.items())

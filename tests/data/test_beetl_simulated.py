@@ -1,0 +1,65 @@
+"""The simulated competition: complete, in the organisers' form, whole or not at all."""
+
+import numpy as np
+import pytest
+from conftest import planted_trials
+
+from data.beetl import B, files
+from data.beetl_simulated import _simulated_trials, simulate_competition
+from data.errors import InputError
+
+
+def test_it_has_all_files_and_balanced_labels(competition):
+    for phase, subjects in {"finalMI": 5, "leaderboardMI": 5}.items():
+        assert len(list((competition / phase).iterdir())) == subjects
+    assert len(list(competition.rglob("*.npy"))) == 5 * 20 + 5 * 3
+    labels = np.loadtxt(competition / "final_MI_label.txt", dtype=int).reshape(5, 200)
+    assert [np.bincount(row).tolist() for row in labels] == [[50, 50, 100]] * 5
+
+
+def test_files_are_pickles_as_numpy_1_wrote_them(competition):
+    head = (competition / "finalMI/S1/training/race1_padsData.npy").read_bytes()[:100]
+    assert head.startswith(b"\x80\x03cnumpy.core.multiarray\n_reconstruct\n")
+
+
+def test_scales_are_volts_and_microvolts(competition):
+    from data.pickled import read_array
+
+    a = read_array(competition / "finalMI/S1/training/race1_padsData.npy")
+    b = read_array(competition / "finalMI/S4/training/training_s4X.npy")
+    assert a.shape == (20, 63, 2000) and a.std() < 1e-4
+    assert b.shape == (120, 32, 800) and b.std() > 1
+
+
+def test_a_broken_simulation_leaves_nothing(tmp_path):
+    def fail(target, person, seed):
+        if target is B:
+            raise KeyboardInterrupt
+        return planted_trials(target, person, seed)
+
+    with pytest.raises(KeyboardInterrupt):
+        simulate_competition(tmp_path / "new", trials=fail)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_existing_folder_is_refused(tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(InputError, match="already exists"):
+        simulate_competition(tmp_path, trials=planted_trials)
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+
+
+def test_simulated_persons_repeat_and_differ():
+    signals, codes = _simulated_trials(B, 1, 0)
+    assert signals.shape == (320, 32, 800) and np.bincount(codes).tolist() == [80] * 4
+    assert np.bincount(codes[:120]).tolist() == [30] * 4 and 1e-6 < np.median(signals.std(axis=2)) < 1e-4
+    again, _ = _simulated_trials(B, 1, 0)
+    other, _ = _simulated_trials(B, 1, 1)
+    assert np.array_equal(again, signals) and not np.allclose(other, signals)
+
+
+def test_races_hold_every_task_five_times(competition):
+    from data.beetl import A, read_labels
+
+    for file in files(competition / "finalMI", A, "S2")[:5]:
+        assert np.bincount(read_labels(file, A, 20)).tolist() == [5] * 4
