@@ -164,7 +164,8 @@ class MoabbSource:
         moabb.set_log_level("ERROR")
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", FutureWarning)  # MOABB's own affair
+                warnings.simplefilter("ignore", FutureWarning)  # MOABB's own affair, as is a mirror that failed
+                warnings.filterwarnings("ignore", "Could not fetch", RuntimeWarning)
                 data = self.dataset.get_data([int(subject)])[int(subject)]
         except Exception as error:
             raise InputError(

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data.beetl import COMMON_MONTAGE, FOLDERS, TARGETS, check_sums
+from data.beetl import COMMON_MONTAGE, FOLDERS, TARGETS, check_sums, phase_folder
 from data.beetl_answer import N_ANSWERS, N_CODES, read_true_labels, write_answer
 from data.errors import InputError, nearest
 from data.files import replaced
@@ -28,8 +28,6 @@ from federation.run_folder import RunFolder, check_free
 from federation.site_trials import target_trials
 from mfscsn.training import predict
 
-Method = Literal["mf-scsn", "local-site", "baseline"]
-Sources = Literal["moabb", "simulated", "null"]
 ABOUT = "beetl.json"
 
 
@@ -125,6 +123,8 @@ def begin(
     """Check the competition's files, prepare all sites and begin a run; raise InputError before the run's folder is."""
     check_free(out)
     check_sums(Path(task.data))
+    phase_folder(Path(task.data), task.phase)
+    read_true_labels(Path(task.data))  # refused now, not when all is trained; nothing is kept of them
     federation = prepare_sites(federation, store, prepared)
     run = RunFolder.create(out, federation, store, threads)
     with replaced(run.path / ABOUT) as file:

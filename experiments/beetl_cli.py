@@ -29,7 +29,7 @@ Sources = Annotated[
 Store = Annotated[Path, typer.Option(help="Folder for prepared trials.")]
 Rounds = Annotated[int | None, typer.Option(min=1, help="Rounds, in place of the settings'.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the training.")]
-Settings = Annotated[Path | None, typer.Option(help="Tables [contract] and [training], as `tune` writes them.")]
+Settings = Annotated[Path | None, typer.Option(help="Tables \\[contract] and \\[training], as `tune` writes them.")]
 Unit = Annotated[list[str] | None, typer.Option(help="A=volts, B=microvolts: where files are not as published.")]
 Threads = Annotated[int, typer.Option(min=1, help="Threads a site trains with; results repeat at one number.")]
 PREPARED = Path("prepared")
@@ -60,9 +60,12 @@ def simulate(folder: Folder, seed: Seed = 0) -> None:
     """Make a whole competition, simulated, with known labels: a test bed, and a dry run without the data."""
     from data.beetl_simulated import simulate_competition
     from experiments.show import ProgressLines
+    from experiments.simulate import Progress
 
     with ProgressLines() as show:
-        simulate_competition(folder, seed, lambda what, done, total: show.prepared("simulate", what, done, total))
+        simulate_competition(
+            folder, seed, lambda what, done, total: show.progress(Progress("simulate", done, total, what))
+        )
     typer.echo(f"a simulated competition: {folder}")
 
 
@@ -82,7 +85,9 @@ def run(
     rounds: Rounds = None,
     seed: Seed = 0,
     unit: Unit = None,
-    out: Annotated[Path | None, typer.Option(help="The run's folder.  [default: runs/beetl-METHOD-DATE-TIME]")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The run's folder.  \\[default: runs/beetl-METHOD-DATE-TIME]")
+    ] = None,
     resume: Annotated[Path | None, typer.Option(help="Continue the run in this folder.", metavar="RUN")] = None,
     store: Store = PREPARED,
     threads: Threads = 1,

@@ -80,7 +80,8 @@ class CodeCheck:
     """Mu power of one code of A's labelled trials against the mean of all codes, dB; with standard errors.
 
     Imagery of a hand lowers mu power on the far side: under C4 for the left hand, under C3 for the right one.
-    `lateral` is C3 minus C4: above zero for the left hand, below zero for the right one, about zero for rest and feet.
+    `lateral` is C3 minus C4, highest for the left hand and lowest for the right one; `of_subjects` is the same of each
+    subject.
     """
 
     code: int
@@ -90,6 +91,7 @@ class CodeCheck:
     c4: float
     lateral: float
     lateral_error: float
+    of_subjects: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -159,14 +161,24 @@ def _mu_power(signals: NDArray[np.float64], target: Target) -> NDArray[np.float6
 
 
 def _weigh_codes(power: list[NDArray[np.float64]], codes: list[NDArray[np.int64]]) -> tuple[CodeCheck, ...]:
-    values, labels = np.concatenate(power), np.concatenate(codes)
     checks = []
     for code, meaning in enumerate(A.tasks):
-        of_code = values[labels == code]
-        if len(of_code) < 2:
+        of_code = [values[labels == code] for values, labels in zip(power, codes, strict=True)]
+        trials = np.concatenate(of_code)
+        if any(len(values) == 0 for values in of_code) or len(trials) < 2:
             continue
-        lateral = of_code[:, 0] - of_code[:, 1]
-        error = float(lateral.std(ddof=1) / np.sqrt(len(lateral)))
-        c3, c4 = of_code.mean(axis=0)
-        checks.append(CodeCheck(code, meaning, len(of_code), float(c3), float(c4), float(lateral.mean()), error))
+        lateral = trials[:, 0] - trials[:, 1]
+        c3, c4 = trials.mean(axis=0)
+        checks.append(
+            CodeCheck(
+                code,
+                meaning,
+                len(trials),
+                float(c3),
+                float(c4),
+                float(lateral.mean()),
+                float(lateral.std(ddof=1) / np.sqrt(len(lateral))),
+                tuple(float((values[:, 0] - values[:, 1]).mean()) for values in of_code),
+            )
+        )
     return tuple(checks)

@@ -6,7 +6,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from experiments.beetl_files import CodeCheck, CompetitionCheck
+from experiments.beetl_files import CompetitionCheck
 from experiments.beetl_tune import Tried
 from experiments.score import BeetlScore
 
@@ -44,29 +44,29 @@ def check_table(found: CompetitionCheck) -> None:
         )
     console.print(table)
     console.print(
-        "Mu power (8 to 13 Hz) of A's labelled trials against the subject's mean, dB, by code.\nImagery of a"
-        " hand lowers it on the far side: C3 minus C4 is above 0 for the left hand, below 0 for the right one."
+        "Mu power (8 to 13 Hz) of A's labelled trials against the subject's mean, dB, by code.\n"
+        "Imagery of a hand lowers it on the far side: C3 minus C4 should be highest for the left hand, lowest for the"
+        " right one."
     )
     table = Table(box=box.SIMPLE_HEAD)
-    for column in ("code", "published as", "trials", "C3", "C4", "C3 minus C4", "looks like"):
-        table.add_column(column, justify="left" if column in ("published as", "looks like") else "right", no_wrap=True)
+    subjects = [s.subject for s in found.subjects if s.target == "A"]
+    for column in ("code", "published as", "C3", "C4", "C3 minus C4", *subjects):
+        table.add_column(column, justify="left" if column == "published as" else "right", no_wrap=True)
     for c in found.codes:
         table.add_row(
             str(c.code),
             c.meaning,
-            str(c.n_trials),
-            f"{c.c3:+.2f}",
-            f"{c.c4:+.2f}",
+            f"{c.c3:+.1f}",
+            f"{c.c4:+.1f}",
             f"{c.lateral:+.2f} ± {1.96 * c.lateral_error:.2f}",
-            _looks_like(c),
+            *(f"{lateral:+.1f}" for lateral in c.of_subjects),
         )
     console.print(table)
-
-
-def _looks_like(code: CodeCheck) -> str:
-    if abs(code.lateral) < 1.96 * code.lateral_error:
-        return "neither hand"
-    return "left_hand" if code.lateral > 0 else "right_hand"
+    left, right = (chosen(found.codes, key=lambda c: c.lateral) for chosen in (max, min))
+    console.print(
+        f"most like the left hand: code {left.code} (published as {left.meaning});"
+        f" most like the right hand: code {right.code} (published as {right.meaning})"
+    )
 
 
 def tune_table(tried: Sequence[Tried]) -> None:

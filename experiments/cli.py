@@ -31,7 +31,7 @@ DataRoot = Annotated[Path | None, typer.Option(help="Where bids: folders lie, in
 StoreRoot = Annotated[Path, typer.Option(help="Folder for prepared trials.")]
 Rounds = Annotated[int | None, typer.Option(min=1, help="Rounds, in place of the file's.")]
 Seed = Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Seed, in place of the file's.")]
-Out = Annotated[Path | None, typer.Option(help="The run's folder.  [default: runs/NAME-DATE-TIME]")]
+Out = Annotated[Path | None, typer.Option(help="The run's folder.  \\[default: runs/NAME-DATE-TIME]")]
 Resume = Annotated[
     Path | None, typer.Option(help="Continue the run in this folder, with its own store and threads.", metavar="RUN")
 ]

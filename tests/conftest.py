@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from federation import client_app
 from federation.contract import Federation, load_federation
 from federation.run_folder import RunFolder
 
+MFSCSN = str(Path(sys.executable).with_name("mfscsn"))
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 TINY = """
@@ -133,6 +136,18 @@ def federation_of(text: str, folder: Path) -> Federation:
     path = folder / "federation-under-test.toml"
     path.write_text(text)
     return load_federation(path)
+
+
+def mfscsn(*words, cwd):
+    done = subprocess.run([MFSCSN, *map(str, words)], cwd=cwd, capture_output=True, text=True)
+    return done.returncode, done.stdout, done.stderr
+
+
+def refused(*words, cwd):
+    code, out, err = mfscsn(*words, cwd=cwd)
+    assert code == 2 and "Traceback" not in out + err
+    assert len(err.strip().splitlines()) == 1, err
+    return err
 
 
 def planted_trials(target: Target, person: int, seed: int):

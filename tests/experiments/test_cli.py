@@ -1,25 +1,7 @@
 """The command as a user types it: bad input is one line, exit code 2, and nothing is lost."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
-from conftest import tiny_toml
-
-MFSCSN = str(Path(sys.executable).with_name("mfscsn"))
-
-
-def mfscsn(*words, cwd):
-    done = subprocess.run([MFSCSN, *map(str, words)], cwd=cwd, capture_output=True, text=True)
-    return done.returncode, done.stdout, done.stderr
-
-
-def refused(*words, cwd):
-    code, out, err = mfscsn(*words, cwd=cwd)
-    assert code == 2 and "Traceback" not in out + err
-    assert len(err.strip().splitlines()) == 1, err
-    return err
+from conftest import mfscsn, refused, tiny_toml
 
 
 @pytest.mark.parametrize(
