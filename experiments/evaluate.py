@@ -21,7 +21,7 @@ from experiments.references import OWN, Job
 from federation.run_folder import RunFolder
 from federation.site import read_tensors
 from federation.site_network import site_network
-from federation.site_trials import Target, digest, target_trials
+from federation.site_trials import Target, check_labelled, digest, target_trials
 from mfscsn.network import Branch, ShallowConvNet, SplitModule
 from mfscsn.training import predict
 
@@ -50,6 +50,8 @@ def evaluate(run: RunFolder) -> list[Score]:
     InputError
         When the run has not reached its last round, or its layers or trials are missing.
     """
+    for site in run.federation.site:
+        check_labelled(site, run.federation.contract, run.store)
     last = run.last_round()
     if last < run.federation.training.rounds:
         raise InputError(
