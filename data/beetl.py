@@ -174,7 +174,7 @@ def read_signals(file: File, target: Target, unit: str | None = None) -> NDArray
     file : File
     target : Target
     unit : {"volts", "microvolts"}, optional
-        What the file is in; the published unit when left out, and then the scale of the signals must fit it.
+        What the file is in; the published unit when left out. The scale of the signals must fit it.
 
     Raises
     ------
@@ -194,13 +194,13 @@ def read_signals(file: File, target: Target, unit: str | None = None) -> NDArray
         raise InputError(
             f"{file.signals}: trial {trial} holds NaN or infinite samples in {target.channels[channel]}; fetch it again"
         )
-    if unit is None:
-        found = found_unit(signals)
-        if found != target.unit:
-            raise InputError(
-                f"{file.signals}: a median deviation of {amplitude(signals):.2g} looks like {found}, but {target.name}"
-                f" is published in {target.unit}; if the file was converted, say so with --unit {target.name}={found}"
-            )
+    found = found_unit(signals)
+    if found != (unit or target.unit):
+        expected_in = f"--unit says {unit}" if unit else f"{target.name} is published in {target.unit}"
+        raise InputError(
+            f"{file.signals}: a median deviation of {amplitude(signals):.2g} looks like {found}, but {expected_in};"
+            f" if the file was converted to {found}, say so with --unit {target.name}={found}"
+        )
     return np.asarray(signals, np.float64) * VOLTS[unit or target.unit]
 
 
@@ -343,16 +343,23 @@ def check_sums(root: Path) -> int:
     """
     if not (root / SUMS_FILE).is_file():
         return 0
-    lines = (root / SUMS_FILE).read_text().splitlines()
-    sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    sums = {}
+    for line in (root / SUMS_FILE).read_text(errors="replace").splitlines():
+        digest, _, name = line.partition(" ")
+        if name:
+            sums[name.removeprefix(" ").removeprefix("*")] = digest
     names = {digest: name for name, digest in sums.items()}
     for name, digest in sums.items():
+        if name == LABEL_FILE:  # compared by its codes, not its line endings: `data.beetl_answer.read_true_labels`
+            continue
         path = root / name
         if not path.is_file():
-            raise InputError(f"{path}: missing, though {SUMS_FILE} lists it; fetch it again")
+            raise InputError(f"{path}: missing, though {SUMS_FILE} lists it; fetch or simulate it again")
         found = sha256(path)
         if found != digest:
-            swapped = f": it is {names[found]}, are files swapped?" if found in names else "; fetch it again"
+            swapped = (
+                f": it is {names[found]}, are files swapped?" if found in names else "; fetch or simulate it again"
+            )
             raise InputError(f"{path}: not the file that {SUMS_FILE} lists, sha256 {found[:12]}...{swapped}")
     return len(sums)
 

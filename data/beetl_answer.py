@@ -2,17 +2,19 @@
 
 import hashlib
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data.beetl import LABEL_FILE, SUMS_FILE, sha256
+from data.beetl import LABEL_FILE, SUMS_FILE
 from data.errors import InputError
 from data.files import replaced
 
 N_ANSWERS = 1000
 N_CODES = 3
+MAX_BYTES = 100_000  # of an answer; one of 1000 codes has 2 to 25 thousand
 # Of the organisers' labels, one code a line
 LABEL_SHA256 = "acc02ea06f547721dfedb47a5d9a1fa7c641b5b7a63495d3b325042e5de29ef9"
 
@@ -25,25 +27,43 @@ def read_codes(path: Path) -> NDArray[np.int64]:
     InputError
         For a missing file, another number of lines, or a line that is no code.
     """
+    lines = _read_text(path).split()
+    codes = []
+    for number, line in enumerate(lines, 1):
+        try:
+            value = float(line)  # numpy.savetxt writes 2.000000000000000000e+00 unless told otherwise
+        except ValueError:
+            value = np.nan
+        if value not in range(N_CODES):
+            raise InputError(f"{path}: code {number} is {line[:30]!r}, expected 0, 1 or 2, one a line")
+        codes.append(int(value))
+    if len(codes) != N_ANSWERS:
+        raise InputError(f"{path}: {len(codes)} codes, expected {N_ANSWERS}: 200 of each of the five subjects")
+    return np.array(codes, np.int64)
+
+
+def _read_text(path: Path) -> str:
+    if path.is_dir():
+        raise InputError(f"{path}: a folder, expected a file of codes")
     try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                text = archive.read("answer.txt").decode()
-        else:
-            text = path.read_text()
+        content = path.read_bytes()
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
-    except KeyError as error:
-        raise InputError(f"{path}: no answer.txt in it") from error
-    except (OSError, UnicodeDecodeError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: cannot be read as text: {error}") from error
-    lines = text.split()
-    for number, line in enumerate(lines, 1):
-        if line not in ("0", "1", "2"):
-            raise InputError(f"{path}: code {number} is {line[:20]!r}, expected 0, 1 or 2")
-    if len(lines) != N_ANSWERS:
-        raise InputError(f"{path}: {len(lines)} codes, expected {N_ANSWERS}: 200 of each subject, S1 to S5")
-    return np.array(lines, np.int64)
+    if content.startswith(b"PK") or path.suffix.lower() == ".zip":
+        try:
+            with zipfile.ZipFile(path) as archive:
+                names = archive.namelist()
+                if "answer.txt" not in names:
+                    raise InputError(f"{path}: no answer.txt in it, but {names[:3]}")
+                if archive.getinfo("answer.txt").file_size > MAX_BYTES:
+                    raise InputError(f"{path}: its answer.txt is no list of {N_ANSWERS} codes, it is far too long")
+                content = archive.read("answer.txt")
+        except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, EOFError) as error:
+            raise InputError(f"{path}: not a whole, plain zip file ({error})") from error
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not a text file, expected one code a line") from error
 
 
 def write_answer(folder: Path, codes: NDArray[np.int64], name: str = "answer") -> None:
@@ -55,23 +75,41 @@ def write_answer(folder: Path, codes: NDArray[np.int64], name: str = "answer") -
         archive.writestr(zipfile.ZipInfo("answer.txt"), text)  # no date: equal answers are equal files
 
 
+def read_labels(path: Path) -> NDArray[np.int64]:
+    """Read true codes; raise InputError as `read_codes` does, and when one of the three classes is not in them."""
+    codes = read_codes(path)
+    for code in range(N_CODES):
+        if code not in codes:
+            raise InputError(f"{path}: no trial has code {code}; true labels were expected, is it an answer?")
+    return codes
+
+
+def are_organisers(codes: NDArray[np.int64]) -> bool:
+    """Say whether these are the organisers' labels of the final phase, by their published hash."""
+    return _digest(codes) == LABEL_SHA256
+
+
 def read_true_labels(root: Path) -> NDArray[np.int64] | None:
     """Read the final phase's labels below `root`; None when they are not there.
 
     Raises
     ------
     InputError
-        When the file is neither the organisers' nor listed in ``SHA256SUMS``.
+        When they are neither the organisers' nor those that ``SHA256SUMS`` lists.
     """
     path = root / LABEL_FILE
     if not path.exists():
         return None
-    codes = read_codes(path)
-    published = hashlib.sha256("".join(f"{code}\n" for code in codes).encode()).hexdigest() == LABEL_SHA256
-    listed = (root / SUMS_FILE).is_file() and sha256(path) in (root / SUMS_FILE).read_text()
-    if not published and not listed:
+    codes = read_labels(path)
+    listed = (root / SUMS_FILE).is_file() and f"{_digest(codes)}  {LABEL_FILE}" in (root / SUMS_FILE).read_text()
+    if not are_organisers(codes) and not listed:
         raise InputError(
-            f"{path}: not the organisers' labels (another sha256), so a score on it would mean nothing;"
-            " fetch it again, or move it away and run without a score"
+            f"{path}: neither the organisers' labels nor those that {SUMS_FILE} lists (another sha256), so a score on"
+            " them would mean nothing; fetch or simulate again, or move the file away and run without a score"
         )
     return codes
+
+
+def _digest(codes: NDArray[np.int64]) -> str:
+    """Hash codes as a file with one a line would be."""
+    return hashlib.sha256("".join(f"{code}\n" for code in codes).encode()).hexdigest()

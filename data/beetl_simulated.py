@@ -1,7 +1,6 @@
 """A complete BEETL motor-imagery competition, simulated: same folders, names, pickling and scales, known labels."""
 
 import pickle
-import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.beetl import FOLDERS, LABEL_FILE, N_TEST, TARGETS, VOLTS, Target, files, write_sums
+from data.beetl import FOLDERS, LABEL_FILE, N_TEST, SUMS_FILE, TARGETS, VOLTS, Target, files, write_sums
 from data.errors import InputError
 from data.files import replaced
 from data.preprocessing import Recording
@@ -46,6 +45,7 @@ def simulate_competition(
     InputError
         When something lies at `root` already.
     """
+    root = root.resolve()
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise InputError(f"{root}: already exists; give another folder, or remove it")
     make = trials or _simulated_trials
@@ -66,9 +66,9 @@ def simulate_competition(
             progress(f"{FOLDERS[phase]} {subject}", done, len(subjects))
         (whole / LABEL_FILE).write_text("".join(f"{code}\n" for code in np.concatenate(truth)))
         write_sums(whole)
-        if root.exists():
-            root.rmdir()
-        shutil.move(whole, root)
+        root.mkdir(exist_ok=True)
+        for part in sorted(whole.iterdir(), key=lambda path: path.name == SUMS_FILE):  # the sums last: then it is whole
+            part.rename(root / part.name)
 
 
 def dump(array: NDArray[Any], path: Path) -> None:

@@ -1,14 +1,18 @@
 """Read a pickled numpy array without executing the pickle.
 
-A pickle is a program: loading one from the network runs whatever its author wished. Here it can name a handful of
-functions only, all replaced by ours, which build plain numeric arrays and nothing else. Not even numpy's own code for
-pickled state sees the file's bytes: a forged dtype could make it read them as addresses.
+A pickle is a program: loading one from the network runs whatever its author wished. Here its instructions are looked
+through before any is followed; only the few that an array needs are admitted. The names that they may call are ours,
+cannot be changed, and build plain numeric arrays. Not even numpy's own code for pickled state sees the file's bytes: a
+forged dtype could make it read them as addresses.
 """
 
 import io
 import pickle
+import pickletools
+import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +21,12 @@ from data.errors import InputError
 
 NPY_MAGIC = b"\x93NUMPY"
 NUMERIC = "biuf"
+MAX_OPCODES = 200  # an array takes about forty
+OPCODES = (
+    "PROTO FRAME GLOBAL STACK_GLOBAL REDUCE BUILD STOP MARK TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_TUPLE NONE NEWTRUE"
+    " NEWFALSE INT LONG LONG1 BININT BININT1 BININT2 UNICODE BINUNICODE SHORT_BINUNICODE SHORT_BINBYTES BINBYTES"
+    " BINBYTES8 BYTEARRAY8 PUT BINPUT LONG_BINPUT MEMOIZE GET BINGET LONG_BINGET"
+)
 
 
 def read_array(path: Path) -> NDArray[Any]:
@@ -35,13 +45,14 @@ def read_array(path: Path) -> NDArray[Any]:
         if content.startswith(NPY_MAGIC):
             found: NDArray[Any] = np.load(io.BytesIO(content), allow_pickle=False)
         else:
+            _look_through(content)
             found = _finished(_ArrayUnpickler(io.BytesIO(content)).load())
     except _Refused as error:
         raise InputError(f"{path}: refused, nothing of it was run: {error}; only numpy arrays are admitted") from error
     except Exception as error:  # a damaged pickle may fail in any way
+        reason = str(error)[:80] or type(error).__name__
         raise InputError(
-            f"{path}: cannot be read as a numpy array ({error or type(error).__name__}); is it cut short?"
-            " Fetch it again"
+            f"{path}: cannot be read as a numpy array ({reason}); is it cut short? Fetch it again"
         ) from error
     if found.dtype.kind not in NUMERIC:
         raise InputError(f"{path}: an array of {found.dtype}, expected numbers")
@@ -52,52 +63,77 @@ class _Refused(Exception):
     pass
 
 
+def _look_through(content: bytes) -> None:
+    """Refuse instructions that no array needs, and more of them than one needs; follow none."""
+    for number, (opcode, argument, _) in enumerate(pickletools.genops(content)):
+        if opcode.name == "GLOBAL":
+            _admitted(*str(argument).split(" ", 1))
+        if opcode.name not in OPCODES.split():
+            raise _Refused(f"it holds another thing than an array (instruction {opcode.name})")
+        if number >= MAX_OPCODES or ("PUT" in opcode.name and int(argument or 0) >= MAX_OPCODES):
+            raise _Refused("it is no plain array")
+
+
+class _Name:
+    """A name that a pickle may call; it cannot be changed, nor made anew."""
+
+    __slots__ = ("_call",)
+
+    def __init__(self, call: Callable[..., Any]):
+        self._call = call
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._call(*arguments)
+
+    def __setstate__(self, state: Any) -> NoReturn:
+        raise _Refused("it changes a name")
+
+
 class _Dtype:
     """Stands in for a numpy dtype while it is unpickled; admits numbers only."""
 
-    def __init__(self, code: str, *_: Any):
-        self.value = np.dtype(str(code)) if str(code)[:1] in NUMERIC else None
-        if self.value is None:
-            raise _Refused(f"it holds an array of {code!r}")
+    __slots__ = ("value",)
 
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
+    def __init__(self, code: Any, *_: Any):
+        if not isinstance(code, str) or not re.fullmatch(f"[{NUMERIC}][0-9]{{1,2}}", code):
+            raise _Refused(f"it holds an array of {_shown(code)}")
+        self.value: np.dtype[Any] = np.dtype(code)
+
+    def __setstate__(self, state: Any) -> None:
         _, order, subtype, names, fields, *_ = state
-        if subtype is not None or names is not None or fields is not None:
+        if order not in ("<", ">", "|", "=") or (subtype, names, fields) != (None, None, None):
             raise _Refused("it holds a structured array")
-        assert self.value is not None
         self.value = self.value.newbyteorder(order)
 
 
 class _Array:
     """Stands in for a numpy array while it is unpickled."""
 
-    value: NDArray[Any] | None = None
+    __slots__ = ("value",)
 
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
+    def __init__(self) -> None:
+        self.value: NDArray[Any] | None = None
+
+    def __setstate__(self, state: Any) -> None:
         _, shape, dtype, fortran, content = state
-        self.value = _from_bytes(content, dtype, shape, "F" if fortran else "C")
-
-
-class _Ndarray:
-    """Stands in for the name ``numpy.ndarray``; calling it makes nothing."""
-
-    def __init__(self, *_: Any):
-        raise _Refused("it calls numpy.ndarray itself")
+        self.value = _from_bytes(content, dtype, shape, "F" if fortran is True or fortran == 1 else "C")
 
 
 def _reconstruct(kind: Any, *_: Any) -> _Array:
-    if kind is not _Ndarray:
+    if kind is not NDARRAY:
         raise _Refused("it holds an array of another type than numpy.ndarray")
     return _Array()
 
 
-def _from_bytes(content: Any, dtype: Any, shape: Any, order: str) -> NDArray[Any]:
-    if not isinstance(dtype, _Dtype) or dtype.value is None or not isinstance(content, bytes | bytearray):
+def _from_bytes(content: Any, dtype: Any, shape: Any, order: Any) -> NDArray[Any]:
+    if not isinstance(dtype, _Dtype) or not isinstance(content, bytes | bytearray):
         raise _Refused("it holds an array without plain numbers")
-    return np.frombuffer(content, dtype.value).reshape(tuple(shape), order="F" if order == "F" else "C")
+    if not isinstance(shape, tuple) or not all(type(n) is int and n >= 0 for n in shape):
+        raise _Refused("it holds an array of an odd shape")
+    return np.frombuffer(content, dtype.value).reshape(shape, order="F" if order == "F" else "C")
 
 
-def _from_buffer(content: Any, dtype: Any, shape: Any, order: str, *_: Any) -> _Array:
+def _from_buffer(content: Any, dtype: Any, shape: Any, order: Any, *_: Any) -> _Array:
     array = _Array()
     array.value = _from_bytes(content, dtype, shape, order)
     return array
@@ -106,7 +142,7 @@ def _from_buffer(content: Any, dtype: Any, shape: Any, order: str, *_: Any) -> _
 def _latin_1(text: Any, encoding: Any = "latin1") -> bytes:
     """Turn text back into bytes: how protocols 0 to 2 keep them."""
     if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
-        raise _Refused(f"it asks for the encoding {encoding!r}")
+        raise _Refused(f"it asks for the encoding {_shown(encoding)}")
     return text.encode("latin-1")
 
 
@@ -115,30 +151,40 @@ def _no_bytes() -> bytes:
     return b""
 
 
-_ADMITTED: dict[tuple[str, str], Any] = {
-    ("numpy", "ndarray"): _Ndarray,
-    ("numpy", "dtype"): _Dtype,
-    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
-    ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
-    ("numpy.core.numeric", "_frombuffer"): _from_buffer,
-    ("numpy._core.numeric", "_frombuffer"): _from_buffer,
-    ("_codecs", "encode"): _latin_1,
-    ("__builtin__", "bytes"): _no_bytes,
+def _nothing(*_: Any) -> NoReturn:
+    raise _Refused("it calls numpy.ndarray itself")
+
+
+NDARRAY = _Name(_nothing)
+_ADMITTED: dict[tuple[str, str], _Name] = {
+    ("numpy", "ndarray"): NDARRAY,
+    ("numpy", "dtype"): _Name(_Dtype),
+    ("numpy.core.multiarray", "_reconstruct"): _Name(_reconstruct),
+    ("numpy._core.multiarray", "_reconstruct"): _Name(_reconstruct),
+    ("numpy.core.numeric", "_frombuffer"): _Name(_from_buffer),
+    ("numpy._core.numeric", "_frombuffer"): _Name(_from_buffer),
+    ("_codecs", "encode"): _Name(_latin_1),
+    ("__builtin__", "bytes"): _Name(_no_bytes),
 }
+
+
+def _admitted(module: str, name: str = "") -> _Name:
+    if (module, name) not in _ADMITTED:
+        raise _Refused(f"its pickle asks for {_shown(f'{module}.{name}')}")
+    return _ADMITTED[module, name]
 
 
 class _ArrayUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ADMITTED:
-            raise _Refused(f"its pickle asks for {module}.{name}")
-        return _ADMITTED[module, name]
+        return _admitted(module, name)
 
-    def persistent_load(self, pid: Any) -> Any:
-        raise _Refused(f"its pickle asks for the outside object {pid!r}")
+
+def _shown(value: Any) -> str:
+    """Quote what a file says, shortly; what is no text by its type alone."""
+    return repr(value[:60]) if isinstance(value, str) else f"a {type(value).__name__}"
 
 
 def _finished(found: Any) -> NDArray[Any]:
     if not isinstance(found, _Array) or found.value is None:
-        name = type(found).__name__.lstrip("_")
-        raise _Refused(f"it holds a {name}")
+        raise _Refused(f"it holds a {type(found).__name__.lstrip('_')}")
     return found.value

@@ -5,8 +5,9 @@ the answer is written.
 """
 
 import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from experiments.prepare import prepare_sites
 from experiments.references import OWN, reference_jobs, train_references
 from experiments.score import BeetlScore, score
 from experiments.simulate import Progress, train_rounds
-from federation.contract import Federation, first_difference, parse_federation, read_toml, with_root
+from federation.contract import Federation, parse_federation, read_toml, with_root
 from federation.run_folder import RunFolder, check_free
 from federation.site_trials import target_trials
 from mfscsn.training import predict
@@ -45,12 +46,15 @@ class Task:
     method : {"mf-scsn", "local-site", "baseline"}
         The federation; the same target sites unshared; a ShallowConvNet for each subject alone, on the 17 channels
         that all data sets have, as the organisers' start kit feeds it.
+    transductive : bool
+        Whether a second answer is wanted, aligned on the unlabelled test trials.
     """
 
     data: str
     phase: str = "final"
     sources: str = "moabb"
     method: str = "mf-scsn"
+    transductive: bool = False
 
 
 def beetl_federation(
@@ -58,6 +62,7 @@ def beetl_federation(
     settings: Mapping[str, Any] | None = None,
     units: Mapping[str, str] | None = None,
     held_out: int | None = None,
+    where: str = "beetl.toml",
 ) -> Federation:
     """Describe the competition as a federation.
 
@@ -70,6 +75,8 @@ def beetl_federation(
         Where files are not in the published unit.
     held_out : int, optional
         For tuning: the test is then labelled race (A) or block (B) number `held_out`, 1 to 5, which does not train.
+    where : str
+        Where the settings are from, for errors.
 
     Raises
     ------
@@ -82,7 +89,7 @@ def beetl_federation(
     document = read_toml(Path(str(files("experiments") / "federations" / "beetl.toml")))
     for table, values in (settings or {}).items():
         if table not in ("contract", "training") or not isinstance(values, dict):
-            raise InputError(f"settings: {table!r}: expected the tables [contract] and [training]")
+            raise InputError(f"{where}: {table!r}: expected the tables [contract] and [training] alone")
         document[table] |= values
     if task.method == "baseline":
         document["contract"] |= {"channels": COMMON_MONTAGE.split(), "alignment": "standard"}
@@ -95,7 +102,13 @@ def beetl_federation(
             dataset["options"] = {"depth": 0.0} if task.sources == "null" else {}
     if task.method != "mf-scsn":
         document["site"] = [site for site in document["site"] if site["name"] in TARGETS]
-    return with_root(parse_federation(document, "beetl"), data.resolve())
+    federation = parse_federation(document, where)
+    if task.transductive and federation.contract.alignment != "euclidean":
+        raise InputError(
+            f"--transductive: the alignment {federation.contract.alignment!r} of {task.method} fits nothing, so a"
+            " second answer would be the first one; leave it out"
+        )
+    return with_root(federation, data.resolve())
 
 
 def _complete(dataset: dict[str, Any], task: Task, unit: str | None, held_out: int | None) -> None:
@@ -105,12 +118,11 @@ def _complete(dataset: dict[str, Any], task: Task, unit: str | None, held_out: i
     dataset["targets"] = list(target.subjects[task.phase])
     if unit is not None:
         dataset["options"]["unit"] = unit
-    leaderboard = Path(task.data) / FOLDERS["leaderboard"]
     if task.method == "baseline":
         dataset["tasks"] = {name: target.answer_names[code] for name, code in target.answer_codes.items()}
         dataset["tasks"].pop("other")
-    elif task.phase == "final" and leaderboard.is_dir():
-        dataset["options"]["leaderboard"] = True
+    if task.phase == "final" and (Path(task.data) / FOLDERS["leaderboard"]).is_dir():
+        dataset["options"]["leaderboard"] = True  # of no use to a baseline, but to how many trials it is shown
     if held_out is not None:
         stem = "race" if target.name == "A" else "block"
         dataset["calibration"] = {"runs": [f"{stem}{k}" for k in range(1, 6) if k != held_out]}
@@ -122,22 +134,49 @@ def begin(
 ) -> RunFolder:
     """Check the competition's files, prepare all sites and begin a run; raise InputError before the run's folder is."""
     check_free(out)
-    check_sums(Path(task.data))
-    phase_folder(Path(task.data), task.phase)
-    read_true_labels(Path(task.data))  # refused now, not when all is trained; nothing is kept of them
+    _check_files(task)
     federation = prepare_sites(federation, store, prepared)
     run = RunFolder.create(out, federation, store, threads)
-    with replaced(run.path / ABOUT) as file:
-        file.write(json.dumps(asdict(task), indent=1).encode())
+    _keep(run, task)
     return run
 
 
-def task_of(run: RunFolder) -> Task:
-    """Read what a run was asked for; raise InputError when it is none of BEETL's."""
+def reopen(path: Path, prepared: Callable[..., None], transductive: bool = False) -> tuple[RunFolder, Task]:
+    """Open a run to go on with it, its files checked as when it began; it may be asked for the second answer now."""
+    run = RunFolder(path)
     try:
-        return Task(**json.loads((run.path / ABOUT).read_text()))
+        task = Task(**json.loads((run.path / ABOUT).read_text()))
     except (OSError, ValueError, TypeError) as error:
         raise InputError(f"{run.path}: no run of `mfscsn beetl run` ({ABOUT} is missing or damaged)") from error
+    _check_files(task)
+    prepare_sites(run.federation, run.store, prepared)
+    if transductive and not task.transductive:
+        task = replace(task, transductive=True)
+        _keep(run, task)
+    return run, task
+
+
+def begin_or_reopen(
+    task: Task, federation: Federation, path: Path, store: Path, threads: int, prepared: Callable[..., None]
+) -> RunFolder:
+    """Go on with a run of ours that `path` names by what it is of, or begin it; half-made folders are made anew."""
+    if (path / ABOUT).exists():
+        return reopen(path, prepared)[0]
+    if path.exists():  # broken off before anything was trained
+        shutil.rmtree(path)
+    return begin(task, federation, path, store, threads, prepared)
+
+
+def _check_files(task: Task) -> None:
+    data = Path(task.data)
+    check_sums(data)
+    phase_folder(data, task.phase)
+    read_true_labels(data)  # a wrong file is refused now, not when all is trained; nothing is kept of it
+
+
+def _keep(run: RunFolder, task: Task) -> None:
+    with replaced(run.path / ABOUT) as file:
+        file.write(json.dumps(asdict(task), indent=1).encode())
 
 
 def train(run: RunFolder, method: str, report: Callable[[Progress], None]) -> None:
@@ -208,13 +247,9 @@ class Answered:
     score: BeetlScore | None
 
 
-def answer(run: RunFolder, transductive: bool = False) -> list[Answered]:
-    """Write ``answer.txt`` and ``answer.zip`` of a trained run, then score them where the labels are at hand.
-
-    With `transductive` a second answer follows, its alignment fitted on the unlabelled test trials.
-    """
-    task = task_of(run)
-    names = ["answer", "answer-transductive"] if transductive else ["answer"]
+def answer(run: RunFolder, task: Task) -> list[Answered]:
+    """Write ``answer.txt`` and ``answer.zip`` of a trained run, then score them where the labels are at hand."""
+    names = ["answer", "answer-transductive"] if task.transductive else ["answer"]
     answers = []
     for name in names:
         codes = np.concatenate([p.codes for p in predictions(run, task.method, name != "answer")])
@@ -228,29 +263,3 @@ def answer(run: RunFolder, transductive: bool = False) -> list[Answered]:
         with replaced(run.path / "score.json") as out:
             out.write(json.dumps({n: asdict(s) for n, s in zip(names, scores, strict=True) if s}, indent=1).encode())
     return [Answered(n, run.path / f"{n}.txt", s) for n, s in zip(names, scores, strict=True)]
-
-
-def check_resumed(
-    run: RunFolder,
-    task: Task,
-    data: Path | None,
-    given: Mapping[str, str],
-    seed: int | None,
-    rounds: int | None,
-    settings: Path | None,
-) -> None:
-    """Check that what a resumed run is asked for is what it was begun with; raise InputError that names what is not."""
-    frozen = run.federation
-    words: dict[str, tuple[Any, Any]] = {f"--{name}": (getattr(task, name), value) for name, value in given.items()}
-    words["--data"] = (task.data, str(data.resolve()) if data else task.data)
-    words["--seed"] = (frozen.training.seed, seed if seed is not None else frozen.training.seed)
-    words["--rounds"] = (frozen.training.rounds, rounds or frozen.training.rounds)
-    for name, (before, now) in words.items():
-        if before != now:
-            raise InputError(f"{run.path}: was begun with {name} {before}, not {now}; start a new run")
-    tables = read_toml(settings) if settings else {}
-    for table, now in tables.items():
-        before = {key: frozen.model_dump(mode="json").get(table, {}).get(key) for key in now}
-        change = first_difference(before, now, f"{table}.")
-        if change:
-            raise InputError(f"{run.path}: cannot be resumed with other settings: {change}; start a new run")

@@ -3,7 +3,6 @@
 import os
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -21,16 +20,19 @@ app = typer.Typer(no_args_is_help=True, help="The BEETL competition's motor-imag
 Phase = Literal["final", "leaderboard"]
 PhaseOption = Annotated[Phase, typer.Option(help="Phase of the competition.")]
 Folder = Annotated[Path, typer.Argument(help="The competition's folder.", metavar="DIR", show_default=False)]
-Data = Annotated[Path | None, typer.Option(help="The folder that holds finalMI and leaderboardMI.")]
+Data = Annotated[
+    Path | None, typer.Option(help="The folder that holds finalMI and leaderboardMI; needed.", metavar="DIR")
+]
 Sources = Annotated[
     Literal["moabb", "simulated", "null"],
     typer.Option(help="The three source data sets: MOABB's, simulated ones, or simulated without imagery (control)."),
 ]
 Store = Annotated[Path, typer.Option(help="Folder for prepared trials.")]
 Rounds = Annotated[int | None, typer.Option(min=1, help="Rounds, in place of the settings'.")]
-Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the training.")]
-Settings = Annotated[Path | None, typer.Option(help="Tables \\[contract] and \\[training], as `tune` writes them.")]
-Unit = Annotated[list[str] | None, typer.Option(help="A=volts, B=microvolts: where files are not as published.")]
+Seed = Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Seed of the training.  \\[default: 0]")]
+Unit = Annotated[
+    list[str] | None, typer.Option(help="What converted files are in, such as B=volts.", metavar="A|B=UNIT")
+]
 Threads = Annotated[int, typer.Option(min=1, help="Threads a site trains with; results repeat at one number.")]
 PREPARED = Path("prepared")
 
@@ -40,7 +42,7 @@ def fetch(
     to: Annotated[Path | None, typer.Option(help="Where to, in place of MOABB's own folder.", metavar="DIR")] = None,
     phase: PhaseOption = "final",
 ) -> None:
-    """Download the competition through MOABB, and note down what every file is."""
+    """Download both phases through MOABB, check them, and note down what every file is."""
     from experiments.beetl_files import fetch_competition
 
     typer.echo(f"the competition: {fetch_competition(phase, to)}")
@@ -56,7 +58,9 @@ def check(folder: Folder, phase: PhaseOption = "final", unit: Unit = None) -> No
 
 
 @app.command()
-def simulate(folder: Folder, seed: Seed = 0) -> None:
+def simulate(
+    folder: Folder, seed: Annotated[int, typer.Option(min=0, max=2**31, help="Seed of the simulated subjects.")] = 0
+) -> None:
     """Make a whole competition, simulated, with known labels: a test bed, and a dry run without the data."""
     from data.beetl_simulated import simulate_competition
     from experiments.show import ProgressLines
@@ -81,39 +85,37 @@ def run(
     transductive: Annotated[
         bool, typer.Option("--transductive", help="Answer a second time, aligned on the unlabelled test trials.")
     ] = False,
-    settings: Settings = None,
-    rounds: Rounds = None,
-    seed: Seed = 0,
-    unit: Unit = None,
-    out: Annotated[
-        Path | None, typer.Option(help="The run's folder.  \\[default: runs/beetl-METHOD-DATE-TIME]")
+    settings: Annotated[
+        Path | None, typer.Option(help="Tables \\[contract] and \\[training], as `tune` writes them.")
     ] = None,
-    resume: Annotated[Path | None, typer.Option(help="Continue the run in this folder.", metavar="RUN")] = None,
+    rounds: Rounds = None,
+    seed: Seed = None,
+    unit: Unit = None,
+    out: Annotated[Path | None, typer.Option(help="The run's folder.  \\[default: runs/beetl-METHOD-DATE]")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Go on with the run in this folder, as it was begun.", metavar="RUN")
+    ] = None,
     store: Store = PREPARED,
     threads: Threads = 1,
 ) -> None:
     """Train, write answer.txt and answer.zip, and score them where the labels are at hand."""
-    from experiments.beetl import Task, answer, beetl_federation, begin, check_resumed, task_of, train
+    from experiments.beetl import Task, answer, beetl_federation, begin, reopen, train
     from experiments.beetl_show import score_table
-    from experiments.prepare import prepare_sites
     from experiments.show import ProgressLines
-    from federation.run_folder import RunFolder
 
-    given = {"phase": phase, "sources": sources, "method": method}
-    if resume is not None:
-        started = RunFolder(resume)
-        task = task_of(started)
-        check_resumed(started, task, data, _given(given), seed if _was_given("seed") else None, rounds, settings)
-        with ProgressLines() as show:
-            prepare_sites(started.federation, started.store, show.prepared)
-    else:
-        task = Task(str(_needed(data).resolve()), **given)
-        federation = beetl_federation(task, _settings(settings, rounds, seed), _units(unit))
-        path = out or Path("runs") / f"beetl-{method}-{time.strftime('%Y%m%d-%H%M%S')}"
-        with ProgressLines() as show:
+    with ProgressLines() as show:
+        if resume is not None:
+            _check_alone("--resume", ("resume", "transductive"))
+            started, task = reopen(resume, show.prepared, transductive)
+        else:
+            task = Task(str(_needed(data).resolve()), phase, sources, method, transductive)
+            federation = beetl_federation(
+                task, _settings(settings, rounds, seed), _units(unit), where=str(settings or "beetl.toml")
+            )
+            path = out or Path("runs") / f"beetl-{method}-{time.strftime('%Y%m%d-%H%M%S')}"
             started = begin(task, federation, path, store, threads, show.prepared)
     _train(started, task, train)
-    for answered in answer(started, transductive):
+    for answered in answer(started, task):
         typer.echo(f"{answered.name}: {os.path.relpath(answered.path)} and .zip")
         if answered.score is None:
             typer.echo("not scored: the labels of this phase are not at hand")
@@ -129,10 +131,15 @@ def tune(
     sources: Sources = "moabb",
     tries: Annotated[
         list[str] | None,
-        typer.Option("--try", help="training.lr=5e-4,1e-3: values of one setting; several settings are crossed."),
+        typer.Option(
+            "--try",
+            help="Values of one setting, such as training.lr=5e-4,1e-3; several are crossed."
+            "  \\[default: contract.shrinkage=0.0,0.1,0.3,0.5]",
+            metavar="KEY=VALUES",
+        ),
     ] = None,
     rounds: Rounds = None,
-    seed: Seed = 0,
+    seed: Seed = None,
     unit: Unit = None,
     out: Annotated[Path, typer.Option(help="The file for the chosen settings.")] = Path("tuned.toml"),
     work: Annotated[Path, typer.Option(help="Folder for the runs; what is done there is not done again.")] = Path(
@@ -141,23 +148,34 @@ def tune(
     store: Store = PREPARED,
     threads: Threads = 1,
 ) -> None:
-    """Choose settings on labelled trials alone: leave one race (A) or block (B) out, five times."""
-    from experiments.beetl import Task, begin
+    """Choose settings on labelled trials: leave one race (A) or block (B) out. Five whole runs a candidate."""
+    from experiments.beetl import Task, begin_or_reopen
     from experiments.beetl_show import tune_table
-    from experiments.beetl_tune import candidates, choose, write_settings
+    from experiments.beetl_tune import candidates, choose, describe, write_settings
     from experiments.show import ProgressLines
 
     task = Task(str(_needed(data).resolve()), phase, sources)
     if out.exists():
         raise InputError(f"{out}: already exists; give another --out, or move it away")
     grid = candidates(tries or [])
+    if rounds is not None and "training.rounds" in grid[0]:
+        raise InputError("--rounds and --try training.rounds=... say two things; leave one of them out")
     with ProgressLines() as show:
 
         def start(federation: "Federation", fold: Path) -> "RunFolder":
-            return begin(task, federation, fold, store, threads, show.prepared)
+            return begin_or_reopen(task, federation, fold, store, threads, show.prepared)
 
-        tried = choose(task, grid, _settings(None, rounds, seed), _units(unit), work, start, show.progress)
-    write_settings(out, tried, task)
+        tried = choose(
+            task,
+            grid,
+            _settings(None, rounds, seed),
+            _units(unit),
+            work,
+            start,
+            show.progress,
+            lambda t: show.line(f"{t.score:.2f} with {describe(t.settings)}"),
+        )
+    write_settings(out, tried, task, rounds)
     tune_table(tried)
     typer.echo(f"chosen settings: {out}; score the test once: mfscsn beetl run --settings {out} ...")
 
@@ -174,8 +192,9 @@ def _train(run: "RunFolder", task: "Task", train: Any) -> None:
 
 
 def _title(task: "Task", run: "RunFolder", name: str) -> str:
+    sources = f", {task.sources} sources" if task.method == "mf-scsn" else ""
     how = ", transductive: aligned on the unlabelled test trials" if name != "answer" else ""
-    return f"{task.method}, {task.sources} sources, seed {run.federation.training.seed}{how}"
+    return f"{task.method}{sources}, seed {run.federation.training.seed}{how}"
 
 
 def _needed(data: Path | None) -> Path:
@@ -184,32 +203,33 @@ def _needed(data: Path | None) -> Path:
     return data
 
 
-def _settings(path: Path | None, rounds: int | None, seed: int) -> dict[str, Any]:
+def _settings(path: Path | None, rounds: int | None, seed: int | None) -> dict[str, Any]:
+    """Read the settings' file, with what the command line says in their place."""
     from federation.contract import read_toml
 
     settings = read_toml(path) if path else {}
-    training = settings.setdefault("training", {})
-    training["seed"] = seed
-    if rounds is not None:
-        training["rounds"] = rounds
+    given = {key: value for key, value in (("rounds", rounds), ("seed", seed)) if value is not None}
+    if given and isinstance(settings.setdefault("training", {}), dict):
+        settings["training"] |= given
     return settings
 
 
 def _units(words: list[str] | None) -> dict[str, str]:
-    units = dict(word.split("=", 1) for word in words or [] if "=" in word)
+    units = {}
     for word in words or []:
         name, _, value = word.partition("=")
         if name not in ("A", "B") or value not in ("volts", "microvolts"):
             raise InputError(f"--unit {word}: expected A or B, =, and volts or microvolts, such as --unit B=volts")
+        units[name] = value
     return units
 
 
-def _was_given(name: str) -> bool:
+def _check_alone(option: str, allowed: tuple[str, ...]) -> None:
+    """Refuse options beside `option`: a resumed run has its own."""
     import click
 
-    source = click.get_current_context().get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
-
-
-def _given(values: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in values.items() if _was_given(name)}
+    context = click.get_current_context()
+    for name in context.params:
+        source = context.get_parameter_source(name)
+        if name not in allowed and source is not None and source.name == "COMMANDLINE":
+            raise InputError(f"{option} goes on with what the run was begun with; leave out --{name}")

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy.signal import welch
 
 from data.beetl import (
+    LABEL_FILE,
     TARGETS,
     A,
     Target,
@@ -21,7 +22,7 @@ from data.beetl import (
     read_signals,
     write_sums,
 )
-from data.beetl_answer import read_true_labels
+from data.beetl_answer import are_organisers, read_codes, read_true_labels
 from data.errors import InputError
 from data.pickled import read_array
 
@@ -40,7 +41,7 @@ def fetch_competition(phase: str, to: Path | None = None) -> Path:
     Raises
     ------
     InputError
-        When MOABB cannot fetch them.
+        When MOABB cannot fetch them, or what is there is not whole: MOABB takes a folder for whole when it exists.
     """
     import moabb
     from moabb.datasets import Beetl2021_A
@@ -55,10 +56,16 @@ def fetch_competition(phase: str, to: Path | None = None) -> Path:
             " articles 14839650, 16586213 and 21602622 by hand, unpack them into one folder, and check that"
         ) from error
     root = Path(folder)
-    for name in ("final", "leaderboard"):
-        phase_folder(root, name)
-    if check_sums(root) == 0:
-        write_sums(root)
+    try:
+        if check_sums(root) == 0:
+            truth = read_codes(root / LABEL_FILE)
+            if not are_organisers(truth):
+                raise InputError(f"{root / LABEL_FILE}: not the organisers' labels (another sha256)")
+            for name in ("final", "leaderboard"):
+                check_competition(root, name, {})
+            write_sums(root)
+    except InputError as error:
+        raise InputError(f"{error}; or remove all of {root}, so that MOABB fetches it anew") from error
     return root
 
 
@@ -91,7 +98,7 @@ class CodeCheck:
     c4: float
     lateral: float
     lateral_error: float
-    of_subjects: tuple[float, ...]
+    of_subjects: tuple[float | None, ...]  # None where a subject has no trial of the code
 
 
 @dataclass(frozen=True)
@@ -165,7 +172,7 @@ def _weigh_codes(power: list[NDArray[np.float64]], codes: list[NDArray[np.int64]
     for code, meaning in enumerate(A.tasks):
         of_code = [values[labels == code] for values, labels in zip(power, codes, strict=True)]
         trials = np.concatenate(of_code)
-        if any(len(values) == 0 for values in of_code) or len(trials) < 2:
+        if len(trials) < 2:
             continue
         lateral = trials[:, 0] - trials[:, 1]
         c3, c4 = trials.mean(axis=0)
@@ -178,7 +185,7 @@ def _weigh_codes(power: list[NDArray[np.float64]], codes: list[NDArray[np.int64]
                 float(c4),
                 float(lateral.mean()),
                 float(lateral.std(ddof=1) / np.sqrt(len(lateral))),
-                tuple(float((values[:, 0] - values[:, 1]).mean()) for values in of_code),
+                tuple(float((v[:, 0] - v[:, 1]).mean()) if len(v) else None for v in of_code),
             )
         )
     return tuple(checks)

@@ -8,13 +8,17 @@ from rich.table import Table
 
 from experiments.beetl_files import CompetitionCheck
 from experiments.beetl_tune import Tried
-from experiments.score import BeetlScore
+from experiments.score import BeetlScore, Gain
 
 
 def score_table(score: BeetlScore, title: str) -> None:
     """Print a BEETL score: the whole, the data sets, and every subject with the recall of each class."""
     console = Console(soft_wrap=True, highlight=False)
-    console.print(f"BEETL motor imagery, percent; 95 % bootstrap intervals over trials; chance is 33.33\n{title}")
+    console.print(title)
+    console.print(
+        "BEETL motor imagery, percent: score, its 95 % interval over trials (bootstrap), and\nhow many"
+        " trials of each code were found; chance is 33.33"
+    )
     table = Table(box=box.SIMPLE_HEAD)
     for column in ("", "score", "interval", "code 0", "code 1", "code 2"):
         table.add_column(column, justify="left" if column == "" else "right", no_wrap=True)
@@ -28,12 +32,21 @@ def score_table(score: BeetlScore, title: str) -> None:
     console.print(table)
 
 
+def gain_line(gain: Gain, other: str) -> None:
+    """Print how much better an answer is than another one."""
+    Console(soft_wrap=True, highlight=False).print(
+        f"minus {other}: {gain.points:+.2f} points, 95 % interval {gain.interval[0]:+.1f} to {gain.interval[1]:+.1f}"
+        " (paired over trials)"
+    )
+
+
 def check_table(found: CompetitionCheck) -> None:
     """Print what was found in the competition's files, and what mu power says of A's codes."""
     console = Console(soft_wrap=True, highlight=False)
     sums = f"all {found.n_sums} files as SHA256SUMS lists them" if found.n_sums else "no SHA256SUMS beside the files"
     labels = f"labels of the final phase: {found.n_labels}" if found.n_labels else "no labels of the final phase"
-    console.print(f"{found.root}, {found.phase} phase: every file is there and of the right shape; {sums}; {labels}")
+    console.print(f"{found.root}, {found.phase} phase: every file is there, of the right shape and scale")
+    console.print(f"{sums}; {labels}")
     table = Table(box=box.SIMPLE_HEAD)
     for column in ("", "labelled", "test", "unit", "deviation", "of codes 0 to 3"):
         table.add_column(column, justify="left" if column == "" else "right", no_wrap=True)
@@ -43,10 +56,11 @@ def check_table(found: CompetitionCheck) -> None:
             f"{s.target} {s.subject}", str(s.n_labelled), str(s.n_test), s.unit, f"{s.amplitude:.1f} µV", counts
         )
     console.print(table)
+    console.print("deviation: median over trials and channels, as the signals are read")
     console.print(
-        "Mu power (8 to 13 Hz) of A's labelled trials against the subject's mean, dB, by code.\n"
-        "Imagery of a hand lowers it on the far side: C3 minus C4 should be highest for the left hand, lowest for the"
-        " right one."
+        "\nMu power (8 to 13 Hz) of A's labelled trials against the subject's mean, dB, by code.\n"
+        "Imagery of a hand lowers it on the far side: C3 minus C4 should be highest for the\n"
+        "left hand, lowest for the right one; ± 95 % interval over trials."
     )
     table = Table(box=box.SIMPLE_HEAD)
     subjects = [s.subject for s in found.subjects if s.target == "A"]
@@ -59,13 +73,15 @@ def check_table(found: CompetitionCheck) -> None:
             f"{c.c3:+.1f}",
             f"{c.c4:+.1f}",
             f"{c.lateral:+.2f} ± {1.96 * c.lateral_error:.2f}",
-            *(f"{lateral:+.1f}" for lateral in c.of_subjects),
+            *("" if lateral is None else f"{lateral:+.1f}" for lateral in c.of_subjects),
         )
     console.print(table)
+    if not found.codes:
+        return
     left, right = (chosen(found.codes, key=lambda c: c.lateral) for chosen in (max, min))
     console.print(
-        f"most like the left hand: code {left.code} (published as {left.meaning});"
-        f" most like the right hand: code {right.code} (published as {right.meaning})"
+        f"most like the left hand: code {left.code} (published as {left.meaning})\n"
+        f"most like the right hand: code {right.code} (published as {right.meaning})"
     )
 
 

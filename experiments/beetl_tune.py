@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from data.errors import InputError
 from data.files import replaced
-from experiments.beetl import ABOUT, Task, beetl_federation, predictions, train
+from experiments.beetl import Task, beetl_federation, predictions, train
 from experiments.score import points
 from experiments.simulate import Progress
 from federation.contract import Federation
@@ -51,7 +51,9 @@ def candidates(tries: Sequence[str]) -> list[dict[str, Any]]:
         key, _, values = words.partition("=")
         if key.partition(".")[0] not in ("contract", "training") or "." not in key or not values:
             raise InputError(f"--try {words}: expected contract.KEY=VALUE,... or training.KEY=VALUE,...")
-        axes.append([(key, _value(value)) for value in values.split(",")])
+        if key == "training.seed":
+            raise InputError(f"--try {words}: a seed is nothing to choose; give --seed")
+        axes.append([(key, value) for value in _values(values)])
     return [dict(chosen) for chosen in itertools.product(*axes)]
 
 
@@ -63,6 +65,7 @@ def choose(
     work: Path,
     start: Callable[[Federation, Path], RunFolder],
     report: Callable[[Progress], None],
+    found: Callable[[Tried], None] = lambda tried: None,
 ) -> list[Tried]:
     """Try all candidates; what is returned has the best first.
 
@@ -76,29 +79,36 @@ def choose(
     work : Path
         Where the runs are kept: a second call goes on where the first one was broken off.
     start : callable
-        Begins a run of a federation in a folder.
+        Begins a run of a federation in a folder, or goes on with the one that is there.
     report : callable
         Called with a `Progress` before each fold.
+    found : callable
+        Called with each candidate when its five folds are done.
     """
     tables = [_tables(settings, candidate) for candidate in grid]
     for table in tables:  # all of them, before the first one trains for minutes
-        beetl_federation(task, table, units, held_out=FOLDS[0])
+        beetl_federation(task, table, units, held_out=FOLDS[0], where="--try")
     tried = []
     for number, (candidate, table) in enumerate(zip(grid, tables, strict=True)):
         answers = []
         for fold in FOLDS:
-            report(Progress("tune", number * len(FOLDS) + fold - 1, len(grid) * len(FOLDS), _words(candidate)))
+            report(Progress("tune", number * len(FOLDS) + fold - 1, len(grid) * len(FOLDS), describe(candidate)))
             federation = beetl_federation(task, table, units, held_out=fold)
             answers.append(_held_out(task, federation, work / f"{_mark(federation)}-fold{fold}", start))
         codes, truth = (np.concatenate(part) for part in zip(*answers, strict=True))
         tried.append(Tried(candidate, points(codes, truth), tuple(points(c, t) for c, t in answers)))
+        found(tried[-1])
     report(Progress("tune", len(grid) * len(FOLDS), len(grid) * len(FOLDS)))
     return sorted(tried, key=lambda t: -t.score)
 
 
-def write_settings(out: Path, tried: Sequence[Tried], task: Task) -> None:
-    """Write the best settings for `mfscsn beetl run --settings`, with all that was tried as comments."""
-    lines = [f"# {t.score:6.2f}  {_words(t.settings)}" for t in tried]
+def write_settings(out: Path, tried: Sequence[Tried], task: Task, rounds: int | None = None) -> None:
+    """Write the best settings for `mfscsn beetl run --settings`, with all that was tried as comments.
+
+    `rounds` joins them where it was given: fewer or more of them would be other settings.
+    """
+    lines = [f"# {t.score:6.2f}  {describe(t.settings)}" for t in tried]
+    chosen = {**({"training.rounds": rounds} if rounds else {}), **tried[0].settings}
     head = "\n".join(
         [
             f"# Chosen by `mfscsn beetl tune` on labelled trials of the {task.phase} phase, {task.sources} sources:",
@@ -107,14 +117,14 @@ def write_settings(out: Path, tried: Sequence[Tried], task: Task) -> None:
         ]
     )
     with replaced(out) as file:
-        file.write(f"{head}\n\n{tomli_w.dumps(_tables({}, tried[0].settings))}".encode())
+        file.write(f"{head}\n\n{tomli_w.dumps(_tables({}, chosen))}".encode())
 
 
 def _held_out(
     task: Task, federation: Federation, path: Path, start: Callable[[Federation, Path], RunFolder]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Train without a race or block, and give its predicted and true codes."""
-    run = RunFolder(path) if (path / ABOUT).exists() else start(federation, path)
+    run = start(federation, path)
     train(run, task.method, lambda _: None)
     found = list(predictions(run, task.method))
     return np.concatenate([p.codes for p in found]), np.concatenate([p.truth for p in found])
@@ -124,12 +134,12 @@ def _mark(federation: Federation) -> str:
     return hashlib.sha256(json.dumps(federation.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _value(text: str) -> Any:
-    """Read a value as TOML would, or else as text."""
+def _values(text: str) -> list[Any]:
+    """Read values as TOML would, or else as words."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        return list(tomllib.loads(f"values = [{text}]")["values"])
     except tomllib.TOMLDecodeError:
-        return text
+        return text.split(",")
 
 
 def _tables(settings: Mapping[str, Any], candidate: Mapping[str, Any]) -> dict[str, Any]:
@@ -140,5 +150,6 @@ def _tables(settings: Mapping[str, Any], candidate: Mapping[str, Any]) -> dict[s
     return tables
 
 
-def _words(candidate: Mapping[str, Any]) -> str:
+def describe(candidate: Mapping[str, Any]) -> str:
+    """Say a candidate in words, as ``lr 0.001, shrinkage 0.3``."""
     return ", ".join(f"{key.partition('.')[2]} {value}" for key, value in candidate.items())

@@ -90,24 +90,36 @@ def evaluate(
 
 @app.command()
 def score(
-    answer: Annotated[Path, typer.Argument(help="answer.txt or answer.zip.", metavar="ANSWER", show_default=False)],
-    labels: Annotated[Path, typer.Argument(help="The true codes.", metavar="LABELS", show_default=False)],
+    answer: Annotated[
+        Path,
+        typer.Argument(help="answer.txt, one code a line, or answer.zip.", metavar="ANSWER", show_default=False),
+    ],
+    labels: Annotated[Path, typer.Argument(help="The true codes, one a line.", metavar="LABELS", show_default=False)],
+    against: Annotated[
+        Path | None, typer.Option(help="Another answer, to compare with trial by trial.", metavar="ANSWER")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Score an answer to BEETL's motor-imagery task as its organisers do."""
     import json
     from dataclasses import asdict
 
-    from data.beetl_answer import read_codes
+    from data.beetl_answer import are_organisers, read_codes, read_labels
+    from experiments.beetl_show import gain_line, score_table
+    from experiments.score import gain
     from experiments.score import score as score_answer
 
-    found = score_answer(read_codes(answer), read_codes(labels))
+    codes, truth = read_codes(answer), read_labels(labels)
+    found = score_answer(codes, truth)
+    compared = None if against is None else gain(codes, read_codes(against), truth)
     if as_json:
-        typer.echo(json.dumps(asdict(found), indent=1))
-    else:
-        from experiments.beetl_show import score_table
-
-        score_table(found, str(answer))
+        words = {"answer": str(answer), "labels": str(labels), "organisers_labels": are_organisers(truth)}
+        typer.echo(json.dumps({**words, **asdict(found), "gain": compared and asdict(compared)}, indent=1))
+        return
+    whose = "the organisers'" if are_organisers(truth) else "not the organisers'"
+    score_table(found, f"answer: {answer}\nlabels: {labels} ({whose})")
+    if compared is not None:
+        gain_line(compared, str(against))
 
 
 def _load(path: Path, data_root: Path | None, rounds: int | None, seed: int | None) -> "Federation":

@@ -8,7 +8,6 @@ import csv
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -136,7 +135,7 @@ def federated_network(run: RunFolder, site_number: int) -> SplitModule:
 def local_network(run: RunFolder, site_number: int) -> SplitModule:
     """Load a site's network as it was trained unshared."""
     network = site_network(run.federation, run.federation.site[site_number], run.store)
-    _load_whole(network, Job(site_number).path(run))
+    _load_whole(network, Job(site_number), run)
     return network
 
 
@@ -145,7 +144,7 @@ def own_network(run: RunFolder, site_number: int, target: Target) -> SplitModule
     site, contract = run.federation.site[site_number], run.federation.contract
     n_outputs = len(next(d for d in site.dataset if d.name == target.dataset).labels(contract))
     network = ShallowConvNet(contract.architecture, {OWN: Branch(target.signals.shape[1], n_outputs)})
-    _load_whole(network, Job(site_number, target.dataset, target.subject).path(run))
+    _load_whole(network, Job(site_number, target.dataset, target.subject), run)
     return network
 
 
@@ -157,10 +156,13 @@ def _score(run: RunFolder, site: str, target: Target, method: str, network: Spli
     )
 
 
-def _load_whole(network: SplitModule, path: Path) -> None:
+def _load_whole(network: SplitModule, job: Job, run: RunFolder) -> None:
+    path = job.path(run)
     if not path.exists():
         raise InputError(f"{path}: this reference was not trained; `mfscsn simulate ... --resume` trains it")
-    tensors, _ = read_tensors(path)
+    tensors, about = read_tensors(path)
+    if about.get("trials") != digest(run.federation.site[job.site], run.federation.contract, run.store):
+        raise InputError(f"{path}: trained on other trials than are prepared now; start a new run")
     common = set(network.common_names())
     network.load_common({k: v for k, v in tensors.items() if k in common})
     network.load_private({k: v for k, v in tensors.items() if k not in common})

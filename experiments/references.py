@@ -18,7 +18,7 @@ import torch
 from federation.run_folder import RunFolder
 from federation.site import write_tensors
 from federation.site_network import site_network
-from federation.site_trials import calibration_trials, count_training, training_trials
+from federation.site_trials import calibration_trials, count_training, digest, training_trials
 from federation.superlink import die_with_parent
 from mfscsn.network import Branch, ShallowConvNet, SplitModule
 from mfscsn.training import derive_seed, train_round
@@ -116,5 +116,9 @@ def _train(path: Path, job: Job, threads: int) -> None:
             seed=derive_seed(*words, number),
             optimiser_state=state,
         )
-    about = {"run": run.run_id, "round": str(run.federation.training.rounds)}
+    about = {
+        "run": run.run_id,
+        "round": str(run.federation.training.rounds),
+        "trials": digest(site, contract, run.store),
+    }
     write_tensors(job.path(run), network.common_state() | network.private_state(), about)

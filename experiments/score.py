@@ -1,6 +1,7 @@
 """Score a BEETL answer, as the organisers do: every class weighs the same, over all 1000 trials together."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +54,23 @@ def points(answer: NDArray[np.int64], truth: NDArray[np.int64]) -> float:
     return float(_points((answer == truth)[None], truth)[0])
 
 
+@dataclass(frozen=True)
+class Gain:
+    """How much better one answer is than another, in points, paired over trials; `interval` is the 95 % one."""
+
+    points: float
+    interval: tuple[float, float]
+
+
+def gain(answer: NDArray[np.int64], other: NDArray[np.int64], truth: NDArray[np.int64], seed: int = 0) -> Gain:
+    """Compare two answers to the same trials: drawing a trial anew takes both answers to it."""
+    of_subject = np.repeat(np.arange(len(truth) // N_TEST), N_TEST)
+    drawn = _drawn(truth, of_subject, np.random.default_rng(seed))
+    both = [(codes == truth)[drawn] for codes in (answer, other)]
+    low, high = np.percentile(_points(both[0], truth) - _points(both[1], truth), [2.5, 97.5])
+    return Gain(points(answer, truth) - points(other, truth), (float(low), float(high)))
+
+
 def score(answer: NDArray[np.int64], truth: NDArray[np.int64], phase: str = "final", seed: int = 0) -> BeetlScore:
     """Score an answer of 1000 codes in the organisers' order.
 
@@ -62,7 +80,7 @@ def score(answer: NDArray[np.int64], truth: NDArray[np.int64], phase: str = "fin
     of_dataset = np.concatenate([np.repeat(t.name, N_TEST * len(t.subjects[phase])) for t in TARGETS.values()])
     of_subject = np.repeat([subject for t in TARGETS.values() for subject in t.subjects[phase]], N_TEST)
     names = {subject: t.answer_names for t in TARGETS.values() for subject in t.subjects[phase]}
-    right = _resampled(answer == truth, truth, of_subject, np.random.default_rng(seed))
+    right = (answer == truth)[_drawn(truth, of_subject, np.random.default_rng(seed))]
 
     def part(name: str, mask: NDArray[np.bool_], classes: tuple[str, ...]) -> PartScore:
         return PartScore(
@@ -102,14 +120,12 @@ def _interval(right: NDArray[np.bool_], truth: NDArray[np.int64]) -> tuple[float
     return float(low), float(high)
 
 
-def _resampled(
-    right: NDArray[np.bool_], truth: NDArray[np.int64], of_subject: NDArray[np.str_], rng: np.random.Generator
-) -> NDArray[np.bool_]:
-    """Draw trials anew within each subject and class: ``(N_BOOTSTRAP, n_trials)``."""
-    drawn = np.empty((N_BOOTSTRAP, len(right)), bool)
-    for subject in dict.fromkeys(of_subject):
+def _drawn(truth: NDArray[np.int64], of_subject: NDArray[Any], rng: np.random.Generator) -> NDArray[np.int64]:
+    """Draw trials anew within each subject and class: their numbers ``(N_BOOTSTRAP, n_trials)``."""
+    drawn = np.empty((N_BOOTSTRAP, len(truth)), np.int64)
+    for subject in dict.fromkeys(of_subject.tolist()):
         for code in range(N_CODES):
             at = np.flatnonzero((of_subject == subject) & (truth == code))
             if len(at):
-                drawn[:, at] = right[at][rng.integers(0, len(at), (N_BOOTSTRAP, len(at)))]
+                drawn[:, at] = at[rng.integers(0, len(at), (N_BOOTSTRAP, len(at)))]
     return drawn

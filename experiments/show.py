@@ -31,7 +31,6 @@ class ProgressLines:
         self.tasks: dict[str, TaskID] = {}
 
     def __enter__(self) -> Self:
-        self.bars.start()
         return self
 
     def __exit__(
@@ -39,8 +38,14 @@ class ProgressLines:
     ) -> None:
         self.bars.stop()
 
+    def line(self, text: str) -> None:
+        """Print a line above the bars, at once."""
+        self.bars.console.print(text, highlight=False, soft_wrap=True)
+
     def progress(self, step: Progress) -> None:
         """Show a step of `simulate`."""
+        if not self.tasks:  # no bars for input that is refused at once
+            self.bars.start()
         if step.stage not in self.tasks:
             self.tasks[step.stage] = self.bars.add_task(step.stage, total=step.total, detail="")
         self.bars.update(self.tasks[step.stage], completed=step.done, total=step.total, detail=step.detail)

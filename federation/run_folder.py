@@ -8,6 +8,7 @@ import csv
 import fcntl
 import io
 import json
+import os
 import platform
 import subprocess
 import time
@@ -172,7 +173,11 @@ class RunFolder:
 def check_free(path: Path) -> None:
     """Raise InputError when something lies where a run is to begin."""
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise InputError(f"{path}: already exists; give another --out, or continue it with --resume {path}")
+        hint = f", or continue it with --resume {path}" if (path / "federation.toml").exists() else ""
+        raise InputError(f"{path}: already exists; give another --out{hint}")
+    parent = next(folder for folder in path.resolve().parents if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):  # now, not when all is prepared
+        raise InputError(f"{path}: cannot be made, {parent} is not a folder that can be written; give another --out")
 
 
 def run_path(run_config: Mapping[str, Any], run_id: int) -> Path:

@@ -145,6 +145,8 @@ def test_b_in_volts_is_refused_unless_told(linked):
     with pytest.raises(InputError, match=r"looks like volts, but B is published in microvolts.*--unit B=volts"):
         read_signals(file, B)
     assert np.array_equal(read_signals(file, B, "volts"), volts)
+    with pytest.raises(InputError, match="looks like volts, but --unit says microvolts"):
+        read_signals(file, B, "microvolts")
 
 
 def test_nan_another_shape_and_odd_codes_are_named(linked):
@@ -200,4 +202,6 @@ def test_sums_are_as_sha256sum_writes_them(tmp_path):
     write_sums(tmp_path)
     sha = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert (tmp_path / "SHA256SUMS").read_text() == f"{sha}  finalMI/S1/a.npy\n"
+    assert check_sums(tmp_path) == 1
+    (tmp_path / "SHA256SUMS").write_bytes(f"{sha} *finalMI/S1/a.npy\r\n\n".encode() + b"\xff\n")
     assert check_sums(tmp_path) == 1

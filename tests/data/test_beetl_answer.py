@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from conftest import SHARED
 
-from data.beetl_answer import read_codes, read_true_labels, write_answer
+from data.beetl import check_sums
+from data.beetl_answer import read_codes, read_labels, read_true_labels, write_answer
 from data.errors import InputError
 
 
@@ -41,11 +42,11 @@ def test_what_is_no_answer_is_refused_in_one_line(tmp_path, text, message):
 
 def test_files_that_are_no_text(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match="cannot be read as text"):
+    with pytest.raises(InputError, match="not a text file"):
         read_codes(tmp_path / "a.txt")
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("other.txt", "0")
-    with pytest.raises(InputError, match=r"no answer\.txt in it"):
+    with pytest.raises(InputError, match=r"no answer\.txt in it, but \['other.txt'\]"):
         read_codes(tmp_path / "a.zip")
     with pytest.raises(InputError, match="no such file"):
         read_codes(tmp_path / "none.txt")
@@ -58,7 +59,7 @@ def test_wrong_labels_are_refused_and_missing_ones_are_none(linked):
     path.unlink()
     assert read_true_labels(linked) is None
     path.write_text("\n".join([*lines[200:], *lines[:200]]))
-    with pytest.raises(InputError, match="not the organisers' labels"):
+    with pytest.raises(InputError, match="neither the organisers' labels nor those"):
         read_true_labels(linked)
 
 
@@ -66,3 +67,44 @@ def test_wrong_labels_are_refused_and_missing_ones_are_none(linked):
 def test_the_organisers_labels_are_known(tmp_path):
     shutil.copy(SHARED / "beetl/final_MI_label.txt", tmp_path)
     assert (found := read_true_labels(tmp_path)) is not None and np.bincount(found).tolist() == [250, 250, 500]
+
+
+def test_forms_that_other_tools_write(tmp_path):
+    codes = np.tile([0, 1, 2, 2], 250)
+    np.savetxt(tmp_path / "floats.txt", codes)
+    (tmp_path / "windows.txt").write_bytes(b"\xef\xbb\xbf" + "".join(f"{code}\r\n" for code in codes).encode())
+    for name in ("floats.txt", "windows.txt"):
+        assert np.array_equal(read_codes(tmp_path / name), codes)
+
+
+def test_labels_with_windows_line_endings_are_the_same_labels(linked):
+    path = linked / "final_MI_label.txt"
+    content = path.read_bytes()
+    path.unlink()
+    path.write_bytes(content.replace(b"\n", b"\r\n"))
+    assert check_sums(linked) > 0 and read_true_labels(linked) is not None
+
+
+def test_zips_that_cannot_be_used(tmp_path):
+    write_answer(tmp_path, np.zeros(1000, np.int64))
+    whole = (tmp_path / "answer.zip").read_bytes()
+    for name, content in {
+        "cut.zip": whole[:60],
+        "noise.zip": b"noise",
+        "damaged.zip": whole[:45] + b"\xff" * 8 + whole[53:],
+    }.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(InputError, match=f"{name}: "):
+            read_codes(tmp_path / name)
+    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("answer.txt", b"0\n" * 10_000_000)
+    with pytest.raises(InputError, match="far too long"):
+        read_codes(tmp_path / "bomb.zip")
+    with pytest.raises(InputError, match="a folder, expected a file of codes"):
+        read_codes(tmp_path)
+
+
+def test_an_answer_in_the_place_of_labels_is_refused(tmp_path):
+    (tmp_path / "a.txt").write_text("0\n1\n" * 500)
+    with pytest.raises(InputError, match="no trial has code 2; true labels were expected"):
+        read_labels(tmp_path / "a.txt")

@@ -1,5 +1,7 @@
 """The simulated competition: complete, in the organisers' form, whole or not at all."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from conftest import planted_trials
@@ -40,6 +42,21 @@ def test_a_broken_simulation_leaves_nothing(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         simulate_competition(tmp_path / "new", trials=fail)
     assert not list(tmp_path.iterdir())
+
+
+def test_an_empty_folder_is_filled_also_when_it_is_this_one(tmp_path, monkeypatch):
+    def tiny(target, person, seed):
+        n = 300 if target.name == "A" else 320
+        return np.full((n, 1, 1), 1e-5), np.arange(n) % 4
+
+    monkeypatch.chdir(tmp_path)
+    simulate_competition(Path(), trials=tiny)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "finalMI",
+        "leaderboardMI",
+        "final_MI_label.txt",
+        "SHA256SUMS",
+    }
 
 
 def test_an_existing_folder_is_refused(tmp_path):

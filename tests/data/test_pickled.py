@@ -131,3 +131,45 @@ def test_noise_is_refused(tmp_path_factory, content):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(InputError, match=r"a\.npy: missing"):
         read_array(tmp_path / "a.npy")
+
+
+GLOBAL = b"cnumpy.core.multiarray\n_reconstruct\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x80\x03K\x01r\xff\xff\xff\x7f.",  # a memo of 2 billion places
+        b"\x80\x03" + GLOBAL + b"N}X\x0c\x00\x00\x00__defaults__K\x01s\x86b.",  # sets an attribute of a name
+        b"\x80\x03cnumpy\nndarray\n)\x81.",  # makes an object without calling its class
+        b"\x80\x03" + GLOBAL + b"N(K\x01tb.",
+        b"\x80\x03(K\x01K\x01t" + b"q\x00h\x00h\x00\x86" * 60 + b".",  # a tuple of 2 ** 60 places, if it were shown
+        b"\x80\x03cnumpy\ndtype\n(K\x01K\x01t" + b"q\x00h\x00h\x00\x86" * 40 + b"\x85R.",
+        b"\x80\x05\x96\xff\xff\xff\xff\xff\x00\x00\x00.",  # a terabyte of nothing
+        b"\x80\x03c" + b"x" * 100_000 + b"\n\x1b[31m\n.",
+        b"\x80\x03" + b"N" * 300 + b".",
+    ],
+)
+def test_traps_are_refused_in_a_short_line_and_change_nothing(tmp_path, content):
+    (tmp_path / "a.npy").write_bytes(content)
+    with pytest.raises(InputError) as error:
+        read_array(tmp_path / "a.npy")
+    assert len(str(error.value)) < 400 and "\x1b" not in str(error.value)
+    good = pickle.dumps(np.arange(3))
+    (tmp_path / "b.npy").write_bytes(good)
+    assert read_array(tmp_path / "b.npy").tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("shape", [(-1,), (2.0,), (True,), [4]])
+def test_odd_shapes_are_refused(tmp_path, shape):
+    class Odd:
+        def __reduce__(self):
+            return (
+                np._core.multiarray._reconstruct,
+                (np.ndarray, (0,), b"b"),
+                (1, shape, np.dtype("u1"), False, b"abcd"),
+            )
+
+    (tmp_path / "a.npy").write_bytes(pickle.dumps(Odd(), 3))
+    with pytest.raises(InputError, match="refused"):
+        read_array(tmp_path / "a.npy")

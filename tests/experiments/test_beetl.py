@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import planted_trials
 
-from data.beetl import A, B
+from data.beetl import A, B, write_sums
 from data.beetl_answer import read_codes
 from data.errors import InputError
 from experiments import beetl_tune
@@ -17,15 +17,17 @@ from experiments.beetl import (
     answer,
     beetl_federation,
     begin,
-    check_resumed,
+    begin_or_reopen,
+    reopen,
     submitted,
-    task_of,
     train,
 )
 from experiments.beetl_tune import candidates, choose, write_settings
 from experiments.cli import _simulate_new
+from experiments.prepare import prepare_sites
 from experiments.score import points
 from federation.contract import read_toml
+from federation.site_trials import count_training
 
 QUICK = {"training": {"rounds": 2, "lr": 1e-3, "local_epochs": 3}}
 
@@ -51,7 +53,7 @@ def ended(competition, folder, store, method="mf-scsn", **about):
     task = Task(str(competition), sources="simulated", method=method, **about)
     run = begin(task, small(beetl_federation(task, QUICK)), folder / method, store, 1, lambda *_: None)
     train(run, method, lambda _: None)
-    return run
+    return run, task
 
 
 def test_the_federation_has_five_sites_with_their_own_channels_and_labels(competition):
@@ -89,13 +91,14 @@ def test_what_depends_on_the_task(competition, tmp_path):
     ("settings", "message"),
     [
         ({"training": {"rouds": 3}}, "training, rouds: unknown key; did you mean 'rounds'"),
-        ({"site": []}, r"expected the tables \[contract\] and \[training\]"),
+        ({"site": []}, r"mine.toml: 'site': expected the tables \[contract\] and \[training\]"),
+        ({"training": 3}, r"mine.toml: 'training': expected the tables"),
         ({"contract": {"shrinkage": 2.0}}, "contract, shrinkage: expected less than or equal to 1"),
     ],
 )
 def test_odd_settings_are_named(competition, settings, message):
     with pytest.raises(InputError, match=message):
-        beetl_federation(Task(str(competition)), settings)
+        beetl_federation(Task(str(competition)), settings, where="mine.toml")
 
 
 def test_merged_classes_count_the_mean_of_their_members():
@@ -107,8 +110,8 @@ def test_merged_classes_count_the_mean_of_their_members():
 
 def test_a_run_answers_in_the_organisers_order_and_is_scored(competition, tmp_path, beetl_store):
     """Through real Flower. The planted trials are easy, so an answer in another order would be near chance."""
-    run = ended(competition, tmp_path, beetl_store)
-    first, second = answer(run, transductive=True)
+    run, task = ended(competition, tmp_path, beetl_store, transductive=True)
+    first, second = answer(run, task)
     assert first.score is not None and first.score.total > 45 and second.score is not None
     assert all(part.score > 38 for part in first.score.datasets)
     truth = np.concatenate(
@@ -121,50 +124,76 @@ def test_a_run_answers_in_the_organisers_order_and_is_scored(competition, tmp_pa
     kept = json.loads((run.path / "score.json").read_text())
     assert kept["answer"]["total"] == pytest.approx(first.score.total)
     assert [site.name for site in run.federation.site] == ["A", "B", "cho", "physionet", "bnci"]
-    task = task_of(run)
-    check_resumed(run, task, competition, {}, None, None, None)
-    for change, message in (
-        ({"given": {"method": "baseline"}}, "begun with --method mf-scsn, not baseline"),
-        ({"seed": 4}, "begun with --seed 0, not 4"),
-        ({"data": tmp_path}, "begun with --data"),
-        ({"rounds": 9}, "begun with --rounds 2, not 9"),
-    ):
-        words = {"data": None, "given": {}, "seed": None, "rounds": None, "settings": None} | change
-        with pytest.raises(InputError, match=message):
-            check_resumed(run, task, **words)
-    (tmp_path / "other.toml").write_text("[contract]\nwidth = 20\n")
-    with pytest.raises(InputError, match="contract.width was 50, is 20"):
-        check_resumed(run, task, None, {}, None, None, tmp_path / "other.toml")
+    again, task = reopen(run.path, lambda *_: None)
+    assert task.transductive and [a.path.name for a in answer(again, task)] == ["answer.txt", "answer-transductive.txt"]
 
 
-def test_labels_of_test_trials_change_no_answer_and_no_labels_mean_no_score(linked, competition, tmp_path, beetl_store):
-    whole = ended(competition, tmp_path / "whole", beetl_store, "baseline")
-    (with_labels,) = answer(whole)
-    assert with_labels.score is not None and with_labels.score.total > 40
+def test_labels_of_test_trials_change_no_answer(linked, competition, tmp_path, beetl_store):
+    """The same files with other labels, and with none, are answered alike; without labels there is no score."""
+    true = answer(*ended(competition, tmp_path / "true", beetl_store, "local-site"))[0]
+    assert true.score is not None and true.score.total > 45
+    codes = read_codes(linked / "final_MI_label.txt")[::-1]
+    (linked / "final_MI_label.txt").unlink()
+    (linked / "final_MI_label.txt").write_text("".join(f"{code}\n" for code in codes))
+    (linked / "SHA256SUMS").unlink()
+    write_sums(linked)
+    other = answer(*ended(linked, tmp_path / "other", beetl_store, "local-site"))[0]
+    assert other.score is not None and other.score.total < true.score.total
     (linked / "final_MI_label.txt").unlink()
     (linked / "SHA256SUMS").unlink()
-    bare = ended(linked, tmp_path / "bare", beetl_store, "baseline")
-    (without,) = answer(bare)
-    assert without.score is None and not (bare.path / "score.json").exists()
-    assert np.array_equal(read_codes(without.path), read_codes(with_labels.path))
+    run, task = ended(linked, tmp_path / "none", beetl_store, "local-site")
+    (none,) = answer(run, task)
+    assert none.score is None and not (run.path / "score.json").exists()
+    for found in (other, none):
+        assert np.array_equal(read_codes(found.path), read_codes(true.path))
 
 
-def test_the_target_sites_unshared(competition, tmp_path, beetl_store):
-    run = ended(competition, tmp_path, beetl_store, "local-site")
-    (found,) = answer(run)
-    assert found.score is not None and found.score.total > 45
+def test_the_baseline_is_shown_as_many_trials_as_the_sites_network(competition, tmp_path, beetl_store):
+    run, task = ended(competition, tmp_path, beetl_store, "baseline")
+    (found,) = answer(run, task)
+    assert found.score is not None and found.score.total > 40
+    local = beetl_federation(Task(str(competition), method="local-site"))
+    prepared = prepare_sites(local, beetl_store)
+    for site, ours in zip(run.federation.site, prepared.site, strict=True):
+        shown = count_training(site, run.federation.contract, run.store)
+        assert shown == count_training(ours, local.contract, beetl_store) == {"A": 500, "B": 600}[site.name]
+
+
+def test_a_run_goes_on_with_its_own_files_alone(linked, tmp_path, beetl_store):
+    """Subjects that are swapped after the training are refused, with the sums and without."""
+    run, task = ended(linked, tmp_path, beetl_store, "baseline")
+    (before,) = answer(run, task)
+    kept = before.path.read_bytes()
+    (linked / "finalMI/S1").rename(linked / "finalMI/away")
+    (linked / "finalMI/S2").rename(linked / "finalMI/S1")
+    (linked / "finalMI/away").rename(linked / "finalMI/S2")
+    with pytest.raises(InputError, match="are files swapped"):
+        reopen(run.path, lambda *_: None)
+    (linked / "SHA256SUMS").unlink()
+    (linked / "final_MI_label.txt").unlink()
+    again, task = reopen(run.path, lambda *_: None)
+    with pytest.raises(InputError, match="trained on other trials than are prepared now"):
+        answer(again, task)
+    assert before.path.read_bytes() == kept
     (run.path / "beetl.json").unlink()
     with pytest.raises(InputError, match="no run of `mfscsn beetl run`"):
-        answer(run)
+        reopen(run.path, lambda *_: None)
 
 
-def test_a_wrong_label_file_is_refused_before_anything_is_trained(linked, tmp_path, beetl_store):
+def test_a_second_answer_that_would_be_the_first_is_refused(competition):
+    for changes in ({"method": "baseline"}, {"settings": {"contract": {"alignment": "none"}}}):
+        settings = changes.pop("settings", None)
+        with pytest.raises(InputError, match="--transductive: the alignment .* fits nothing"):
+            beetl_federation(Task(str(competition), transductive=True, **changes), settings)
+
+
+@pytest.mark.parametrize("sums", [True, False], ids=["with sums", "without"])
+def test_a_wrong_label_file_is_refused_before_anything_is_trained(linked, tmp_path, beetl_store, sums):
     (linked / "final_MI_label.txt").unlink()
-    (linked / "final_MI_label.txt").write_text("0\n1\n" * 500)
-    with pytest.raises(InputError, match=r"final_MI_label\.txt: not the file that SHA256SUMS lists"):
-        ended(linked, tmp_path, beetl_store, "baseline")
-    (linked / "SHA256SUMS").unlink()
-    with pytest.raises(InputError, match="not the organisers' labels"):
+    (linked / "final_MI_label.txt").write_text("0\n1\n2\n2\n" * 250)
+    if not sums:
+        (linked / "SHA256SUMS").unlink()
+    with pytest.raises(InputError, match="neither the organisers' labels nor those"):
         ended(linked, tmp_path, beetl_store, "baseline")
     assert not (tmp_path / "baseline").exists()
 
@@ -179,8 +208,15 @@ def test_unlabelled_targets_cannot_be_simulated(competition, tmp_path, beetl_sto
 def test_candidates_are_crossed():
     grid = candidates(["training.lr=5e-4,1e-3", "contract.weighting=equal,trials"])
     assert grid[0] == {"training.lr": 5e-4, "contract.weighting": "equal"} and len(grid) == 4
-    for odd in ("lr=3", "training.lr", "site.name=x"):
-        with pytest.raises(InputError, match="expected contract.KEY"):
+    bands = candidates(["contract.band=[4.0,38.0],[8.0,30.0]"])
+    assert [chosen["contract.band"] for chosen in bands] == [[4.0, 38.0], [8.0, 30.0]]
+    for odd, message in (
+        ("lr=3", "expected contract.KEY"),
+        ("training.lr", "expected contract.KEY"),
+        ("site.name=x", "expected contract.KEY"),
+        ("training.seed=1,2", "a seed is nothing to choose"),
+    ):
+        with pytest.raises(InputError, match=message):
             candidates([odd])
 
 
@@ -193,6 +229,8 @@ def test_tuning_chooses_by_labelled_trials_and_goes_on_where_it_was(competition,
             self.path = path
 
     def start(federation, path):
+        if path.exists():
+            return FakeRun(path)
         begun.append(federation)
         path.mkdir(parents=True)
         (path / "beetl.json").write_text(json.dumps(federation.contract.width))
@@ -203,7 +241,6 @@ def test_tuning_chooses_by_labelled_trials_and_goes_on_where_it_was(competition,
         truth = np.array([0, 1, 2, 0, 1, 2])
         yield Predicted("S1", truth if good else np.zeros_like(truth), truth)
 
-    monkeypatch.setattr(beetl_tune, "RunFolder", FakeRun)
     monkeypatch.setattr(beetl_tune, "train", lambda *_: None)
     monkeypatch.setattr(beetl_tune, "predictions", predictions)
     words = (task, candidates(["contract.width=20,30,40"]), {}, {}, tmp_path / "work", start, lambda _: None)
@@ -216,15 +253,20 @@ def test_tuning_chooses_by_labelled_trials_and_goes_on_where_it_was(competition,
     write_settings(tmp_path / "tuned.toml", tried, task)
     assert read_toml(tmp_path / "tuned.toml") == {"contract": {"width": 30}}
     assert beetl_federation(task, read_toml(tmp_path / "tuned.toml")).contract.width == 30
+    write_settings(tmp_path / "few.toml", tried, task, rounds=5)
+    assert read_toml(tmp_path / "few.toml") == {"training": {"rounds": 5}, "contract": {"width": 30}}
 
 
 def test_a_left_out_race_is_predicted_with_its_labels_known(competition, tmp_path, beetl_store):
     """One real fold, unshared: 20 trials of each subject of A, 24 of B, and none of them trained."""
     task = Task(str(competition), sources="simulated", method="local-site")
     federation = beetl_federation(task, QUICK, held_out=3)
-    codes, truth = beetl_tune._held_out(
-        task, federation, tmp_path / "fold", lambda f, p: begin(task, f, p, beetl_store, 1, lambda *_: None)
-    )
+    path, words = tmp_path / "fold", (beetl_store, 1, lambda *_: None)
+    path.mkdir()
+    (path / "federation.toml").write_text("half made")  # a process that was killed before it had begun
+    codes, truth = beetl_tune._held_out(task, federation, path, lambda f, p: begin_or_reopen(task, f, p, *words))
+    again, _ = beetl_tune._held_out(task, federation, path, lambda f, p: begin_or_reopen(task, f, p, *words))
+    assert np.array_equal(again, codes)
     assert len(codes) == 3 * 20 + 2 * 24
     expected = np.concatenate(
         [np.minimum(planted_trials(A, k, 3)[1][40:60], 2) for k in (1, 2, 3)]

@@ -9,9 +9,11 @@ import zipfile
 import pytest
 from conftest import SHARED, mfscsn, refused
 
+from data import beetl_answer
 from data.beetl import A, files, read_labels
 from data.beetl_simulated import dump
 from data.errors import InputError
+from experiments import beetl_files
 from experiments.beetl_files import check_competition, fetch_competition
 
 needs_shared = pytest.mark.skipif(not (SHARED / "beetl").is_dir(), reason="../shared/beetl is not here")
@@ -25,10 +27,21 @@ def test_score_prints_what_the_organisers_would(tmp_path):
     lines = {line.split()[0]: line.split() for line in out.splitlines() if line.strip()}
     assert lines["total"][1] == "41.53" and lines["A"][1] == "35.00" and lines["B"][1] == "51.33"
     assert "left_hand 73" in out and "other 8" in out and all(f"S{k}" in lines for k in range(1, 6))
-    assert all(len(line) <= 100 for line in out.splitlines()) and "…" not in out
+    assert all(len(line) <= 88 for line in out.splitlines()[2:]) and "…" not in out
+    assert "(the organisers')" in out
     code, out, _ = mfscsn("score", *words, "--json", cwd=tmp_path)
     found = json.loads(out)
     assert round(found["total"], 2) == 41.53 and [p["name"] for p in found["datasets"]] == ["A", "B"]
+
+
+def test_two_answers_are_compared_trial_by_trial(tmp_path):
+    truth = [0, 1, 2, 2] * 250
+    (tmp_path / "labels.txt").write_text("".join(f"{c}\n" for c in truth))
+    (tmp_path / "best.txt").write_text("".join(f"{c}\n" for c in truth))
+    (tmp_path / "zeros.txt").write_text("0\n" * 1000)
+    code, out, _ = mfscsn("score", "best.txt", "labels.txt", "--against", "zeros.txt", cwd=tmp_path)
+    assert code == 0 and "minus zeros.txt: +66.67 points, 95 % interval +66.7 to +66.7 (paired" in out
+    assert "not the organisers'" in out
 
 
 def test_score_refuses_what_is_no_answer(tmp_path):
@@ -123,7 +136,7 @@ def _spoil_the_labels(root):
         (_spoil_a_race, "S2/testing/race15_padsData.npy: missing"),
         (_spoil_by_swapping_a_and_b, "shape (20, 63, 2000), expected (200, 32, 800) for B"),
         (_spoil_the_scale, "looks like volts, but B is published in microvolts"),
-        (_spoil_the_labels, "final_MI_label.txt: not the organisers' labels"),
+        (_spoil_the_labels, "final_MI_label.txt: neither the organisers' labels nor"),
         (_spoil_by_swapping_within_a, None),  # equal shapes: only sums can tell
     ],
 )
@@ -139,7 +152,8 @@ def test_spoiled_files_are_refused_with_one_line(linked, spoil, message, sums):
     with pytest.raises(InputError) as error:
         check_competition(linked, "final", {})
     text = str(error.value)
-    assert (message if not sums else "SHA256SUMS") in text and "\n" not in text
+    told_by_sums = sums and spoil is not _spoil_the_labels
+    assert (message if not told_by_sums else "SHA256SUMS") in text and "\n" not in text
     if sums and spoil is _spoil_by_swapping_within_a:
         assert "it is finalMI/S2/" in text
 
@@ -170,6 +184,14 @@ def test_spoiled_files_are_refused_by_the_commands(linked, tmp_path):
         (("tune", "--data", ".", "--try", "lr=3"), "--try lr=3: expected contract.KEY"),
         (("tune",), "give --data DIR"),
         (("simulate", "."), "already exists"),
+        (
+            ("run", "--resume", "x", "--seed", "3"),
+            "--resume goes on with what the run was begun with; leave out --seed",
+        ),
+        (("tune", "--data", ".", "--rounds", "2", "--try", "training.rounds=3"), "say two things"),
+        (("run", "--data", ".", "--settings", "mine.txt"), "mine.txt: cannot be read as TOML"),
+        (("run", "--data", ".", "--method", "baseline", "--transductive"), "fits nothing"),
+        (("run", "--data", ".", "--out", "mine.txt/run"), "cannot be made"),
     ],
 )
 def test_other_mistakes(tmp_path, words, message):
@@ -178,15 +200,39 @@ def test_other_mistakes(tmp_path, words, message):
     assert [path.name for path in tmp_path.iterdir() if path.name != "prepared"] == ["mine.txt"]
 
 
-def test_fetch_gives_the_folder_and_notes_the_sums(linked, tmp_path, monkeypatch):
-    """MOABB finds the files where it would have put them, and downloads nothing."""
+@pytest.fixture
+def fetched(linked, tmp_path, monkeypatch):
+    """The competition where MOABB would have put it: it downloads nothing then."""
     (linked / "SHA256SUMS").unlink()
     monkeypatch.setenv("MNE_DATASETS_BEETL_PATH", str(tmp_path / "moabb"))
+    monkeypatch.setattr(beetl_files, "are_organisers", lambda codes: len(codes) == 1000 and codes[:3].any())
     at = tmp_path / "moabb" / "MNE-Beetl2021-A-data"
     at.parent.mkdir()
-    linked.rename(at)
-    assert fetch_competition("final") == at
-    assert len((at / "SHA256SUMS").read_text().splitlines()) == 116
+    return linked.rename(at)
+
+
+def test_fetch_gives_the_folder_and_notes_the_sums(fetched, monkeypatch):
+    monkeypatch.setattr(beetl_answer, "are_organisers", lambda codes: True)
+    assert fetch_competition("final") == fetched
+    assert len((fetched / "SHA256SUMS").read_text().splitlines()) == 116
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (_spoil_a_race, "race15_padsData.npy: missing"),
+        (_spoil_by_cutting, "training_s5X.npy: cannot be read"),
+        (_spoil_the_labels, "neither the organisers' labels"),
+        (lambda root: shutil.rmtree(root / "leaderboardMI"), "no folder 'leaderboardMI' in it"),
+    ],
+)
+def test_fetch_vouches_for_nothing_that_is_not_whole(fetched, monkeypatch, spoil, message):
+    if spoil is not _spoil_the_labels:
+        monkeypatch.setattr(beetl_answer, "are_organisers", lambda codes: True)
+    spoil(fetched)
+    with pytest.raises(InputError, match=message) as error:
+        fetch_competition("final")
+    assert "or remove all of" in str(error.value) and not (fetched / "SHA256SUMS").exists()
 
 
 def test_a_fetch_that_fails_says_what_to_do(tmp_path, monkeypatch):
