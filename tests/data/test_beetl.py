@@ -52,6 +52,20 @@ def test_submitted_codes_are_the_smaller_of_code_and_2():
     assert B.answer_codes == {"left_hand": 0, "right_hand": 1, "feet": 2, "rest": 2, "other": 2}
 
 
+def test_files_are_in_the_organisers_order(tmp_path):
+    of_a, of_b = files(tmp_path, A, "S2"), files(tmp_path, B, "S4")
+    assert [str(f.signals.relative_to(tmp_path)) for f in of_a] == [
+        *(f"S2/training/race{k}_padsData.npy" for k in range(1, 6)),
+        *(f"S2/testing/race{k}_padsData.npy" for k in range(6, 16)),
+    ]
+    assert [f.labels.name for f in of_a[:5] if f.labels] == [f"race{k}_padsLabel.npy" for k in range(1, 6)]
+    assert [str(f.signals.relative_to(tmp_path)) for f in of_b] == [
+        "S4/training/training_s4X.npy",
+        "S4/testing/testing_s4X.npy",
+    ]
+    assert of_b[0].labels == tmp_path / "S4/training/training_s4y.npy"
+
+
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
 def test_recordings_hold_the_trials_as_they_were_written(competition, target):
     signals, codes = planted_trials(target, 1, 3)

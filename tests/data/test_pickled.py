@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
+from data import pickled
 from data.errors import InputError
 from data.pickled import read_array
 
@@ -158,6 +159,17 @@ def test_traps_are_refused_in_a_short_line_and_change_nothing(tmp_path, content)
     good = pickle.dumps(np.arange(3))
     (tmp_path / "b.npy").write_bytes(good)
     assert read_array(tmp_path / "b.npy").tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("tail", [b"\x81.", b"Q.", b"cos\nsystem\n."])
+def test_instructions_are_looked_through_before_any_is_followed(tmp_path, monkeypatch, tail):
+    """An array may come first: it is not even built when something behind it is not admitted."""
+    called = []
+    monkeypatch.setattr(pickled._ArrayUnpickler, "find_class", lambda *names: called.append(names))
+    (tmp_path / "a.npy").write_bytes(pickle.dumps(np.arange(3), 3)[:-1] + tail)
+    with pytest.raises(InputError, match="refused, nothing of it was run"):
+        read_array(tmp_path / "a.npy")
+    assert not called
 
 
 @pytest.mark.parametrize("shape", [(-1,), (2.0,), (True,), [4]])

@@ -6,8 +6,16 @@ from conftest import federation_of, tiny_toml
 
 from data.errors import InputError
 from data.store import Store
+from data.trials import UNLABELLED
 from federation.contract import Federation
-from federation.site_trials import branches, calibration_trials, check_site, target_trials, training_trials
+from federation.site_trials import (
+    branches,
+    calibration_trials,
+    check_labelled,
+    check_site,
+    target_trials,
+    training_trials,
+)
 from mfscsn.network import Branch
 
 
@@ -99,3 +107,41 @@ def test_a_split_that_does_not_fit_is_named(tmp_path, prepared, old, new, messag
     with pytest.raises(InputError, match=message):
         for site in tiny.site:
             check_site(site, tiny.contract, prepared)
+
+
+def unlabel(dataset, contract, store, subject, trials):
+    """Take the labels of some trials out of a store."""
+    path = dataset.recipe(contract).folder(store) / "manifest.json"
+    manifest = json.loads(path.read_text())
+    labels = manifest["subjects"][subject]["labels"]
+    manifest["subjects"][subject]["labels"] = [UNLABELLED if k in trials else label for k, label in enumerate(labels)]
+    path.write_text(json.dumps(manifest))
+
+
+def test_unlabelled_trials_of_a_source_subject_do_not_train(tiny, copied_store):
+    site = tiny.site[0]
+    unlabel(site.dataset[0], tiny.contract, copied_store, "1", range(5))
+    trials = training_trials(site, tiny.contract, copied_store)["clinic"]
+    assert len(trials.labels) == 2 * 16 + 8 - 5 and trials.labels.min() >= 0
+    check_labelled(site, tiny.contract, copied_store)
+
+
+def test_unlabelled_test_trials_have_no_code_and_cannot_be_scored(tiny, copied_store):
+    site = tiny.site[0]
+    unlabel(site.dataset[0], tiny.contract, copied_store, "3", range(8, 16))
+    (target,) = target_trials(site, tiny.contract, copied_store)
+    assert target.labels.tolist() == [-1] * 8 and target.outputs.tolist() == [0, 1]
+    with pytest.raises(InputError, match="site 'north', data set 'clinic', target '3': its test trials have no labels"):
+        check_labelled(site, tiny.contract, copied_store)
+
+
+def test_unlabelled_calibration_is_refused(tiny, copied_store):
+    unlabel(tiny.site[0].dataset[0], tiny.contract, copied_store, "3", range(2))
+    with pytest.raises(InputError, match="2 calibration trials have no label"):
+        check_site(tiny.site[0], tiny.contract, copied_store)
+
+
+def test_transductive_alignment_is_fitted_on_the_test_trials(tiny, prepared):
+    for target in target_trials(tiny.site[1], tiny.contract, prepared, transductive=True):
+        covariance = np.mean([x @ x.T / x.shape[1] for x in target.signals.astype(float)], axis=0)
+        assert np.allclose(covariance, np.eye(3), atol=1e-3)
