@@ -22,7 +22,7 @@ from data.files import replaced
 from experiments.evaluate import federated_network, local_network, own_network
 from experiments.prepare import prepare_sites
 from experiments.references import OWN, reference_jobs, train_references
-from experiments.score import BeetlScore, score
+from experiments.score import BeetlScore, as_document, score
 from experiments.simulate import Progress, train_rounds
 from federation.contract import Federation, parse_federation, read_toml, with_root
 from federation.run_folder import RunFolder, check_free
@@ -261,5 +261,7 @@ def answer(run: RunFolder, task: Task) -> list[Answered]:
     scores = [score(codes, truth) if truth is not None else None for codes in answers]
     if truth is not None:
         with replaced(run.path / "score.json") as out:
-            out.write(json.dumps({n: asdict(s) for n, s in zip(names, scores, strict=True) if s}, indent=1).encode())
+            out.write(
+                json.dumps({n: as_document(s) for n, s in zip(names, scores, strict=True) if s}, indent=1).encode()
+            )
     return [Answered(n, run.path / f"{n}.txt", s) for n, s in zip(names, scores, strict=True)]

@@ -22,7 +22,8 @@ def score_table(score: BeetlScore, title: str) -> None:
     table = Table(box=box.SIMPLE_HEAD)
     for column in ("", "score", "interval", "code 0", "code 1", "code 2"):
         table.add_column(column, justify="left" if column == "" else "right", no_wrap=True)
-    table.add_row("total", f"{score.total:.2f}", _interval(score.interval), style="bold")
+    recalls = [f"{c.percent:.0f}" for c in score.classes]
+    table.add_row("total", f"{score.total:.2f}", _interval(score.interval), *recalls, style="bold")
     table.add_section()
     for parts in (score.datasets, score.subjects):
         for part in parts:

@@ -106,7 +106,7 @@ def score(
 
     from data.beetl_answer import are_organisers, read_codes, read_labels
     from experiments.beetl_show import gain_line, score_table
-    from experiments.score import gain
+    from experiments.score import as_document, gain
     from experiments.score import score as score_answer
 
     codes, truth = read_codes(answer), read_labels(labels)
@@ -114,7 +114,7 @@ def score(
     compared = None if against is None else gain(codes, read_codes(against), truth)
     if as_json:
         words = {"answer": str(answer), "labels": str(labels), "organisers_labels": are_organisers(truth)}
-        typer.echo(json.dumps({**words, **asdict(found), "gain": compared and asdict(compared)}, indent=1))
+        typer.echo(json.dumps({**words, **as_document(found), "gain": compared and asdict(compared)}, indent=1))
         return
     whose = "the organisers'" if are_organisers(truth) else "not the organisers'"
     score_table(found, f"answer: {answer}\nlabels: {labels} ({whose})")

@@ -35,10 +35,14 @@ class PartScore:
 
 @dataclass(frozen=True)
 class BeetlScore:
-    """The score of an answer, 0 to 100; chance is 33.33. `interval` is the bootstrap's 95 % one."""
+    """The score of an answer, 0 to 100; chance is 33.33. `interval` is the bootstrap's 95 % one.
+
+    `classes` are the submitted codes over all trials, whatever task they stand for.
+    """
 
     total: float
     interval: tuple[float, float]
+    classes: tuple[Recall, ...]
     datasets: tuple[PartScore, ...]
     subjects: tuple[PartScore, ...]
 
@@ -52,6 +56,30 @@ def points(answer: NDArray[np.int64], truth: NDArray[np.int64]) -> float:
         Codes 0 to 2. Classes that `truth` does not hold do not count.
     """
     return float(_points((answer == truth)[None], truth)[0])
+
+
+def as_document(found: BeetlScore) -> dict[str, Any]:
+    """Write a score in JSON types: total, A and B as numbers, then all parts with their classes."""
+
+    def classes(recalls: tuple[Recall, ...]) -> dict[str, Any]:
+        return {r.name: {"code": r.code, "n_trials": r.n_trials, "percent": r.percent} for r in recalls}
+
+    def part(p: PartScore) -> dict[str, Any]:
+        return {
+            "score": p.score,
+            "interval": list(p.interval),
+            "n_trials": p.n_trials,
+            "classes": classes(p.classes),
+        }
+
+    return {
+        "total": found.total,
+        "interval": list(found.interval),
+        **{p.name: p.score for p in found.datasets},
+        "classes": classes(found.classes),
+        "datasets": {p.name: part(p) for p in found.datasets},
+        "subjects": {p.name: part(p) for p in found.subjects},
+    }
 
 
 @dataclass(frozen=True)
@@ -100,9 +128,11 @@ def score(answer: NDArray[np.int64], truth: NDArray[np.int64], phase: str = "fin
             ),
         )
 
+    everything = part("all", np.ones(len(truth), bool), tuple(f"code {code}" for code in range(N_CODES)))
     return BeetlScore(
-        points(answer, truth),
-        _interval(right, truth),
+        everything.score,
+        everything.interval,
+        everything.classes,
         tuple(part(t.name, of_dataset == t.name, t.answer_names) for t in TARGETS.values()),
         tuple(part(subject, of_subject == subject, names[subject]) for subject in names),
     )

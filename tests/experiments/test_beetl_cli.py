@@ -30,7 +30,11 @@ def test_score_prints_what_the_organisers_would(tmp_path):
     assert "(the organisers')" in out
     code, out, _ = mfscsn("score", *words, "--json", cwd=tmp_path)
     found = json.loads(out)
-    assert round(found["total"], 2) == 41.53 and [p["name"] for p in found["datasets"]] == ["A", "B"]
+    assert [round(found[name], 2) for name in ("total", "A", "B")] == [41.53, 35.0, 51.33]
+    assert list(found["subjects"]) == [f"S{k}" for k in range(1, 6)] and found["organisers_labels"]
+    assert found["subjects"]["S2"]["classes"]["other"] == {"code": 2, "n_trials": 100, "percent": 13.0}
+    assert found["classes"]["code 1"]["n_trials"] == 250 and found["gain"] is None
+    assert found["interval"][0] < 41.53 < found["interval"][1]
 
 
 def test_two_answers_are_compared_trial_by_trial(tmp_path):
