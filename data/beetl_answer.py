@@ -55,10 +55,13 @@ def _read_text(path: Path) -> str:
                 names = archive.namelist()
                 if "answer.txt" not in names:
                     raise InputError(f"{path}: no answer.txt in it, but {names[:3]}")
-                if archive.getinfo("answer.txt").file_size > MAX_BYTES:
+                about = archive.getinfo("answer.txt")
+                if about.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # the others have no bound
+                    raise InputError(f"{path}: answer.txt is packed in a way that is not admitted; zip it plainly")
+                if about.file_size > MAX_BYTES:
                     raise InputError(f"{path}: its answer.txt is no list of {N_ANSWERS} codes, it is far too long")
                 content = archive.read("answer.txt")
-        except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, EOFError) as error:
+        except (zipfile.BadZipFile, zlib.error, RuntimeError, UnicodeDecodeError, EOFError) as error:
             raise InputError(f"{path}: not a whole, plain zip file ({error})") from error
     try:
         return content.decode("utf-8-sig")

@@ -41,6 +41,8 @@ def read_array(path: Path) -> NDArray[Any]:
         content = path.read_bytes()
     except FileNotFoundError as error:
         raise InputError(f"{path}: missing") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     try:
         if content.startswith(NPY_MAGIC):
             found: NDArray[Any] = np.load(io.BytesIO(content), allow_pickle=False)
@@ -133,9 +135,16 @@ def _from_bytes(content: Any, dtype: Any, shape: Any, order: Any) -> NDArray[Any
     return np.frombuffer(content, dtype.value).reshape(shape, order="F" if order == "F" else "C")
 
 
-def _from_buffer(content: Any, dtype: Any, shape: Any, order: Any, *_: Any) -> _Array:
+def _from_buffer(content: Any, dtype: Any, shape: Any, order: Any, axes: Any = None) -> _Array:
+    """Build what protocol 5 holds; with order K, numpy 2 says how the axes lie in memory."""
+    if order not in ("C", "F") and not (order == "K" and isinstance(axes, tuple)):
+        raise _Refused("it holds an array of an odd order")
     array = _Array()
     array.value = _from_bytes(content, dtype, shape, order)
+    if order == "K":
+        if sorted(axes) != list(range(len(shape))):
+            raise _Refused("it holds an array of odd axes")
+        array.value = array.value.transpose(axes)
     return array
 
 

@@ -103,11 +103,7 @@ def beetl_federation(
     if task.method != "mf-scsn":
         document["site"] = [site for site in document["site"] if site["name"] in TARGETS]
     federation = parse_federation(document, where)
-    if task.transductive and federation.contract.alignment != "euclidean":
-        raise InputError(
-            f"--transductive: the alignment {federation.contract.alignment!r} of {task.method} fits nothing, so a"
-            " second answer would be the first one; leave it out"
-        )
+    _check_transductive(task, federation)
     return with_root(federation, data.resolve())
 
 
@@ -148,12 +144,13 @@ def reopen(path: Path, prepared: Callable[..., None], transductive: bool = False
         task = Task(**json.loads((run.path / ABOUT).read_text()))
     except (OSError, ValueError, TypeError) as error:
         raise InputError(f"{run.path}: no run of `mfscsn beetl run` ({ABOUT} is missing or damaged)") from error
+    wanted = replace(task, transductive=task.transductive or transductive)
+    _check_transductive(wanted, run.federation)
     _check_files(task)
     prepare_sites(run.federation, run.store, prepared)
-    if transductive and not task.transductive:
-        task = replace(task, transductive=True)
-        _keep(run, task)
-    return run, task
+    if wanted != task:
+        _keep(run, wanted)
+    return run, wanted
 
 
 def begin_or_reopen(
@@ -165,6 +162,14 @@ def begin_or_reopen(
     if path.exists():  # broken off before anything was trained
         shutil.rmtree(path)
     return begin(task, federation, path, store, threads, prepared)
+
+
+def _check_transductive(task: Task, federation: Federation) -> None:
+    if task.transductive and federation.contract.alignment != "euclidean":
+        raise InputError(
+            f"--transductive: the alignment {federation.contract.alignment!r} of {task.method} fits nothing, so a"
+            " second answer would be the first one; leave it out"
+        )
 
 
 def _check_files(task: Task) -> None:

@@ -14,7 +14,7 @@ from experiments.score import BeetlScore, Gain
 def score_table(score: BeetlScore, title: str) -> None:
     """Print a BEETL score: the whole, the data sets, and every subject with the recall of each class."""
     console = Console(soft_wrap=True, highlight=False)
-    console.print(title)
+    console.print(title, markup=False)
     console.print(
         "BEETL motor imagery, percent: score, its 95 % interval over trials (bootstrap), and\nhow many"
         " trials of each code were found; chance is 33.33"
@@ -37,7 +37,8 @@ def gain_line(gain: Gain, other: str) -> None:
     """Print how much better an answer is than another one."""
     Console(soft_wrap=True, highlight=False).print(
         f"minus {other}: {gain.points:+.2f} points, 95 % interval {gain.interval[0]:+.1f} to {gain.interval[1]:+.1f}"
-        " (paired over trials)"
+        " (paired over trials)",
+        markup=False,
     )
 
 
@@ -46,7 +47,7 @@ def check_table(found: CompetitionCheck) -> None:
     console = Console(soft_wrap=True, highlight=False)
     sums = f"all {found.n_sums} files as SHA256SUMS lists them" if found.n_sums else "no SHA256SUMS beside the files"
     labels = f"labels of the final phase: {found.n_labels}" if found.n_labels else "no labels of the final phase"
-    console.print(f"{found.root}, {found.phase} phase: every file is there, of the right shape and scale")
+    console.print(f"{found.root}, {found.phase} phase: every file is there, of the right shape and scale", markup=False)
     console.print(f"{sums}; {labels}")
     table = Table(box=box.SIMPLE_HEAD)
     for column in ("", "labelled", "test", "unit", "deviation", "of codes 0 to 3"):

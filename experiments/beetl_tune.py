@@ -46,14 +46,19 @@ def candidates(tries: Sequence[str]) -> list[dict[str, Any]]:
     InputError
         For words of another form.
     """
-    axes = []
+    axes: list[list[tuple[str, Any]]] = []
     for words in tries or DEFAULT_TRIES:
         key, _, values = words.partition("=")
         if key.partition(".")[0] not in ("contract", "training") or "." not in key or not values:
             raise InputError(f"--try {words}: expected contract.KEY=VALUE,... or training.KEY=VALUE,...")
         if key == "training.seed":
             raise InputError(f"--try {words}: a seed is nothing to choose; give --seed")
-        axes.append([(key, value) for value in _values(values)])
+        if any(key == axis[0][0] for axis in axes):
+            raise InputError(f"--try {words}: {key} is tried already; give all its values at once")
+        found = [value for k, value in enumerate(_values(values)) if value not in _values(values)[:k]]
+        if not found:
+            raise InputError(f"--try {words}: no value")
+        axes.append([(key, value) for value in found])
     return [dict(chosen) for chosen in itertools.product(*axes)]
 
 

@@ -161,7 +161,9 @@ def _load_whole(network: SplitModule, job: Job, run: RunFolder) -> None:
     if not path.exists():
         raise InputError(f"{path}: this reference was not trained; `mfscsn simulate ... --resume` trains it")
     tensors, about = read_tensors(path)
-    if about.get("trials") != digest(run.federation.site[job.site], run.federation.contract, run.store):
+    if "trials" not in about:
+        raise InputError(f"{path}: of an older version; remove it, and `--resume {run.path}` trains it again")
+    if about["trials"] != digest(run.federation.site[job.site], run.federation.contract, run.store):
         raise InputError(f"{path}: trained on other trials than are prepared now; start a new run")
     common = set(network.common_names())
     network.load_common({k: v for k, v in tensors.items() if k in common})

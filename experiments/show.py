@@ -40,7 +40,7 @@ class ProgressLines:
 
     def line(self, text: str) -> None:
         """Print a line above the bars, at once."""
-        self.bars.console.print(text, highlight=False, soft_wrap=True)
+        self.bars.console.print(text, highlight=False, soft_wrap=True, markup=False)
 
     def progress(self, step: Progress) -> None:
         """Show a step of `simulate`."""

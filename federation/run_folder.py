@@ -175,9 +175,9 @@ def check_free(path: Path) -> None:
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         hint = f", or continue it with --resume {path}" if (path / "federation.toml").exists() else ""
         raise InputError(f"{path}: already exists; give another --out{hint}")
-    parent = next(folder for folder in path.resolve().parents if folder.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):  # now, not when all is prepared
-        raise InputError(f"{path}: cannot be made, {parent} is not a folder that can be written; give another --out")
+    there = next(folder for folder in (path.resolve(), *path.resolve().parents) if folder.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):  # now, not when all is prepared
+        raise InputError(f"{path}: cannot be made, {there} is not a folder that can be written; give another --out")
 
 
 def run_path(run_config: Mapping[str, Any], run_id: int) -> Path:

@@ -100,6 +100,10 @@ def test_zips_that_cannot_be_used(tmp_path):
         archive.writestr("answer.txt", b"0\n" * 10_000_000)
     with pytest.raises(InputError, match="far too long"):
         read_codes(tmp_path / "bomb.zip")
+    with zipfile.ZipFile(tmp_path / "bz.zip", "w", zipfile.ZIP_BZIP2) as archive:
+        archive.writestr("answer.txt", "0\n" * 1000)
+    with pytest.raises(InputError, match="not admitted; zip it plainly"):
+        read_codes(tmp_path / "bz.zip")
     with pytest.raises(InputError, match="a folder, expected a file of codes"):
         read_codes(tmp_path)
 

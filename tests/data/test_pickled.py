@@ -41,6 +41,19 @@ def test_any_array_survives(tmp_path_factory, array, protocol):
     assert np.array_equal(read_array(path), array, equal_nan=True)
 
 
+@pytest.mark.parametrize("axes", [(1, 0, 2), (2, 0, 1), (1, 2, 0)])
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_axes_that_lie_otherwise_in_memory(tmp_path, protocol, axes):
+    array = np.arange(24.0).reshape(2, 3, 4).transpose(axes)
+    (tmp_path / "a.npy").write_bytes(pickle.dumps(array, protocol))
+    assert np.array_equal(read_array(tmp_path / "a.npy"), array)
+
+
+def test_a_folder_is_no_file(tmp_path):
+    with pytest.raises(InputError, match="cannot be read"):
+        read_array(tmp_path)
+
+
 def test_a_true_npy_file(tmp_path):
     np.save(tmp_path / "a.npy", np.eye(3))
     assert np.array_equal(read_array(tmp_path / "a.npy"), np.eye(3))

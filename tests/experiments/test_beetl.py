@@ -175,6 +175,8 @@ def test_a_run_goes_on_with_its_own_files_alone(linked, tmp_path, beetl_store):
     again, task = reopen(run.path, lambda *_: None)
     with pytest.raises(InputError, match="trained on other trials than are prepared now"):
         answer(again, task)
+    with pytest.raises(InputError, match="--transductive: the alignment 'standard' of baseline fits nothing"):
+        reopen(run.path, lambda *_: None, transductive=True)
     assert before.path.read_bytes() == kept
     (run.path / "beetl.json").unlink()
     with pytest.raises(InputError, match="no run of `mfscsn beetl run`"):
@@ -209,6 +211,9 @@ def test_unlabelled_targets_cannot_be_simulated(competition, tmp_path, beetl_sto
 def test_candidates_are_crossed():
     grid = candidates(["training.lr=5e-4,1e-3", "contract.weighting=equal,trials"])
     assert grid[0] == {"training.lr": 5e-4, "contract.weighting": "equal"} and len(grid) == 4
+    with pytest.raises(InputError, match="is tried already"):
+        candidates(["training.lr=1e-3", "training.lr=2e-3"])
+    assert len(candidates(["training.lr=0.1,0.1,0.10"])) == 1
     bands = candidates(["contract.band=[4.0,38.0],[8.0,30.0]"])
     assert [chosen["contract.band"] for chosen in bands] == [[4.0, 38.0], [8.0, 30.0]]
     for odd, message in (
@@ -216,6 +221,7 @@ def test_candidates_are_crossed():
         ("training.lr", "expected contract.KEY"),
         ("site.name=x", "expected contract.KEY"),
         ("training.seed=1,2", "a seed is nothing to choose"),
+        ("training.lr= ", "no value"),
     ):
         with pytest.raises(InputError, match=message):
             candidates([odd])

@@ -45,6 +45,9 @@ def test_two_answers_are_compared_trial_by_trial(tmp_path):
     code, out, _ = mfscsn("score", "best.txt", "labels.txt", "--against", "zeros.txt", cwd=tmp_path)
     assert code == 0 and "minus zeros.txt: +66.67 points, 95 % interval +66.7 to +66.7 (paired" in out
     assert "not the organisers'" in out
+    (tmp_path / "a[/b]").mkdir(parents=True)
+    (tmp_path / "best.txt").rename(tmp_path / "a[/b]" / "best.txt")
+    assert "answer: a[/b]/best.txt" in mfscsn("score", "a[/b]/best.txt", "labels.txt", cwd=tmp_path)[1]
 
 
 def test_score_refuses_what_is_no_answer(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from data.errors import InputError
-from federation.run_folder import RunFolder, run_path
+from federation.run_folder import RunFolder, check_free, run_path
 
 LAYERS = {"common.0.bias": torch.zeros(2)}
 
@@ -62,7 +62,7 @@ def test_the_server_optimisers_last_two_states_are_kept(make_run):
 def test_one_writer_at_a_time(make_run):
     run = make_run()
     other = (
-        "from pathlib import Path; from federation.run_folder import RunFolder; import time\n"
+        "from pathlib import Path; from federation.run_folder import RunFolder, check_free; import time\n"
         f"with RunFolder(Path({str(run.path)!r})).locked('server'): print('held', flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", other], stdout=subprocess.PIPE, text=True) as process:
@@ -79,3 +79,13 @@ def test_where_plain_flower_keeps_its_runs():
     assert str(run_path({"run": "", "store": "/a/prepared"}, 5)) == "/a/runs/flwr-5"
     with pytest.raises(InputError, match="give the absolute path of the prepared trials"):
         run_path({"run": "", "store": ""}, 5)
+
+
+def test_where_no_run_can_be_made(tmp_path):
+    (tmp_path / "file").write_text("a file")
+    with pytest.raises(InputError, match="cannot be made"):
+        check_free(tmp_path / "file" / "run")
+    (tmp_path / "empty").mkdir()
+    check_free(tmp_path / "empty")
+    check_free(tmp_path / "new" / "run")
+    assert not (tmp_path / "new").exists()
