@@ -9,22 +9,20 @@ Wei et al. 2022, "2021 BEETL competition", PMLR 176:205-219. Data: figshare 1483
 (finalMI), 21602622 (labels of the final phase).
 """
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data.errors import InputError, nearest
-from data.files import replaced
+from data.files import fingerprint, replaced, sha256
 from data.pickled import read_array
 from data.preprocessing import Recording
 from data.trials import UNLABELLED
 
-Phase = Literal["leaderboard", "final"]
 FOLDERS: dict[str, str] = {"leaderboard": "leaderboardMI", "final": "finalMI"}
 LABEL_FILE = "final_MI_label.txt"
 SUMS_FILE = "SHA256SUMS"
@@ -33,7 +31,7 @@ VOLTS = {"volts": 1.0, "microvolts": 1e-6}
 
 
 @dataclass(frozen=True)
-class Target:
+class TargetDataset:
     """A target data set, as published.
 
     Parameters
@@ -79,7 +77,7 @@ class Target:
         return (self.tasks[0], self.tasks[1], "other")
 
 
-A = Target(
+A = TargetDataset(
     "A",
     "Fp1 Fz F3 F7 FT9 FC5 FC1 C3 T7 TP9 CP5 CP1 Pz P3 P7 O1 Oz O2 P4 P8 TP10 CP6 CP2 C4 T8 FT10 FC6 FC2 F4 F8 Fp2"
     " AF7 AF3 AFz F1 F5 FT7 FC3 FCz C1 C5 TP7 CP3 P1 P5 PO7 PO3 POz PO4 PO8 P6 P2 CPz CP4 TP8 C6 C2 FC4 FT8 F6 F2"
@@ -89,7 +87,7 @@ A = Target(
     ("rest", "left_hand", "right_hand", "feet"),  # published in 2023 only; `mfscsn beetl check` weighs it
     {"leaderboard": ("S1", "S2"), "final": ("S1", "S2", "S3")},
 )
-B = Target(
+B = TargetDataset(
     "B",
     "Fp1 Fp2 F3 Fz F4 FC5 FC1 FC2 FC6 C5 C3 C1 Cz C2 C4 C6 CP5 CP3 CP1 CPz CP2 CP4 CP6 P7 P5 P3 P1 Pz P2 P4 P6 P8",
     200.0,
@@ -125,7 +123,7 @@ class File:
     n_trials: int | None
 
 
-def files(folder: Path, target: Target, subject: str) -> list[File]:
+def files(folder: Path, target: TargetDataset, subject: str) -> list[File]:
     """List a subject's files in the organisers' order: training, then testing."""
     at = folder / subject
     if target.name == "A":
@@ -166,13 +164,13 @@ def phase_folder(root: Path, phase: str) -> Path:
     )
 
 
-def read_signals(file: File, target: Target, unit: str | None = None) -> NDArray[np.float64]:
+def read_signals(file: File, target: TargetDataset, unit: str | None = None) -> NDArray[np.float64]:
     """Read the trials of a file in volts, ``(n_trials, n_chans, n_times)``.
 
     Parameters
     ----------
     file : File
-    target : Target
+    target : TargetDataset
     unit : {"volts", "microvolts"}, optional
         What the file is in; the published unit when left out. The scale of the signals must fit it.
 
@@ -204,7 +202,7 @@ def read_signals(file: File, target: Target, unit: str | None = None) -> NDArray
     return np.asarray(signals, np.float64) * VOLTS[unit or target.unit]
 
 
-def read_labels(file: File, target: Target, n_trials: int) -> NDArray[np.int64]:
+def read_labels(file: File, target: TargetDataset, n_trials: int) -> NDArray[np.int64]:
     """Read the codes of a training file, ``(n_trials,)``; raise InputError when they do not fit."""
     assert file.labels is not None
     codes = read_array(file.labels)
@@ -228,7 +226,7 @@ def found_unit(signals: NDArray[Any]) -> str:
     return "volts" if amplitude(signals) < 1e-2 else "microvolts"
 
 
-def _another_target(signals: NDArray[Any], target: Target) -> str:
+def _another_target(signals: NDArray[Any], target: TargetDataset) -> str:
     for other in TARGETS.values():
         if other is not target and signals.shape[1:] == (len(other.channels), other.n_times):
             return f" (it has the shape of {other.name}: are subjects swapped?)"
@@ -286,14 +284,11 @@ class BeetlSource:
 
     def fingerprint(self, subject: str) -> str:
         """Digest names, sizes and times of change of the subject's files."""
-        stats = []
-        for file in self._files(subject):
-            for path in (file.signals, file.labels):
-                if path is not None:
-                    if not path.is_file():
-                        raise InputError(f"{path}: missing")
-                    stats.append((str(path.relative_to(self.root)), path.stat().st_size, path.stat().st_mtime_ns))
-        return hashlib.sha256(repr(stats).encode()).hexdigest()
+        paths = [path for file in self._files(subject) for path in (file.signals, file.labels) if path]
+        for path in paths:
+            if not path.is_file():
+                raise InputError(f"{path}: missing")
+        return fingerprint(self.root, paths)
 
     def recordings(self, subject: str) -> Iterator[Recording]:
         """Read the subject's trials, race by race or block by block."""
@@ -362,9 +357,3 @@ def check_sums(root: Path) -> int:
             )
             raise InputError(f"{path}: not the file that {SUMS_FILE} lists, sha256 {found[:12]}...{swapped}")
     return len(sums)
-
-
-def sha256(path: Path) -> str:
-    """Digest a file as ``sha256sum`` does."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.beetl import FOLDERS, LABEL_FILE, N_TEST, SUMS_FILE, TARGETS, VOLTS, Target, files, write_sums
+from data.beetl import FOLDERS, LABEL_FILE, N_TEST, SUMS_FILE, TARGETS, VOLTS, TargetDataset, files, write_sums
 from data.errors import InputError
 from data.files import replaced
 from data.preprocessing import Recording
@@ -19,14 +19,14 @@ from data.simulated import Centre, SimulatedImagery
 RUNS = {"A": (15, 5), "B": (8, 10)}
 # So that the organisers' baseline stands near the 49.9 it is published with; set by looking at the baseline alone
 DEPTH, NOISE = 0.6, 0.8
-Trials = tuple[NDArray[np.float64], NDArray[np.int64]]  # volts (n_trials, n_chans, n_times), codes (n_trials,)
+CutTrials = tuple[NDArray[np.float64], NDArray[np.int64]]  # volts (n_trials, n_chans, n_times), codes (n_trials,)
 
 
 def simulate_competition(
     root: Path,
     seed: int = 0,
     progress: Callable[[str, int, int], None] = lambda *_: None,
-    trials: Callable[[Target, int, int], Trials] | None = None,
+    trials: Callable[[TargetDataset, int, int], CutTrials] | None = None,
 ) -> None:
     """Write both phases, the final phase's labels and ``SHA256SUMS`` into a new folder; whole, or not at all.
 
@@ -79,7 +79,7 @@ def dump(array: NDArray[Any], path: Path) -> None:
 
 
 def _write_subject(
-    folder: Path, target: Target, subject: str, signals: NDArray[np.float64], codes: NDArray[np.int64]
+    folder: Path, target: TargetDataset, subject: str, signals: NDArray[np.float64], codes: NDArray[np.int64]
 ) -> None:
     at = 0
     for file in files(folder, target, subject):
@@ -90,7 +90,7 @@ def _write_subject(
         at += n
 
 
-def _simulated_trials(target: Target, person: int, seed: int) -> Trials:
+def _simulated_trials(target: TargetDataset, person: int, seed: int) -> CutTrials:
     n_runs, n_trials = RUNS[target.name]
     centre = Centre(
         montage=list(target.channels),
@@ -108,7 +108,7 @@ def _simulated_trials(target: Target, person: int, seed: int) -> Trials:
     return np.concatenate([signals for signals, _ in parts]), np.concatenate([codes for _, codes in parts])
 
 
-def _cut(recording: Recording, target: Target) -> Trials:
+def _cut(recording: Recording, target: TargetDataset) -> CutTrials:
     """Filter and cut a run as the organisers did: 1 to 100 Hz, A without 50 Hz, 4 s from the cue."""
     raw = recording.raw
     raw.filter(1.0, 100.0 if target.sfreq > 200.0 else None, verbose="ERROR")

@@ -1,8 +1,10 @@
-"""Files that are whole or not there: written beside their place, then renamed into it."""
+"""Files: written whole or not at all, and told from one another."""
 
+import hashlib
+import json
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -22,3 +24,16 @@ def replaced(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def sha256(path: Path) -> str:
+    """Digest a file as ``sha256sum`` does."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fingerprint(root: Path, paths: Iterable[Path]) -> str:
+    """Digest names below `root`, sizes and times of change: another value means that a file was changed."""
+    stats = [(str(path.relative_to(root)), path.stat()) for path in paths]
+    known = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+    return hashlib.sha256(json.dumps(known).encode()).hexdigest()

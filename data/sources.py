@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from data.beetl import BeetlSource
 from data.errors import InputError, nearest
+from data.files import fingerprint
 from data.preprocessing import Recording
 
 KINDS = ("bids", "moabb", "beetl", "simulated")
@@ -86,8 +87,7 @@ class BidsSource:
     def fingerprint(self, subject: str) -> str:
         """Digest names, sizes and times of change of the subject's files."""
         files = sorted(path for path in (self.root / f"sub-{subject}").rglob("*") if path.is_file())
-        stats = [(str(path.relative_to(self.root)), path.stat()) for path in files]
-        return _digest([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
+        return fingerprint(self.root, files)
 
     def recordings(self, subject: str) -> Iterator[Recording]:
         """Read the subject's EEG files, by session and run."""

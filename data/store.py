@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from data.errors import InputError, nearest
-from data.files import replaced
+from data.files import replaced, sha256
 from data.preprocessing import Preprocessing, Recording, cut_trials
 from data.sources import Source
 from data.trials import Trials, concatenate, in_order
@@ -197,7 +197,7 @@ def prepare(
             manifest["subjects"][subject] = {
                 "file": file,
                 "fingerprint": mark,
-                "sha256": hashlib.sha256((folder / file).read_bytes()).hexdigest(),
+                "sha256": sha256(folder / file),
                 "channels": list(trials.channels),
                 "annotations": annotations,
                 "labels": trials.labels.tolist(),
@@ -262,7 +262,7 @@ def _check_tasks(recipe: Recipe, annotations: Sequence[Sequence[str]]) -> None:
 
 def _check_file(folder: Path, entry: Mapping[str, Any]) -> None:
     path = folder / entry["file"]
-    if hashlib.sha256(path.read_bytes()).hexdigest() != entry["sha256"]:
+    if sha256(path) != entry["sha256"]:
         raise InputError(f"{path}: damaged, its hash differs from the manifest's; delete it and run `mfscsn prepare`")
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from data.beetl import COMMON_MONTAGE, FOLDERS, TARGETS, check_sums, phase_folder
 from data.beetl_answer import N_ANSWERS, N_CODES, read_true_labels, write_answer
-from data.errors import InputError, nearest
+from data.errors import InputError
 from data.files import replaced
 from experiments.evaluate import federated_network, local_network, own_network
 from experiments.prepare import prepare_sites
@@ -81,10 +81,8 @@ def beetl_federation(
     Raises
     ------
     InputError
-        For an unknown phase, unit or setting, or when the data's folder lacks the phase.
+        For an unknown setting, or a second answer that would be the first one.
     """
-    if task.phase not in FOLDERS:
-        raise InputError(f"--phase {task.phase}: expected one of {list(FOLDERS)}{nearest(task.phase, list(FOLDERS))}")
     data = Path(task.data)
     document = read_toml(Path(str(files("experiments") / "federations" / "beetl.toml")))
     for table, values in (settings or {}).items():

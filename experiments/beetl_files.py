@@ -12,11 +12,10 @@ from data.beetl import (
     LABEL_FILE,
     TARGETS,
     A,
-    Target,
+    TargetDataset,
     amplitude,
     check_sums,
     files,
-    found_unit,
     phase_folder,
     read_labels,
     read_signals,
@@ -24,7 +23,6 @@ from data.beetl import (
 )
 from data.beetl_answer import read_true_labels
 from data.errors import InputError
-from data.pickled import read_array
 
 MU = (8.0, 13.0)  # Hz
 DATA_SET = "Beetl2021_A"  # MOABB would fetch everything a second time for Beetl2021_B
@@ -131,13 +129,12 @@ def check_competition(root: Path, phase: str, units: Mapping[str, str]) -> Compe
 
 
 def _check_subject(
-    folder: Path, target: Target, subject: str, unit: str | None
+    folder: Path, target: TargetDataset, subject: str, unit: str | None
 ) -> tuple[SubjectCheck, NDArray[np.float64], NDArray[np.int64]]:
-    labelled, codes, deviations, n_test, seen = [], [], [], 0, set()
+    labelled, codes, deviations, n_test = [], [], [], 0
     for file in files(folder, target, subject):
         signals = read_signals(file, target, unit)
         deviations.append(amplitude(signals) * 1e6)
-        seen.add(found_unit(read_array(file.signals)))
         if file.labels is None:
             n_test += len(signals)
         else:
@@ -149,14 +146,14 @@ def _check_subject(
         subject,
         int(counts.sum()),
         n_test,
-        "/".join(sorted(seen)),
+        unit or target.unit,
         float(np.median(deviations)),
         tuple(counts.tolist()),
     )
     return found, np.concatenate(labelled), np.concatenate(codes)
 
 
-def _mu_power(signals: NDArray[np.float64], target: Target) -> NDArray[np.float64]:
+def _mu_power(signals: NDArray[np.float64], target: TargetDataset) -> NDArray[np.float64]:
     """Log power at C3 and C4 of trials, dB, against the subject's own mean over trials: ``(n_trials, 2)``."""
     at = [target.channels.index("C3"), target.channels.index("C4")]
     frequencies, density = welch(signals[:, at], target.sfreq, nperseg=round(target.sfreq))

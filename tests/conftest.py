@@ -12,7 +12,7 @@ import pytest
 from flwr.app import Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
-from data.beetl import Target
+from data.beetl import TargetDataset
 from data.beetl_simulated import simulate_competition
 from experiments.prepare import prepare_sites
 from federation import client_app
@@ -150,7 +150,7 @@ def refused(*words, cwd):
     return err
 
 
-def planted_trials(target: Target, person: int, seed: int):
+def planted_trials(target: TargetDataset, person: int, seed: int):
     """Noise with a 10 Hz wave at C3 and C4 that sinks on the far side of the hand imagined; quick to make."""
     rng = np.random.default_rng([seed, person, ord(target.name)])
     n = 300 if target.name == "A" else 320
