@@ -19,13 +19,14 @@ from data.beetl import COMMON_MONTAGE, FOLDERS, TARGETS, check_sums, phase_folde
 from data.beetl_answer import N_ANSWERS, N_CODES, read_true_labels, write_answer
 from data.errors import InputError
 from data.files import replaced
-from experiments.evaluate import federated_network, local_network, own_network
+from experiments.evaluate import local_network, own_network
 from experiments.prepare import prepare_sites
 from experiments.references import OWN, reference_jobs, train_references
 from experiments.score import BeetlScore, as_document, score
 from experiments.simulate import Progress, train_rounds
 from federation.contract import Federation, parse_federation, read_toml, with_root
 from federation.run_folder import RunFolder, check_free
+from federation.site_scores import federated_network
 from federation.site_trials import target_trials
 from mfscsn.training import predict
 
@@ -208,7 +209,7 @@ def predictions(run: RunFolder, method: str, transductive: bool = False) -> Iter
         if site.name not in TARGETS:
             continue
         load = {"mf-scsn": federated_network, "local-site": local_network}.get(method)
-        network = load(run, k) if load else None
+        network = load(run, site) if load else None
         for target in target_trials(site, contract, run.store, transductive):
             labels = site.dataset[0].labels(contract)
             if network is not None:

@@ -12,6 +12,8 @@ import typer
 
 from data.errors import InputError
 from experiments.beetl_cli import app as beetl_app
+from experiments.server_cli import app as server_app
+from experiments.site_cli import app as site_app
 
 if TYPE_CHECKING:
     from federation.contract import Federation
@@ -25,6 +27,8 @@ app = typer.Typer(
 )
 
 app.add_typer(beetl_app, name="beetl")
+app.add_typer(server_app, name="server")
+app.add_typer(site_app, name="site")
 
 FedFile = Annotated[Path, typer.Argument(help="The federation's file.", metavar="FED.toml", show_default=False)]
 DataRoot = Annotated[Path | None, typer.Option(help="Where bids: folders lie, in place of the file's data_root.")]

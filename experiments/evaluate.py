@@ -10,16 +10,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.stats import wilcoxon
-from sklearn.metrics import recall_score
 
 from data.errors import InputError
 from data.files import replaced
 from experiments.references import OWN, Job
+from federation.contract import Site
 from federation.run_folder import RunFolder
 from federation.site import read_tensors
 from federation.site_network import site_network
+from federation.site_scores import balanced_accuracy, federated_network
 from federation.site_trials import Target, check_labelled, digest, target_trials
 from mfscsn.network import Branch, ShallowConvNet, SplitModule
 from mfscsn.training import predict
@@ -91,26 +91,9 @@ def paired_difference(scores: Sequence[Score], method: str, rival: str) -> Diffe
     return Difference(float(gains.mean()), int((gains > 0).sum()), len(gains), p)
 
 
-def balanced_accuracy(
-    probabilities: NDArray[np.float64], labels: NDArray[np.int64], outputs: NDArray[np.int64]
-) -> float:
-    """Mean recall over the classes that `labels` holds, with predictions limited to `outputs`.
-
-    Parameters
-    ----------
-    probabilities : array, shape (n_trials, n_outputs)
-    labels : array of int, shape (n_trials,)
-    outputs : array of int
-        The outputs that may be predicted.
-    """
-    predicted = outputs[probabilities[:, outputs].argmax(axis=1)]
-    # Over the test's own classes: a prediction outside them is simply wrong
-    return float(recall_score(labels, predicted, labels=np.unique(labels), average="macro"))
-
-
 def _site_scores(run: RunFolder, site_number: int) -> Iterator[Score]:
     site, contract = run.federation.site[site_number], run.federation.contract
-    federated, local = federated_network(run, site_number), local_network(run, site_number)
+    federated, local = federated_network(run, site), local_network(run, site)
     for target in target_trials(site, contract, run.store):
         own = own_network(run, site_number, target)
         for method, network, branch in zip(
@@ -119,23 +102,10 @@ def _site_scores(run: RunFolder, site_number: int) -> Iterator[Score]:
             yield _score(run, site.name, target, method, network, branch)
 
 
-def federated_network(run: RunFolder, site_number: int) -> SplitModule:
-    """Load a site's network: the last averaged common layers, its own last private ones."""
-    site, last = run.federation.site[site_number], run.last_round()
-    folder = run.site(site.name)
-    private = folder.load_private(last, digest(site, run.federation.contract, run.store))
-    if private is None:
-        raise InputError(f"site {site.name!r}: no private layers in {folder.folder}; did it ever train?")
-    network = site_network(run.federation, site, run.store)
-    network.load_private(private[0])
-    network.load_common(run.load_common(last))
-    return network
-
-
-def local_network(run: RunFolder, site_number: int) -> SplitModule:
+def local_network(run: RunFolder, site: Site) -> SplitModule:
     """Load a site's network as it was trained unshared."""
-    network = site_network(run.federation, run.federation.site[site_number], run.store)
-    _load_whole(network, Job(site_number), run)
+    network = site_network(run.federation, site, run.store)
+    _load_whole(network, Job(run.federation.site.index(site)), run)
     return network
 
 

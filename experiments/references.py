@@ -15,11 +15,11 @@ from pathlib import Path
 
 import torch
 
+from federation.guard import die_with_parent
 from federation.run_folder import RunFolder
 from federation.site import write_tensors
 from federation.site_network import site_network
 from federation.site_trials import calibration_trials, count_training, digest, training_trials
-from federation.superlink import die_with_parent
 from mfscsn.network import Branch, ShallowConvNet, SplitModule
 from mfscsn.training import derive_seed, train_round
 

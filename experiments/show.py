@@ -1,10 +1,11 @@
 """What a person sees in the terminal: progress bars and the table of scores. Drawn by rich."""
 
+import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import mean
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich import box
 from rich.console import Console
@@ -53,6 +54,40 @@ class ProgressLines:
     def prepared(self, site: str, what: str, done: int, total: int) -> None:
         """Show a subject that `prepare` has done."""
         self.progress(Progress(f"prepare {site}", done, total, what))
+
+
+def event(line: str) -> None:
+    """Print one line an event, as a service's log wants it."""
+    print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}", flush=True)
+
+
+def site_score_table(rows: Sequence[Mapping[str, str]]) -> None:
+    """Print what sites let out after the last round."""
+    table = Table(title="what sites let out after the last round", title_justify="left", box=box.SIMPLE_HEAD)
+    for column in ("site", "last layers", "targets", "balanced accuracy, percent"):
+        table.add_column(column, justify="left" if column in ("site", "last layers") else "right")
+    for row in rows:
+        score = row["balanced_accuracy"]
+        table.add_row(
+            row["site"], row["status"], row["n_targets"] or "-", f"{100 * float(score):.1f}" if score else "-"
+        )
+    Console().print(table)
+
+
+def server_status(found: Mapping[str, Any]) -> None:
+    """Print how a server, its sites and its newest run stand."""
+    print(f"server: {found['server']}; its certificate runs for {found['certificate_days']} more days")
+    for name, site in found["sites"].items():
+        print(f"site {name}: {'connected' if site['connected'] else 'not connected'}, since {site['since'] or 'never'}")
+    run = found["run"]
+    if run is None:
+        print("no run yet")
+        return
+    print(f"run {run['folder']}: {run['state']}, round {run['round']} of {run['rounds']}")
+    for name, state in run["last_round"].items():
+        print(f"  round {run['round']}, site {name}: {state}")
+    if run["failure"]:
+        print(f"  failed: {run['failure']}")
 
 
 def score_table(scores: Sequence[Score]) -> None:

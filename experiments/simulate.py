@@ -13,7 +13,7 @@ from federation.run_folder import RunFolder
 from federation.superlink import SuperLink, superlink
 
 POLL_SECONDS = 0.2
-DOUBT_SECONDS = 30.0  # without news, ask Flower whether the run is still alive
+DOUBT_SECONDS = 10.0  # without news, ask Flower whether the run is still alive
 
 
 @dataclass(frozen=True)
@@ -76,38 +76,46 @@ def check_resumed(run: RunFolder, federation: Federation, rounds: int | None, se
 
 def train_rounds(run: RunFolder, report: Callable[[Progress], None]) -> None:
     """Train the rounds that are left, through Flower; raise RuntimeError when the run fails."""
-    n_parallel = min(len(run.federation.site), os.cpu_count() or 1)
-    threads = int(run.environment["threads"])
-    rounds = run.federation.training.rounds
-    began_at = run.last_round()
+    rounds, began_at = run.federation.training.rounds, run.last_round()
     if began_at == rounds:
         return
     report(Progress("rounds", began_at, rounds, "starting Flower"))
     with superlink(run.path / "flower.log") as link:
         (run.path / "failure.txt").unlink(missing_ok=True)
         flower_run = link.start_run(
-            {"run": str(run.path), "store": str(run.store), "threads": threads}, len(run.federation.site), n_parallel
+            {"run": str(run.path), "store": str(run.store), "threads": int(run.environment["threads"])},
+            {
+                "num-supernodes": len(run.federation.site),
+                "client-resources-num-cpus": 1,
+                "init-args-num-cpus": min(len(run.federation.site), os.cpu_count() or 1),
+            },
         )
-        news = time.monotonic()
-        seen = began_at
-        while seen < rounds:
-            time.sleep(POLL_SECONDS)
-            last = run.last_round()
-            if last > seen:
-                seen, news = last, time.monotonic()
-                report(Progress("rounds", seen, rounds, _round_line(run, seen)))
-            elif run.failure() is not None or not link.alive() or _in_doubt(link, flower_run, news):
-                if link.alive():
-                    link.save_log(flower_run, run.path / "flower.log")
-                reason = run.failure() or "Flower ended without a word"
-                raise RuntimeError(f"the run failed: {reason}{_site_log(run)}; all of it: {run.path / 'flower.log'}")
-            elif time.monotonic() - news > DOUBT_SECONDS:
-                news = time.monotonic()
+        follow_rounds(run, link, flower_run, report)
 
 
-def _in_doubt(link: SuperLink, flower_run: str, news: float) -> bool:
-    """After a silence, say whether Flower itself takes the run for ended."""
-    return time.monotonic() - news > DOUBT_SECONDS and link.status(flower_run).startswith("finished")
+def follow_rounds(run: RunFolder, link: SuperLink, flower_run: str, report: Callable[[Progress], None]) -> None:
+    """Watch a run until its last round; raise RuntimeError, which says why, when it ends before."""
+    rounds, seen, checked = run.federation.training.rounds, run.last_round(), time.monotonic()
+    report(Progress("rounds", seen, rounds))
+    while seen < rounds:
+        time.sleep(POLL_SECONDS)
+        last = run.last_round()
+        if last > seen:
+            seen, checked = last, time.monotonic()
+            report(Progress("rounds", seen, rounds, _round_line(run, seen)))
+        elif run.failure() is not None:
+            raise _failure(run, link, flower_run)
+        elif time.monotonic() - checked > DOUBT_SECONDS:  # it may have ended without a word
+            if not link.alive() or link.status(flower_run).startswith("finished"):
+                raise _failure(run, link, flower_run)
+            checked = time.monotonic()
+
+
+def _failure(run: RunFolder, link: SuperLink, flower_run: str) -> RuntimeError:
+    if link.alive():
+        link.save_log(flower_run, run.path / "flower.log")
+    reason = run.failure() or "Flower ended without a word"
+    return RuntimeError(f"the run failed: {reason}{_site_failure(run)}; all of it: {run.path / 'flower.log'}")
 
 
 def _round_line(run: RunFolder, number: int) -> str:
@@ -118,11 +126,10 @@ def _round_line(run: RunFolder, number: int) -> str:
     return "; ".join(part for part in (mean, *out) if part)
 
 
-def _site_log(run: RunFolder) -> str:
-    """Quote the last failure that a site wrote down: on one machine, its log may be shown."""
+def _site_failure(run: RunFolder) -> str:
+    """Quote the last failure that a site wrote down: on one machine, it may be shown."""
     for site in run.federation.site:
-        log = run.path / "sites" / site.name / "log.txt"
-        lines = log.read_text().splitlines() if log.exists() else []
-        if lines and " failed: " in lines[-1]:
-            return f"; site {site.name!r} says: {lines[-1].partition(' failed: ')[2]}"
+        reason = run.site(site.name).failure() if site.dataset else None
+        if reason:
+            return f"; site {site.name!r} says: {' '.join(reason.split())}"
     return ""

@@ -2,19 +2,22 @@
 
 import time
 import traceback
+from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from data.errors import InputError
+from federation.contract import Site
+from federation.messages import COMMON, CONFIG, METRICS, N_TRIALS, OTHER_CONTRACT, REFUSALS, SITE, SITE_FAILED
 from federation.run_folder import RunFolder, run_path
+from federation.site import SiteFolder
+from federation.site_home import SiteHome
 from federation.site_network import site_network
 from federation.site_trials import digest, training_trials
-from federation.strategy import COMMON, CONFIG, METRICS, N_TRIALS, SITE
 from mfscsn.training import derive_seed, train_round
-
-SITE_FAILED = 1001  # the only code a site sends; what went wrong stays in its own log
 
 app = ClientApp()
 
@@ -22,50 +25,110 @@ app = ClientApp()
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Train one round at this site."""
-    try:
-        run = RunFolder(run_path(context.run_config, context.run_id))
-        site = run.federation.site[int(context.node_config["partition-id"])]
-        folder = run.site(site.name)
-    except Exception:  # not even a folder to log to: this process's own output stays at the site
-        traceback.print_exc()
-        return Message(Error(SITE_FAILED, "a site could not open its folder"), reply_to=message)
-    try:
-        began, config = time.monotonic(), message.content.config_records[CONFIG]
-        number, seed = int(config["server-round"]), run.federation.training.seed  # type: ignore[arg-type]
-        contract = run.federation.contract
-        if config["contract"] != contract.digest() or config["run"] != run.run_id:
-            raise InputError("the server holds another contract, or another run, than this site")
-        torch.set_num_threads(int(context.run_config["threads"]))
+    return _answer(message, context, _train)
 
-        trials = training_trials(site, contract, run.store)
-        network = site_network(run.federation, site, run.store)
-        trials_digest = digest(site, contract, run.store)
-        private = folder.load_private(number - 1, trials_digest)
-        if private:
-            network.load_private(private[0])
-        network.load_common(message.content.array_records[COMMON].to_torch_state_dict())
-        log, optimiser_state = train_round(
-            network,
-            trials,
-            run.federation.settings,
-            round_number=number,
-            seed=derive_seed(seed, site.name, number),
-            optimiser_state=private[1] if private else None,
-        )
-        folder.save_private(number, network.private_state(), optimiser_state, trials_digest)
 
-        seconds = time.monotonic() - began
-        measured = {"loss": log.loss, "accuracy": log.accuracy, "seconds": round(seconds, 3)}
-        folder.log(f"round {number}: {log.n_trials} trials, loss {log.loss:.4f}, {seconds:.2f} s")
-        weight = 1 if contract.weighting == "equal" else log.n_trials
-        reply = RecordDict(
-            {
-                COMMON: ArrayRecord(network.common_state()),
-                METRICS: MetricRecord({N_TRIALS: weight, **{k: measured[k] for k in site.metrics}}),
-                SITE: ConfigRecord({"name": site.name}),
-            }
-        )
-        return Message(reply, reply_to=message)
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Keep the common layers of the last round, and say what scores this site lets out."""
+    return _answer(message, context, _evaluate)
+
+
+def _train(message: Message, run: RunFolder, site: Site, folder: SiteFolder) -> RecordDict:
+    began, number = time.monotonic(), _number(message)
+    contract = run.federation.contract
+    settings = replace(run.federation.settings, rounds=int(_config(message)["rounds"]))  # type: ignore[arg-type]
+    torch.set_num_threads(int(run.environment["threads"]))
+
+    before = folder.private_round(number - 1)
+    folder.log(f"round {number}: trains on, private layers of {f'round {before}' if before else 'the start'}")
+    trials = training_trials(site, contract, run.store)
+    network = site_network(run.federation, site, run.store)
+    trials_digest = digest(site, contract, run.store)
+    private = folder.load_private(number - 1, trials_digest)
+    if private:
+        network.load_private(private[0])
+    network.load_common(_common(message))
+    log, optimiser_state = train_round(
+        network,
+        trials,
+        settings,
+        round_number=number,
+        seed=derive_seed(run.federation.training.seed, site.name, number),
+        optimiser_state=private[1] if private else None,
+    )
+    folder.save_private(number, network.private_state(), optimiser_state, trials_digest)
+
+    seconds = time.monotonic() - began
+    measured = {"loss": log.loss, "accuracy": log.accuracy, "seconds": round(seconds, 3)}
+    folder.log(f"round {number}: {log.n_trials} trials, loss {log.loss:.4f}, {seconds:.2f} s")
+    weight = 1 if contract.weighting == "equal" else log.n_trials
+    return RecordDict(
+        {
+            COMMON: ArrayRecord(network.common_state()),
+            METRICS: MetricRecord({N_TRIALS: weight, **{k: measured[k] for k in site.metrics}}),
+            SITE: ConfigRecord({"name": site.name}),
+        }
+    )
+
+
+def _evaluate(message: Message, run: RunFolder, site: Site, folder: SiteFolder) -> RecordDict:
+    number = _number(message)
+    run.keep_common(number, _common(message))
+    scores: dict[str, int | float] = {}
+    if site.scores and folder.private_round(number) is not None:
+        from federation.site_scores import mean_score  # scikit-learn, which training does not need
+
+        scores = mean_score(run, site)
+    folder.log(f"round {number}: the last; sends {' and '.join(scores) or 'no score'}")
+    return RecordDict({METRICS: MetricRecord({**scores}), SITE: ConfigRecord({"name": site.name})})
+
+
+def _answer(
+    message: Message, context: Context, work: Callable[[Message, RunFolder, Site, SiteFolder], RecordDict]
+) -> Message:
+    """Do the work of a message; whatever fails, only a fixed code and the site's name leave."""
+    name, folder, number = "unknown", None, 0
+    try:
+        number = _number(message)
+        run, site = _open(message, context)
+        name, folder = site.name, run.site(site.name)
+        if (_config(message)["contract"], _config(message)["run"]) != (run.federation.digest(), run.run_id):
+            folder.log(f"round {number}: refused, the server holds another contract than this site, or another run")
+            return Message(Error(OTHER_CONTRACT, f"site {name!r} {REFUSALS[OTHER_CONTRACT]}"), reply_to=message)
+        folder.forget_failure()
+        return Message(work(message, run, site, folder), reply_to=message)
     except Exception as error:
-        folder.log(f"failed: {error if isinstance(error, InputError) else traceback.format_exc(limit=-4)}")
-        return Message(Error(SITE_FAILED, f"site {site.name!r} failed; its own log says why"), reply_to=message)
+        why = str(error) if isinstance(error, InputError) else traceback.format_exc(limit=-4)
+        if folder is None:  # not even a folder to log to: this process's own output stays at the site
+            print(f"site {name} failed: {why}", flush=True)
+        else:
+            folder.fail(why)
+            folder.log(f"round {number}: failed with {type(error).__name__}; failure.txt beside this log says why")
+        return Message(Error(SITE_FAILED, f"site {name!r} {REFUSALS[SITE_FAILED]}"), reply_to=message)
+
+
+def _open(message: Message, context: Context) -> tuple[RunFolder, Site]:
+    """Find the run's folder and the site: at a site of a deployment by its own files, never by the server's words."""
+    home = context.node_config.get("site")
+    if home is not None:
+        config = _config(message)
+        return SiteHome(str(home)).open_run(str(config["run"]), int(config["rounds"]))  # type: ignore[arg-type]
+    run = RunFolder(run_path(context.run_config, context.run_id))
+    return run, run.federation.site[int(context.node_config["partition-id"])]
+
+
+def _config(message: Message) -> ConfigRecord:
+    return message.content.config_records[CONFIG]
+
+
+def _number(message: Message) -> int:
+    return int(_config(message)["server-round"])  # type: ignore[arg-type]
+
+
+def _common(message: Message) -> dict[str, torch.Tensor]:
+    layers = message.content.array_records[COMMON].to_torch_state_dict()
+    for layer, values in layers.items():
+        if not torch.isfinite(values).all():
+            raise InputError(f"the server sent a value that is not finite in layer {layer}")
+    return dict(layers)

@@ -5,7 +5,7 @@ import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -29,11 +29,16 @@ def _all_different(names: Sequence[str], what: str) -> None:
             raise ValueError(f"{what}: {name!r} stands there twice")
 
 
-class _Table(BaseModel):
+class Table(BaseModel):
+    """A table of a TOML file: an unknown key is an error."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-class Contract(_Table):
+Checked = TypeVar("Checked", bound=Table)
+
+
+class Contract(Table):
     """What all sites must agree on.
 
     Parameters
@@ -116,12 +121,8 @@ class Contract(_Table):
             share=self.share,
         )
 
-    def digest(self) -> str:
-        """Digest the contract, so that a site and the server can see that they hold the same."""
-        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
 
-
-class Training(_Table):
+class Training(Table):
     """How every site trains; as `mfscsn.training.Settings`, and the seed of all that is random."""
 
     rounds: int = Field(40, ge=1)
@@ -135,7 +136,7 @@ class Training(_Table):
     seed: int = Field(0, ge=0, lt=2**32)
 
 
-class Part(_Table):
+class Part(Table):
     """Some of a subject's trials: those of named runs or sessions, or the first so many in time."""
 
     runs: list[str] | None = None
@@ -149,7 +150,7 @@ class Part(_Table):
         return self
 
 
-class Dataset(_Table):
+class Dataset(Table):
     """One data set of a site.
 
     Parameters
@@ -193,7 +194,7 @@ class Dataset(_Table):
                 value[key] = [str(s) if isinstance(s, int) and not isinstance(s, bool) else s for s in value[key]]
         if not value.get("name") and isinstance(value.get("source"), str):
             stem = value["source"].partition(":")[2].rstrip("/").rpartition("/")[2]
-            value["name"] = _as_name(stem)
+            value["name"] = as_name(stem)
         return value
 
     @model_validator(mode="after")
@@ -246,25 +247,29 @@ class Dataset(_Table):
         )
 
 
-class Site(_Table):
+class Site(Table):
     """One data centre.
 
     Parameters
     ----------
     name : str
     dataset : list of Dataset
+        Empty where the recordings are on another machine: at the server of a deployment.
     branch_by : {"dataset", "subject"}
         What gets separate layers of its own.
     metrics : list
-        Training metrics that may leave the site.
+        Training metrics that may leave the site in every round.
+    scores : list
+        Scores on test trials that may leave the site after the last round: means over its target subjects.
     contract : table, optional
         Values of the contract that this site insists on; the federation is refused when it has others.
     """
 
     name: Name
-    dataset: list[Dataset] = Field(min_length=1)
+    dataset: list[Dataset] = []
     branch_by: Literal["dataset", "subject"] = "dataset"
     metrics: list[Literal["loss", "accuracy", "seconds"]] = ["loss", "accuracy", "seconds"]
+    scores: list[Literal["balanced_accuracy"]] = []
     contract: dict[str, Any] = {}
 
     @model_validator(mode="after")
@@ -273,8 +278,8 @@ class Site(_Table):
         return self
 
 
-class Federation(_Table):
-    """A whole federation on one machine: FED.toml.
+class Federation(Table):
+    """A federation, as FED.toml writes it: whole on one machine, or as much as one machine of a deployment knows.
 
     Parameters
     ----------
@@ -295,8 +300,6 @@ class Federation(_Table):
     @model_validator(mode="after")
     def _check(self) -> "Federation":
         _all_different([s.name for s in self.site], "sites")
-        if self.min_sites > len(self.site):
-            raise ValueError(f"contract.min_sites is {self.min_sites}, but there are {len(self.site)} sites")
         agreed = self.contract.model_dump(mode="json")
         for site in self.site:
             for key, value in site.contract.items():
@@ -332,13 +335,21 @@ class Federation(_Table):
         mu = self.contract.proximal_mu if self.contract.strategy == "fedprox" else 0.0
         return Settings(**values, proximal_mu=mu)
 
+    def digest(self) -> str:
+        """Digest what all sites agree on, so that a site and the server can see that they hold the same.
+
+        The number of rounds is the server's to choose.
+        """
+        agreed = [self.contract.model_dump(mode="json"), self.training.model_dump(mode="json", exclude={"rounds"})]
+        return hashlib.sha256(json.dumps(agreed, sort_keys=True).encode()).hexdigest()
+
     def to_toml(self) -> str:
         """Write the federation as TOML."""
         return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
 
 
 def load_federation(path: Path, data_root: Path | None = None) -> Federation:
-    """Read FED.toml; the folders of its sources come out as absolute paths.
+    """Read the FED.toml of a whole federation; the folders of its sources come out as absolute paths.
 
     Parameters
     ----------
@@ -351,11 +362,29 @@ def load_federation(path: Path, data_root: Path | None = None) -> Federation:
     InputError
         One line that names the file, the key, the value, and what was expected.
     """
+    federation = read_federation(path, data_root)
+    for site in federation.site:
+        if not site.dataset:
+            raise InputError(f"{path}: site {site.name!r} has no data set; add [[site.dataset]]")
+    check_min_sites(federation, str(path))
+    return federation
+
+
+def read_federation(path: Path, data_root: Path | None = None) -> Federation:
+    """Read a FED.toml that may be as much of a federation as one machine knows; otherwise as `load_federation`."""
     document = read_toml(path)
-    document.setdefault("name", _as_name(path.stem))
+    document.setdefault("name", as_name(path.stem))
     federation = parse_federation(document, str(path))
     root = (data_root or path.parent / federation.data_root).resolve()
     return with_root(federation, root)
+
+
+def check_min_sites(federation: Federation, where: str) -> None:
+    """Raise InputError when a round needs more sites than there are."""
+    if federation.min_sites > len(federation.site):
+        raise InputError(
+            f"{where}: contract.min_sites is {federation.min_sites}, but there are {len(federation.site)} sites"
+        )
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -370,10 +399,15 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 def parse_federation(document: Mapping[str, Any], where: str) -> Federation:
     """Check a federation's document word by word; raise InputError that begins with `where`."""
+    return parse_table(Federation, document, where)
+
+
+def parse_table(model: type[Checked], document: Mapping[str, Any], where: str) -> Checked:
+    """Check a document as a table of a kind; raise InputError that begins with `where`."""
     try:
-        return Federation.model_validate_json(json.dumps(document, default=str))
+        return model.model_validate_json(json.dumps(document, default=str))
     except ValidationError as error:
-        raise InputError(f"{where}: {_first_fault(error, document)}") from error
+        raise InputError(f"{where}: {_first_fault(error, document, model)}") from error
 
 
 def with_root(federation: Federation, root: Path) -> Federation:
@@ -405,12 +439,12 @@ def first_difference(a: Mapping[str, Any], b: Mapping[str, Any], path: str = "")
     return None
 
 
-def _as_name(text: str) -> str:
+def as_name(text: str) -> str:
     """Make a name out of a file's or folder's."""
     return "".join(c if (c.isascii() and c.isalnum()) or c in "_-" else "-" for c in text).strip("-_") or "unnamed"
 
 
-def _first_fault(error: ValidationError, document: Mapping[str, Any]) -> str:
+def _first_fault(error: ValidationError, document: Mapping[str, Any], model: type[BaseModel]) -> str:
     """Say pydantic's first fault in one line: key, what is wrong, and the nearest key where one was misspelt."""
     fault = error.errors()[0]
     tables: dict[str, type[BaseModel]] = {
@@ -421,7 +455,7 @@ def _first_fault(error: ValidationError, document: Mapping[str, Any]) -> str:
         "calibration": Part,
         "test": Part,
     }
-    names, table, value = [], Federation, document  # type: tuple[list[str], type[BaseModel], Any]
+    names, table, value = [], model, document  # type: tuple[list[str], type[BaseModel], Any]
     for part in fault["loc"]:
         if isinstance(part, int):
             value = value[part] if isinstance(value, list) and part < len(value) else None

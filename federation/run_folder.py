@@ -23,7 +23,7 @@ from torch import Tensor
 
 from data.errors import InputError
 from data.files import replaced
-from federation.contract import Federation, load_federation
+from federation.contract import Federation, read_federation
 from federation.site import SiteFolder, read_tensors, write_tensors
 
 HISTORY = ("round", "site", "status", "n_trials", "loss", "accuracy")
@@ -48,7 +48,7 @@ class RunFolder:
         self.path = path.resolve()
         if not (self.path / "federation.toml").is_file():
             raise InputError(f"{path}: no run here (federation.toml is missing)")
-        self.federation: Federation = load_federation(self.path / "federation.toml")
+        self.federation: Federation = read_federation(self.path / "federation.toml")
         try:
             self.environment: dict[str, Any] = json.loads((self.path / "environment.json").read_text())
             self.run_id: str = self.environment["run"]
@@ -57,12 +57,17 @@ class RunFolder:
             raise InputError(f"{path}: environment.json is missing or damaged; this run cannot be continued") from error
 
     @classmethod
-    def create(cls, path: Path, federation: Federation, store: Path, threads: int) -> "RunFolder":
-        """Begin a run in a new or empty folder; raise InputError when something lies there already."""
+    def create(
+        cls, path: Path, federation: Federation, store: Path, threads: int, run_id: str | None = None
+    ) -> "RunFolder":
+        """Begin a run in a new or empty folder; raise InputError when something lies there already.
+
+        The identity is made here, unless another machine's run has one.
+        """
         check_free(path)
         path.mkdir(parents=True, exist_ok=True)
         environment = {
-            "run": uuid.uuid4().hex,
+            "run": run_id or uuid.uuid4().hex,
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "seed": federation.training.seed,
             "threads": threads,
@@ -110,10 +115,15 @@ class RunFolder:
                 if out.tell() == 0:
                     writer.writeheader()
                 writer.writerows(rows)
-        about = {"run": self.run_id, "round": str(round_number)}
         if server_optimiser:
+            about = {"run": self.run_id, "round": str(round_number)}
             write_tensors(self._common / f"server-optimiser-{round_number:04d}.safetensors", server_optimiser, about)
             (self._common / f"server-optimiser-{round_number - 2:04d}.safetensors").unlink(missing_ok=True)
+        self.keep_common(round_number, common)
+
+    def keep_common(self, round_number: int, common: Mapping[str, Tensor]) -> None:
+        """Keep the common layers as they were averaged in a round."""
+        about = {"run": self.run_id, "round": str(round_number)}
         write_tensors(self._common / f"round-{round_number:04d}.safetensors", common, about)
 
     def drop_unfinished(self) -> None:
@@ -153,21 +163,36 @@ class RunFolder:
     @contextmanager
     def locked(self, who: str, wait: float = 0.0) -> Iterator[None]:
         """Hold the folder for one writer; raise InputError when another still holds it after `wait` seconds."""
-        end = time.monotonic() + wait
-        with (self.path / f".{who}.lock").open("w") as lock:
-            while True:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > end:
-                        raise InputError(f"{self.path}: another process is writing to this run; wait for it") from None
-                    time.sleep(0.2)
+        with locked(self.path, who, f"{self.path}: another process is writing to this run; wait for it", wait):
             yield
+
+    def is_locked(self, who: str) -> bool:
+        """Say whether somebody writes to the folder now."""
+        try:
+            with self.locked(who):
+                return False
+        except InputError:
+            return True
 
     @property
     def _common(self) -> Path:
         return self.path / "common"
+
+
+@contextmanager
+def locked(folder: Path, who: str, refusal: str, wait: float = 0.0) -> Iterator[None]:
+    """Hold a folder for one writer; raise InputError with `refusal` when another holds it after `wait` seconds."""
+    end = time.monotonic() + wait
+    with (folder / f".{who}.lock").open("w") as lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    raise InputError(refusal) from None
+                time.sleep(0.2)
+        yield
 
 
 def check_free(path: Path) -> None:

@@ -9,7 +9,9 @@ from data.errors import InputError
 from federation.contract import load_federation
 from federation.run_folder import RunFolder, run_path
 from federation.site_network import server_network
-from federation.strategy import RunFailed, make_strategy
+from federation.strategy import RoundFailed, RunFailed, make_strategy
+
+TRIES = 3  # of a round in a deployment, where a site that failed may be back in the next one
 
 app = ServerApp()
 
@@ -18,23 +20,44 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Run a federation from its last whole round to its last round."""
     run = open_run(context)
+    register = str(context.run_config["nodes"])
     with run.locked("server", wait=30.0):
         try:
-            run.drop_unfinished()
-            federate(grid, run)
+            if register:
+                deploy(grid, run, Path(register))
+            else:
+                federate(grid, run)
         except Exception as error:
             run.fail(str(error) if isinstance(error, RunFailed | InputError) else f"{type(error).__name__}: {error}")
             raise
 
 
-def federate(grid: Grid, run: RunFolder) -> None:
+def federate(grid: Grid, run: RunFolder, nodes: Path | None = None) -> None:
     """Average common layers for the rounds that are left."""
+    run.drop_unfinished()
     contract, training = run.federation.contract, run.federation.training
     done = run.last_round()
     layers = run.load_common(done) if done else server_network(run.federation).common_state()
-    strategy = make_strategy(contract, run, first_round=done + 1)
+    strategy = make_strategy(contract, run, done + 1, nodes)
     strategy.restore(run.load_server_optimiser(done))
     strategy.start(grid, ArrayRecord(layers), num_rounds=training.rounds - done, timeout=contract.deadline)
+
+
+def deploy(grid: Grid, run: RunFolder, nodes: Path) -> None:
+    """Federate with sites that come and go; then hand them the last layers, and keep the scores they let out."""
+    tries, reached = 0, run.last_round()
+    while True:
+        try:
+            federate(grid, run, nodes)
+            break
+        except RoundFailed:
+            tries = tries + 1 if run.last_round() == reached else 1
+            reached = run.last_round()
+            if tries == TRIES:
+                raise
+    contract, last = run.federation.contract, run.last_round()
+    strategy = make_strategy(contract, run, last, nodes)
+    strategy.finish(grid, ArrayRecord(run.load_common(last)), contract.deadline)
 
 
 def open_run(context: Context) -> RunFolder:

@@ -4,6 +4,7 @@ The private state carries the run and round that it belongs to. The newest two a
 server never finished can be trained again from where it began.
 """
 
+import contextlib
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from data.errors import InputError
 from data.files import replaced
 
 NEWEST, BEFORE = "private.safetensors", "private-before.safetensors"
+FAILURE = "failure.txt"
 
 
 class SiteFolder:
@@ -49,6 +51,11 @@ class SiteFolder:
             {"run": self.run, "round": str(round_number), "trials": trials},
         )
 
+    def private_round(self, up_to: int) -> int | None:
+        """Number the round of the newest private state not past round `up_to`; None when there is none."""
+        rounds = [number for name in (NEWEST, BEFORE) if (number := self._round(self.folder / name)) is not None]
+        return max((number for number in rounds if number <= up_to), default=None)
+
     def load_private(self, up_to: int, trials: str) -> tuple[dict[str, Tensor], dict[str, Tensor]] | None:
         """Give (layers, optimiser) of the newest state not past round `up_to`; None when there is none.
 
@@ -57,11 +64,10 @@ class SiteFolder:
         InputError
             When the state belongs to another run, or was trained on trials of another digest.
         """
-        found = [(self._round(self.folder / name), name) for name in (NEWEST, BEFORE)]
-        usable = [(number, name) for number, name in found if number is not None and number <= up_to]
-        if not usable:
+        number = self.private_round(up_to)
+        if number is None:
             return None
-        path = self.folder / max(usable)[1]
+        path = self.folder / (NEWEST if self._round(self.folder / NEWEST) == number else BEFORE)
         tensors, about = read_tensors(path)
         if about.get("trials") != trials:
             raise InputError(f"{path}: trained on other trials than are prepared now; start a new run")
@@ -72,9 +78,25 @@ class SiteFolder:
         return parts["layer"], parts["optimiser"]
 
     def log(self, line: str) -> None:
-        """Add a line to the site's own log."""
-        with (self.folder / "log.txt").open("a") as out:
-            out.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(line.split())}\n")
+        """Add a line to the site's own log, and to what this process prints: no label, subject or channel in it."""
+        text = f"{time.strftime('%Y-%m-%d %H:%M:%S')} site {self.folder.name} {' '.join(line.split())}"
+        print(text, flush=True)
+        with contextlib.suppress(OSError), (self.folder / "log.txt").open("a") as out:  # a full disk fails no round
+            out.write(f"{text}\n")
+
+    def fail(self, reason: str) -> None:
+        """Write down all that is known of the last failure; this may name subjects and labels, so it is no log."""
+        with contextlib.suppress(OSError), replaced(self.folder / FAILURE) as out:
+            out.write(reason.encode())
+
+    def forget_failure(self) -> None:
+        """Remove what was written down of an earlier failure."""
+        (self.folder / FAILURE).unlink(missing_ok=True)
+
+    def failure(self) -> str | None:
+        """Say why the site failed last, if it did."""
+        path = self.folder / FAILURE
+        return path.read_text() if path.exists() else None
 
     def _round(self, path: Path) -> int | None:
         if not path.exists():

@@ -1,37 +1,49 @@
 """What is ours around Flower's strategies: replies are checked, ordered and counted; whole rounds are kept."""
 
+import csv
+import io
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAdam, FedAvg, FedMedian, FedProx
 
+from data.files import replaced
 from federation.contract import Contract
+from federation.messages import COMMON, CONFIG, MAY_LEAVE, METRICS, N_TRIALS, REFUSALS, SCORES_MAY_LEAVE, SITE
+from federation.register import read_nodes
 from federation.run_folder import RunFolder
 
-COMMON, METRICS, SITE, CONFIG = "common", "metrics", "site", "config"
-N_TRIALS = "num-examples"
-MAY_LEAVE = {N_TRIALS, "loss", "accuracy", "seconds"}
+ABSURD = 10.0  # an update that many times as long as the layers it changes is no training
+NO_ANSWER = "gave no answer: it went away, or took too long"
 
 
 class RunFailed(RuntimeError):
     """The run cannot go on: the message is what the user is told."""
 
 
+class RoundFailed(RunFailed):
+    """Too few sites answered well in this round; they may in another try."""
+
+
 class CommonLayers(FedAvg):
     """Mixed in before one of Flower's strategies by `make_strategy`.
 
-    A reply that failed, or whose arrays have other names, other shapes or a value that is not finite, is left out and
-    named in the history. Replies are sorted by site name before they are averaged, so that sums come out the same.
+    A reply that failed, or whose arrays have other names, other shapes, a value that is not finite or an absurd norm,
+    is left out and named in the history. Replies are sorted by site name before they are averaged, so that sums come
+    out the same. In a deployment `nodes` is the register, which binds a site's name to its key.
     """
 
     run: RunFolder
+    nodes: Path | None
     first_round: int
-    expected: dict[str, tuple[int, ...]]
+    sent: dict[str, np.ndarray[Any, Any]]
+    asked: set[int]
     sites_of_nodes: dict[int, str]
     began: float
 
@@ -40,15 +52,16 @@ class CommonLayers(FedAvg):
     ) -> Iterable[Message]:
         """Wait for enough sites, no longer than the round may take; then configure as Flower does."""
         self.began = time.monotonic()
-        self.expected = {name: tuple(array.shape) for name, array in arrays.items()}
+        self.sent = {name: array.numpy() for name, array in arrays.items()}
         needed, deadline = self.run.federation.min_sites, self.run.federation.contract.deadline
         while (found := len(list(grid.get_node_ids()))) < needed:
             if time.monotonic() - self.began > deadline:
                 raise RunFailed(f"{found} sites are connected after {deadline:g} s, min_sites is {needed}")
             time.sleep(0.5)
-        config["run"] = self.run.run_id
-        config["contract"] = self.run.federation.contract.digest()
-        return super().configure_train(self._round(server_round), arrays, config, grid)
+        self._describe_run(config)
+        messages = list(super().configure_train(self._round(server_round), arrays, config, grid))
+        self.asked = {message.metadata.dst_node_id for message in messages}
+        return messages
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -57,9 +70,15 @@ class CommonLayers(FedAvg):
         number, seconds = self._round(server_round), round(time.monotonic() - self.began, 3)
         federation = self.run.federation
         good: dict[str, Message] = {}
-        status = {site.name: "no answer in time" for site in federation.site}
+        asked = {self.sites_of_nodes[node] for node in self.asked if node in self.sites_of_nodes}
+        status = {
+            site.name: NO_ANSWER if site.name in asked or self.nodes is None else "was not connected"
+            for site in federation.site
+        }
         timing: dict[str, dict[str, Any]] = {}
         for reply in replies:
+            if reply.metadata.src_node_id not in self.asked:  # Flower's own word for a node that went away
+                continue
             name, fault = self._name(reply), self._fault(reply)
             if name in good:
                 name, fault = f"{name} (node {reply.metadata.src_node_id})", "answered twice"
@@ -82,7 +101,7 @@ class CommonLayers(FedAvg):
             history.append(row)
         if len(good) < federation.min_sites:
             left_out = "; ".join(f"{name}: {fault}" for name, fault in sorted(status.items()) if fault != "ok")
-            raise RunFailed(
+            raise RoundFailed(
                 f"round {number}: {len(good)} of {len(federation.site)} sites answered well,"
                 f" min_sites is {federation.min_sites} ({left_out})"
             )
@@ -99,6 +118,31 @@ class CommonLayers(FedAvg):
     ) -> Iterable[Message]:
         """Send nothing: training metrics travel in the train reply, scores are a stage of their own."""
         return []
+
+    def finish(self, grid: Grid, arrays: ArrayRecord, timeout: float) -> None:
+        """Send the last round's layers to all sites that are there, and keep the scores that they let out."""
+        config = ConfigRecord({"server-round": self.run.last_round()})
+        self._describe_run(config)
+        content = RecordDict({COMMON: arrays, CONFIG: config})
+        messages = [
+            Message(content, dst_node_id=node, message_type=MessageType.EVALUATE) for node in grid.get_node_ids()
+        ]
+        self.asked = {message.metadata.dst_node_id for message in messages}
+        rows: dict[str, dict[str, Any]] = {}
+        for reply in grid.send_and_receive(messages, timeout=timeout):
+            if reply.metadata.src_node_id in self.asked:
+                name, fault = self._name(reply), self._fault(reply, (METRICS, SITE), SCORES_MAY_LEAVE)
+                rows[name] = {"status": fault or "ok"}
+                if fault is None:
+                    rows[name] |= dict(reply.content.metric_records[METRICS])
+        names = [site.name for site in self.run.federation.site]
+        missing = {name: {"status": "was not there for the last layers"} for name in names}
+        text = io.StringIO()
+        writer = csv.DictWriter(text, ("site", "status", *sorted(SCORES_MAY_LEAVE, reverse=True)), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({"site": name, **row} for name, row in sorted((missing | rows).items()))
+        with replaced(self.run.path / "site-scores.csv") as out:
+            out.write(text.getvalue().encode())
 
     def restore(self, state: dict[str, torch.Tensor]) -> None:
         """Take up a server optimiser where a checkpoint left it."""
@@ -117,8 +161,18 @@ class CommonLayers(FedAvg):
     def _round(self, server_round: int) -> int:
         return self.first_round + server_round - 1
 
+    def _describe_run(self, config: ConfigRecord) -> None:
+        """Say in a message which run and which contract it belongs to."""
+        config["run"] = self.run.run_id
+        config["rounds"] = self.run.federation.training.rounds
+        config["contract"] = self.run.federation.digest()
+        if self.nodes is not None:  # sites come and go
+            self.sites_of_nodes = {number: node.site for number, node in read_nodes(self.nodes).items()}
+
     def _name(self, reply: Message) -> str:
         node = reply.metadata.src_node_id
+        if self.nodes is not None:
+            return self.sites_of_nodes.get(node, f"node {node}")
         if reply.has_content() and SITE in reply.content.config_records:
             name = str(reply.content.config_records[SITE].get("name", ""))
             if name in {site.name for site in self.run.federation.site}:
@@ -129,38 +183,50 @@ class CommonLayers(FedAvg):
                     self.sites_of_nodes[node] = site.name
         return self.sites_of_nodes.get(node, f"node {node}")
 
-    def _fault(self, reply: Message) -> str | None:
+    def _fault(
+        self, reply: Message, records: tuple[str, ...] = (COMMON, METRICS, SITE), metrics: Iterable[str] = MAY_LEAVE
+    ) -> str | None:
         """Say why a reply must be left out, or None."""
         if reply.has_error():
-            return "failed; its own log says why"
+            return REFUSALS.get(reply.error.code, f"failed: Flower's error {reply.error.code}")
         try:
-            return self._content_fault(reply)
+            return self._content_fault(reply, records, metrics)
         except Exception as error:  # whatever a site sends, it can only leave itself out
             return f"sent what cannot be read ({type(error).__name__})"
 
-    def _content_fault(self, reply: Message) -> str | None:
+    def _content_fault(self, reply: Message, records: tuple[str, ...], allowed: Iterable[str]) -> str | None:
         content = reply.content
-        if set(content) != {COMMON, METRICS, SITE}:
-            return f"sent the records {sorted(content)}, expected {sorted((COMMON, METRICS, SITE))}"
-        arrays, metrics = content.array_records[COMMON], content.metric_records[METRICS]
-        unasked = (metrics.keys() - MAY_LEAVE) | (content.config_records[SITE].keys() - {"name"})
+        if set(content) != set(records):
+            return f"sent the records {sorted(content)}, expected {sorted(records)}"
+        metrics = content.metric_records[METRICS]
+        unasked = (metrics.keys() - set(allowed)) | (content.config_records[SITE].keys() - {"name"})
         if unasked:
             return f"sent what may not leave a site: {sorted(unasked)}"
-        if arrays.keys() != self.expected.keys():
-            return f"sent other layers: {sorted(arrays.keys() ^ self.expected.keys())}"
+        if self.nodes is not None and content.config_records[SITE]["name"] != self._name(reply):
+            return "gives itself another name than its key is registered for"
+        if COMMON not in records:
+            return None
+        arrays = content.array_records[COMMON]
+        if arrays.keys() != self.sent.keys():
+            return f"sent other layers: {sorted(arrays.keys() ^ self.sent.keys())}"
+        moved = norm = 0.0
         for name, array in arrays.items():
-            values = array.numpy()
-            if values.shape != self.expected[name]:
-                return f"layer {name} has shape {values.shape}, expected {self.expected[name]}"
+            values, before = array.numpy(), self.sent[name]
+            if values.shape != before.shape:
+                return f"layer {name} has shape {values.shape}, expected {before.shape}"
             if values.dtype != np.float32 or not np.isfinite(values).all():
                 return f"layer {name} holds a value that is not a finite float32"
+            moved += float(np.square(values.astype(np.float64) - before).sum())
+            norm += float(np.square(before.astype(np.float64)).sum())
+        if moved > ABSURD**2 * norm:
+            return f"moved the layers by {(moved / norm) ** 0.5:.3g} times their norm, at most {ABSURD:g} are believed"
         weight = metrics.get(N_TRIALS)
         if not isinstance(weight, int | float) or not 0 < weight < np.inf:
             return f"number of trials is {weight!r}"
         return None
 
 
-def make_strategy(contract: Contract, run: RunFolder, first_round: int) -> CommonLayers:
+def make_strategy(contract: Contract, run: RunFolder, first_round: int, nodes: Path | None = None) -> CommonLayers:
     """Put our checks around the contract's strategy; the first round is `first_round`."""
     bases: dict[str, tuple[type[FedAvg], dict[str, Any]]] = {
         "fedavg": (FedAvg, {}),
@@ -177,5 +243,5 @@ def make_strategy(contract: Contract, run: RunFolder, first_round: int) -> Commo
         configrecord_key=CONFIG,
         **options,
     )
-    strategy.run, strategy.first_round, strategy.sites_of_nodes = run, first_round, {}
+    strategy.run, strategy.nodes, strategy.first_round, strategy.sites_of_nodes = run, nodes, first_round, {}
     return strategy

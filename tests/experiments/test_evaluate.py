@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from data.errors import InputError
-from experiments.evaluate import balanced_accuracy, evaluate
+from experiments.evaluate import evaluate
+from federation.site_scores import balanced_accuracy
 
 
 def test_balanced_accuracy_by_hand():

@@ -112,7 +112,7 @@ def test_from_recordings_to_scores(tmp_path, prepared, tiny_file, make_run):
 
 
 def test_every_message_holds_common_layers_counts_and_allowed_metrics_alone(make_run, monkeypatch):
-    monkeypatch.setattr("federation.superlink.APP_MODULE", RECORDING_APP)
+    monkeypatch.setattr("federation.app_bundle.APP_MODULE", RECORDING_APP)
     run = make_run(north='metrics = ["loss"]')
     simulate(run, lambda step: None)
     messages = []

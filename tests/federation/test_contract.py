@@ -88,12 +88,14 @@ def test_a_missing_file_is_named(tmp_path):
         load_federation(tmp_path / "nothing.toml")
 
 
-def test_digest_follows_the_contract_alone(tmp_path):
+def test_digest_follows_all_that_sites_agree_on_but_not_the_number_of_rounds(tmp_path):
     digests = [
-        federation_of(tiny_toml(**change), tmp_path).contract.digest()
-        for change in ({}, {"training": "seed = 5"}, {"contract": "width = 20"})
+        federation_of(tiny_toml(**change), tmp_path).digest()
+        for change in ({}, {"training": "seed = 5"}, {"contract": "width = 20"}, {"north": "metrics = []"})
     ]
-    assert digests[0] == digests[1] != digests[2]
+    assert len(set(digests)) == 3 and digests[0] == digests[3]
+    more = federation_of(tiny_toml().replace("rounds = 2", "rounds = 9"), tmp_path)
+    assert more.digest() == digests[0] and more.training.rounds == 9
 
 
 def test_first_difference_names_the_key():

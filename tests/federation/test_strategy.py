@@ -155,6 +155,10 @@ def wrong_type(content):
     content[COMMON] = ConfigRecord({"common.0.bias": 1.0})
 
 
+def far_away(content):
+    content[COMMON] = ArrayRecord({k: v * 1000 for k, v in to_numpy(content).items()})
+
+
 def infinite_weight(content):
     content[METRICS] = MetricRecord({**content[METRICS], "num-examples": float("inf")})
 
@@ -175,7 +179,8 @@ def to_numpy(content):
         (junk, "sent what cannot be read"),
         (wrong_type, "sent what cannot be read"),
         (infinite_weight, "number of trials is inf"),
-        (None, "no answer in time"),
+        (far_away, "moved the layers by"),
+        (None, "gave no answer: it went away"),
     ],
 )
 def test_a_bad_reply_is_left_out_and_named(make_run, spoil, status):
@@ -205,8 +210,13 @@ def test_a_run_in_which_too_few_sites_answer_fails_and_says_who(make_run, copied
     next(copied_store.glob("clinic-*/sub-2.npy")).write_bytes(b"half")
     with pytest.raises(RunFailed, match=r"round 1: 1 of 2 sites answered well, min_sites is 2 \(north: failed; its"):
         federate(LoopGrid(run), run)
-    log = (run.path / "sites" / "north" / "log.txt").read_text()
-    assert "sub-2.npy: damaged" in log and run.last_round() == 0
+    site = run.path / "sites" / "north"
+    assert "sub-2.npy: damaged" in (site / "failure.txt").read_text() and run.last_round() == 0
+    assert (
+        (site / "log.txt")
+        .read_text()
+        .endswith("site north round 1: failed with InputError; failure.txt beside this log says why\n")
+    )
 
 
 def test_a_sites_exception_stays_at_the_site(make_run, monkeypatch):
@@ -224,14 +234,15 @@ def test_a_sites_exception_stays_at_the_site(make_run, monkeypatch):
         (1001, "site 'north' failed; its own log says why"),
         (1001, "site 'south' failed; its own log says why"),
     ]
-    assert "subject 007" in (run.path / "sites" / "north" / "log.txt").read_text()
+    assert "subject 007" in (run.path / "sites" / "north" / "failure.txt").read_text()
+    assert "subject" not in (run.path / "sites" / "north" / "log.txt").read_text()  # logs travel
 
 
 def test_a_site_refuses_another_contract(make_run):
     run, other = make_run(), make_run("other", contract="width = 20")
     grid = LoopGrid(run)
     grid.run = other
-    with pytest.raises(RunFailed, match="0 of 2 sites answered well"):
+    with pytest.raises(RunFailed, match=r"0 of 2 sites answered well.*north: holds another contract; send it the inv"):
         federate(grid, run)
     assert "another contract" in (other.path / "sites" / "north" / "log.txt").read_text()
 

@@ -16,7 +16,7 @@ FAMILY = "import subprocess, sys, time; subprocess.Popen(['sleep', '301'], start
 def start_guard(home, ignore_end=False):
     ignore = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " if ignore_end else ""
     guard = subprocess.Popen(
-        [sys.executable, "-P", "-m", "federation.superlink", str(home), sys.executable, "-c", ignore + FAMILY],
+        [sys.executable, "-P", "-m", "federation.guard", str(home), sys.executable, "-c", ignore + FAMILY],
         stdin=subprocess.PIPE,
         start_new_session=True,
     )

@@ -1,0 +1,156 @@
+"""Deploy: start and follow a run of a server whose sites are elsewhere."""
+
+import csv
+import time
+from collections.abc import Callable
+
+from data.errors import InputError
+from experiments.simulate import Progress, follow_rounds
+from federation.contract import check_min_sites, first_difference
+from federation.run_folder import RunFolder
+from federation.server_home import ServerHome
+from federation.superlink import SuperLink
+
+POLL_SECONDS = 0.5
+STARTED = "flower-run.txt"
+
+
+def running_server(home: ServerHome) -> SuperLink:
+    """Give the SuperLink of a running server; raise InputError when it does not run."""
+    port = home.command_port()
+    link = SuperLink(home.flower, port) if port is not None else None
+    if link is None or not link.alive():
+        raise InputError(f"{home.path}: the server does not run; start it with `mfscsn server run {home.path}`")
+    return link
+
+
+def begin(home: ServerHome, rounds: int | None) -> RunFolder:
+    """Begin a run with the registered sites; raise InputError when they are too few."""
+    federation = home.federation_of_sites(rounds)
+    if not federation.site:
+        raise InputError(f"{home.path}: no site is registered; add one with `mfscsn server add-site`")
+    check_min_sites(federation, str(home.path / "federation.toml"))
+    path = home.path / "runs" / f"{federation.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    # No trials are prepared at a server; whoever looks for them finds nothing
+    return RunFolder.create(path, federation, home.path / "prepared", threads=1)
+
+
+def reopen(home: ServerHome) -> RunFolder:
+    """Open the newest run to go on with; raise InputError when there is none, or the contract has changed since."""
+    runs = home.runs()
+    if not runs:
+        raise InputError(f"{home.path}: no run to resume; begin one with `mfscsn server train {home.path}`")
+    run, now = runs[-1], home.federation_of_sites()
+    same = {"contract", "training"}
+    before, after = (f.model_dump(include=same, exclude={"training": {"rounds"}}) for f in (run.federation, now))
+    change = first_difference(before, after)
+    if change:
+        raise InputError(
+            f"{run.path}: cannot be resumed with another contract: {change}; undo that, or begin a new run"
+        )
+    return run
+
+
+def train(home: ServerHome, run: RunFolder, wait: float, report: Callable[[Progress], None]) -> None:
+    """Start a run, or find it running, and follow it to its end.
+
+    Parameters
+    ----------
+    home : ServerHome
+        Of a server that runs.
+    run : RunFolder
+    wait : float
+        Seconds to wait until all registered sites are connected; after that, those that are there begin.
+    report : callable
+        Called with a `Progress` at every step.
+
+    Raises
+    ------
+    InputError
+        When the server does not run.
+    RuntimeError
+        When the run failed; the message says why and where to look.
+    """
+    link, started = running_server(home), run.path / STARTED
+    if run.is_locked("server") and started.exists():  # an earlier command was cut off from it
+        flower_run = started.read_text().strip()
+    else:
+        _wait_for_sites(home, wait, report)
+        (run.path / "failure.txt").unlink(missing_ok=True)
+        values = {"run": str(run.path), "store": str(run.store), "nodes": str(home.nodes)}
+        flower_run = link.start_run(values)
+        started.write_text(flower_run)
+    follow_rounds(run, link, flower_run, report)
+    report(Progress("last layers to sites", 0, 1))
+    while not link.status(flower_run).startswith("finished"):
+        time.sleep(POLL_SECONDS)
+        if not link.alive():
+            raise RuntimeError("the server ended before it had sent the last layers; start it, and --resume")
+    if run.failure() is not None:
+        raise RuntimeError(f"the last layers did not reach the sites: {run.failure()}; --resume tries again")
+    report(Progress("last layers to sites", 1, 1))
+
+
+def stop(home: ServerHome) -> RunFolder:
+    """End the newest run where it stands; it can be resumed."""
+    link, runs = running_server(home), home.runs()
+    if not runs or not runs[-1].is_locked("server"):
+        raise InputError(f"{home.path}: no run is going on")
+    link.stop_run((runs[-1].path / STARTED).read_text().strip())
+    return runs[-1]
+
+
+def site_scores(run: RunFolder) -> list[dict[str, str]]:
+    """Read what the sites let out after the last round."""
+    path = run.path / "site-scores.csv"
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def status(home: ServerHome) -> dict[str, object]:
+    """Say how the server, its sites and its newest run stand, for a person or a monitor."""
+    port = home.command_port()
+    alive = port is not None and SuperLink(home.flower, port).alive()
+    nodes, runs = home.connected(), home.runs()
+    return {
+        "server": "running" if alive else "not running",
+        "sites": {
+            name: {"connected": alive and name in nodes and nodes[name].online, "since": nodes[name].since}
+            if name in nodes
+            else {"connected": False, "since": None}
+            for name in home.sites()
+        },
+        "run": _run_status(runs[-1]) if runs else None,
+    }
+
+
+def _run_status(run: RunFolder) -> dict[str, object]:
+    last, history = run.last_round(), run.history()
+    going = run.is_locked("server")
+    return {
+        "folder": str(run.path),
+        "state": "going on" if going else "failed" if run.failure() else "ended" if _is_whole(run) else "stopped",
+        "round": last,
+        "rounds": run.federation.training.rounds,
+        "failure": run.failure(),
+        "last_round": {row["site"]: row["status"] for row in history if row["round"] == str(last)},
+    }
+
+
+def _is_whole(run: RunFolder) -> bool:
+    return run.last_round() == run.federation.training.rounds
+
+
+def _wait_for_sites(home: ServerHome, wait: float, report: Callable[[Progress], None]) -> None:
+    names, end = list(home.sites()), time.monotonic() + wait
+    while True:
+        nodes = home.connected()
+        missing = [name for name in names if name not in nodes or not nodes[name].online]
+        report(
+            Progress("sites", len(names) - len(missing), len(names), f"waits for {', '.join(missing)}" * bool(missing))
+        )
+        if not missing or time.monotonic() > end:
+            return
+        time.sleep(POLL_SECONDS)

@@ -1,0 +1,206 @@
+"""The server of a deployment: Flower's SuperLink, with one door for sites and another for this machine's commands.
+
+Flower 1.41 serves sites, commands and its own apps on one port, and asks commands for no proof of who sends them: with
+that port open, anyone could register a key of their own. Here sites get a port over TLS that answers nothing but
+Flower's Fleet API, where every request is signed with a registered key; commands get a port of 127.0.0.1.
+"""
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, MutableMapping
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL, NOOP_ACCOUNT_NAME, NOOP_FLWR_AID, TRANSPORT_TYPE_GRPC_RERE
+from flwr.supercore.constant import NodeStatus
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+from flwr.superlink.auth_plugin import NoOpControlAuthnPlugin
+from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
+from flwr.superlink.config_loader import SuperLinkLifespanConfig
+from flwr.superlink.main import create_app
+
+from data.errors import InputError
+from data.files import replaced
+from federation.guard import free_port
+from federation.keys import read_public_key
+from federation.register import Node, write_nodes
+from federation.server_home import ServerHome
+
+REGISTER_SECONDS = 1.0
+FOR_SITES = ("/v1/fleet/", "/health")
+
+
+class ForSites:
+    """An ASGI app that hands on what is for sites, and answers 404 to all else."""
+
+    def __init__(self, app: Callable[..., Any]):
+        self.app = app
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
+        """Answer one request."""
+        if scope["type"] == "http" and scope["path"].startswith(FOR_SITES):
+            await self.app(scope, receive, send)
+        elif scope["type"] == "http":
+            await send({"type": "http.response.start", "status": 404, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+
+
+def serve(home: ServerHome, say: Callable[[str], None]) -> None:
+    """Serve until the process is told to end; Flower's own log goes to ``flower/superlink.log``.
+
+    Parameters
+    ----------
+    home : ServerHome
+    say : callable
+        Told one line an event: what listens where, which site came or went.
+
+    Raises
+    ------
+    InputError
+        When a port is taken.
+    """
+    home.flower.mkdir(exist_ok=True, mode=0o700)
+    _log_to(home.flower / "superlink.log")
+    config = SuperLinkLifespanConfig(
+        control_address="",
+        health_server_address=None,
+        host="127.0.0.1",
+        port=free_port(),
+        insecure=True,
+        certificates=None,
+        superexec_auth_secret=None,
+        authn_plugin=NoOpControlAuthnPlugin(),
+        event_log_plugin=None,
+        fleet_event_log_plugin=None,
+        enable_event_log=False,
+        artifact_provider=None,
+        enable_supernode_auth=True,
+        fleet_api_type=TRANSPORT_TYPE_GRPC_RERE,
+        fleet_api_address=None,
+        simulation=False,
+        ssl_ca_certfile=None,
+        ssl_certfile=None,
+        ssl_keyfile=None,
+        database=str(home.flower / "state.db"),
+        isolation="subprocess",
+        runtime_dependency_install=False,
+    )
+    app = create_app(config, SuperLinkLifespan)
+    quiet: dict[str, Any] = {"log_config": None, "access_log": False}
+    commands = uvicorn.Server(uvicorn.Config(app, host=config.host, port=config.port, **quiet))
+    sites = uvicorn.Server(
+        uvicorn.Config(
+            ForSites(app),
+            host=home.server.listen,
+            port=home.server.port,
+            ssl_certfile=home.path / "server.pem",
+            ssl_keyfile=str(home.path / "server.key"),
+            lifespan="off",
+            **quiet,
+        )
+    )
+    ended = threading.Event()
+    door = threading.Thread(target=_run, args=(sites, commands, ended), daemon=True)
+    register = threading.Thread(target=_keep_register, args=(home, app, ended, say), daemon=True)
+
+    def begin() -> None:
+        while not commands.started and not ended.is_set():
+            time.sleep(0.05)
+        door.start()
+        while not sites.started and door.is_alive():
+            time.sleep(0.05)
+        if sites.started:
+            with replaced(home.flower / "port.json") as out:
+                out.write(json.dumps(config.port).encode())
+            say(f"listens to sites on {home.server.listen}:{home.server.port}, over TLS")
+            register.start()
+
+    threading.Thread(target=begin, daemon=True).start()
+    try:
+        commands.run()
+    finally:
+        listened = sites.started
+        ended.set()
+        sites.should_exit = True
+        if door.ident is not None:
+            door.join(timeout=10)
+    if not commands.started:
+        raise InputError(f"Flower's SuperLink did not start; {home.flower / 'superlink.log'} says why")
+    if not listened:
+        raise InputError(
+            f"cannot listen on {home.server.listen}:{home.server.port}: the port is taken, or not this machine's;"
+            f" change listen or port in {home.path / 'server.toml'}; {home.flower / 'superlink.log'} says more"
+        )
+
+
+def _run(sites: uvicorn.Server, commands: uvicorn.Server, ended: threading.Event) -> None:
+    """Run the sites' door in a thread of its own; without it there is no server."""
+    try:
+        sites.run()
+    except SystemExit:  # uvicorn's way to say that the port is taken
+        pass
+    finally:
+        ended.set()
+        commands.should_exit = True
+
+
+def _keep_register(home: ServerHome, app: Any, ended: threading.Event, say: Callable[[str], None]) -> None:
+    """Make Flower's register equal to the folder of keys, and write down who is there, as long as the server runs."""
+    state = app.state.linkstate_factory.state()
+    before: dict[int, Node] = {}
+    while not ended.wait(REGISTER_SECONDS):
+        try:
+            before = _register_once(home, state, before, say)
+        except Exception:
+            logging.getLogger("flwr").exception("the register could not be brought up to date")
+
+
+def _register_once(
+    home: ServerHome, state: Any, before: dict[int, Node], say: Callable[[str], None]
+) -> dict[int, Node]:
+    names: dict[bytes, str] = {}
+    for name, path in home.sites().items():
+        try:
+            names[public_key_to_bytes(read_public_key(path)[0])] = name
+        except InputError as error:
+            logging.getLogger("flwr").error("%s", error)
+    known = {info.public_key: info for info in state.get_node_info(owner_aids=[NOOP_FLWR_AID]) if _is_kept(info)}
+    for key in names.keys() - known.keys():
+        state.create_node(NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, key, HEARTBEAT_DEFAULT_INTERVAL)
+    for key in known.keys() - names.keys():
+        state.delete_node(NOOP_FLWR_AID, known[key].node_id)
+
+    nodes: dict[int, Node] = {}
+    for info in state.get_node_info(owner_aids=[NOOP_FLWR_AID]):
+        if not _is_kept(info) or info.public_key not in names:
+            continue
+        online, last = info.status == NodeStatus.ONLINE, before.get(info.node_id)
+        changed = last is None or last.online != online
+        since = time.strftime("%Y-%m-%d %H:%M:%S") if changed or last is None else last.since
+        nodes[info.node_id] = Node(names[info.public_key], online, since)
+        if changed and (online or last is not None):
+            say(f"site {names[info.public_key]} {'is connected' if online else 'is gone'}")
+        elif last is None:
+            say(f"site {names[info.public_key]} is registered")
+    for node_id in before.keys() - nodes.keys():
+        say(f"site {before[node_id].site} is no longer registered")
+    if nodes != before or not home.nodes.exists():
+        write_nodes(home.nodes, nodes)
+    return nodes
+
+
+def _is_kept(info: Any) -> bool:
+    return bool(info.status != NodeStatus.UNREGISTERED)
+
+
+def _log_to(path: Path) -> None:
+    """Send what Flower and uvicorn log to a file instead of the terminal."""
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    for name in ("flwr", "uvicorn", "uvicorn.error"):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = ([handler] if name != "uvicorn.error" else []), name == "uvicorn.error"
+        logger.setLevel(logging.INFO)

@@ -1,0 +1,121 @@
+"""A site's own folder in a deployment: ``invitation.toml``, ``site.toml``, its key, prepared trials, and its runs.
+
+All that a site does is decided by the files here. Of what the server sends, only numbers and layers are used.
+"""
+
+import re
+import shutil
+from pathlib import Path
+
+from pydantic import Field
+
+from data.errors import InputError
+from federation.contract import Federation, Site, Table, first_difference, parse_table, read_toml, with_root
+from federation.invitation import Invitation, read_invitation
+from federation.run_folder import RunFolder
+
+LEAVES = {"metrics", "scores"}  # what the engineer may change between two rounds
+
+
+class SiteFile(Table):
+    """What a site's engineer writes, ``site.toml``: one [[site]] as in a FED.toml, and how this machine works.
+
+    Parameters
+    ----------
+    data_root : str
+        Where ``bids:`` folders are looked for; relative to the file.
+    threads : int
+        Of torch.
+    site : list
+        One.
+    """
+
+    data_root: str = "."
+    threads: int = Field(1, ge=1)
+    site: list[Site] = Field(min_length=1, max_length=1)
+
+
+class SiteHome:
+    """A deployed site's folder, opened.
+
+    Parameters
+    ----------
+    path : path
+
+    Raises
+    ------
+    InputError
+        When a file is missing, or says what it may not; one line.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path).resolve()
+        if not (self.path / "invitation.toml").is_file():
+            raise InputError(f"{path}: no site here (invitation.toml is missing); make one with `mfscsn site init`")
+        self.invitation: Invitation = read_invitation(self.path / "invitation.toml")
+        where = self.path / "site.toml"
+        file = parse_table(SiteFile, read_toml(where), str(where))
+        if not file.site[0].dataset:
+            raise InputError(f"{where}: site {file.site[0].name!r} has no data set; add [[site.dataset]]")
+        self.threads = file.threads
+        try:
+            federation = Federation(
+                name=self.invitation.name,
+                contract=self.invitation.contract,
+                training=self.invitation.training,
+                site=file.site,
+            )
+        except ValueError as error:  # pydantic's own, with one fault a line
+            fault = str(error).splitlines()[2].strip().removeprefix("Value error, ").partition(" [type=")[0]
+            raise InputError(f"{where}: {fault}") from error
+        self.federation = with_root(federation, (self.path / file.data_root).resolve())
+
+    @property
+    def site(self) -> Site:
+        """The site, as its file says now."""
+        return self.federation.site[0]
+
+    @property
+    def store(self) -> Path:
+        """Where prepared trials lie."""
+        return self.path / "prepared"
+
+    @property
+    def key(self) -> Path:
+        """The site's private key."""
+        return self.path / "site.key"
+
+    @property
+    def public_key(self) -> Path:
+        """What the coordinator registers."""
+        return self.path / f"{self.site.name}.pub"
+
+    def runs(self) -> list[RunFolder]:
+        """Open all runs that this site took part in, the oldest first."""
+        found = [RunFolder(file.parent) for file in (self.path / "runs").glob("*/federation.toml")]
+        return sorted(found, key=lambda run: str(run.environment["started"]))
+
+    def open_run(self, run_id: str, rounds: int) -> tuple[RunFolder, Site]:
+        """Open the folder of a run that the server named, or begin it; give it with the site as its file says now.
+
+        Raises
+        ------
+        InputError
+            When the name is none, or ``site.toml`` has changed since the run began.
+        """
+        if not re.fullmatch("[0-9a-f]{32}", run_id) or rounds < 1:
+            raise InputError("the server named no run that can be one")  # it becomes a folder's name
+        folder = self.path / "runs" / run_id
+        if not (folder / "federation.toml").exists():
+            shutil.rmtree(folder, ignore_errors=True)  # cut off before it began: nothing of worth is in it
+            training = self.federation.training.model_copy(update={"rounds": rounds})
+            begun = self.federation.model_copy(update={"training": training})
+            return RunFolder.create(folder, begun, self.store, self.threads, run_id), self.site
+        run = RunFolder(folder)
+        frozen = run.federation.site[0]
+        change = first_difference(frozen.model_dump(exclude=LEAVES), self.site.model_dump(exclude=LEAVES))
+        if change:
+            raise InputError(
+                f"{self.path / 'site.toml'}: changed since this run began: {change}; undo that, or wait for a new run"
+            )
+        return run, self.site

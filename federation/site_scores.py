@@ -1,0 +1,53 @@
+"""How well a site's network does on its own target subjects' test trials."""
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import recall_score
+
+from data.errors import InputError
+from federation.contract import Site
+from federation.run_folder import RunFolder
+from federation.site_network import site_network
+from federation.site_trials import check_labelled, digest, target_trials
+from mfscsn.network import SplitModule
+from mfscsn.training import predict
+
+
+def balanced_accuracy(
+    probabilities: NDArray[np.float64], labels: NDArray[np.int64], outputs: NDArray[np.int64]
+) -> float:
+    """Mean recall over the classes that `labels` holds, with predictions limited to `outputs`.
+
+    Parameters
+    ----------
+    probabilities : array, shape (n_trials, n_outputs)
+    labels : array of int, shape (n_trials,)
+    outputs : array of int
+        The outputs that may be predicted.
+    """
+    predicted = outputs[probabilities[:, outputs].argmax(axis=1)]
+    # Over the test's own classes: a prediction outside them is simply wrong
+    return float(recall_score(labels, predicted, labels=np.unique(labels), average="macro"))
+
+
+def federated_network(run: RunFolder, site: Site) -> SplitModule:
+    """Load a site's network: the last averaged common layers, its own last private ones."""
+    last, folder = run.last_round(), run.site(site.name)
+    private = folder.load_private(last, digest(site, run.federation.contract, run.store))
+    if private is None:
+        raise InputError(f"site {site.name!r}: no private layers in {folder.folder}; did it ever train?")
+    network = site_network(run.federation, site, run.store)
+    network.load_private(private[0])
+    network.load_common(run.load_common(last))
+    return network
+
+
+def mean_score(run: RunFolder, site: Site) -> dict[str, int | float]:
+    """Score the federated network: a mean over the site's target subjects, and how many they are; {} without any."""
+    check_labelled(site, run.federation.contract, run.store)
+    network = federated_network(run, site)
+    found = [
+        balanced_accuracy(predict(network, target.signals, target.branch), target.labels, target.outputs)
+        for target in target_trials(site, run.federation.contract, run.store)
+    ]
+    return {"n_targets": len(found), "balanced_accuracy": float(np.mean(found))} if found else {}
