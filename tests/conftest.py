@@ -20,7 +20,8 @@ from federation.contract import Federation, load_federation
 from federation.run_folder import RunFolder
 
 MFSCSN = str(Path(sys.executable).with_name("mfscsn"))
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+REPOSITORY = Path(__file__).resolve().parents[1]
+SHARED = REPOSITORY.parent / "shared"
 
 TINY = """
 name = "tiny"
@@ -68,6 +69,11 @@ def prepared(tmp_path_factory) -> Path:
     (folder / "tiny.toml").write_text(tiny_toml())
     prepare_sites(load_federation(folder / "tiny.toml"), folder / "store")
     return folder / "store"
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    return REPOSITORY
 
 
 @pytest.fixture

@@ -125,7 +125,7 @@ def test_every_message_holds_common_layers_counts_and_allowed_metrics_alone(make
         assert {name: shape for name, (shape, _) in content["common"].items()} == layers
         if way == "down":
             assert set(content) == {"common", "config"}
-            assert set(content["config"]) == {"server-round", "run", "contract"}
+            assert set(content["config"]) == {"server-round", "run", "rounds", "contract"}
         else:
             assert set(content) == {"common", "metrics", "site"} and set(content["site"]) == {"name"}
             allowed = {"loss"} if content["site"]["name"] == "north" else {"loss", "accuracy", "seconds"}
@@ -174,7 +174,7 @@ def test_a_run_that_fails_says_why_and_exits_with_1(make_run, copied_store):
         simulate(run, lambda step: None)
     message = str(caught.value)
     assert "round 1: 1 of 2 sites answered well" in message and "sub-2.npy: damaged" in message
-    assert "\n" not in message and "RunFailed" in (run.path / "flower.log").read_text()
+    assert "\n" not in message and "RoundFailed" in (run.path / "flower.log").read_text()
 
 
 def test_plain_flower_runs_this_repository(tmp_path, prepared, tiny_file):

@@ -1,0 +1,142 @@
+"""What is killed comes back: a site with its own layers, a server with its last whole round."""
+
+import os
+import signal
+import subprocess
+
+import torch
+from conftest import LoopGrid, mfscsn
+from deployment.harness import family, kill, wait_for, whole_federation
+
+from experiments.prepare import prepare_sites
+from federation.contract import load_federation
+from federation.run_folder import RunFolder
+from federation.server_app import federate
+
+NAMES = ("north", "south", "west")
+
+
+def looped(deployment, name, rounds, away=lambda number: ()):
+    """The same federation in this process, with sites away in some rounds."""
+    federation = prepare_sites(load_federation(whole_federation(deployment, NAMES)), deployment.folder / "store")
+    federation = federation.model_copy(update={"training": federation.training.model_copy(update={"rounds": rounds})})
+    run = RunFolder.create(deployment.folder / name, federation, deployment.folder / "store", 1)
+
+    class Grid(LoopGrid):
+        number = 1
+
+        def get_node_ids(self):
+            gone = [NAMES.index(name) for name in away(self.number)]
+            return [node for node, k in self.nodes.items() if k not in gone]
+
+        def send_and_receive(self, messages, *, timeout=None):
+            messages = list(messages)  # the strategy asks for nodes while it makes them
+            if messages:
+                self.number += 1
+            return super().send_and_receive(messages, timeout=timeout)
+
+    federate(Grid(run), run)
+    return run
+
+
+def same(a, b, number):
+    ours, theirs = a.load_common(number), b.load_common(number)
+    return all(torch.allclose(ours[name], theirs[name], rtol=0, atol=1e-5) for name in theirs)
+
+
+def test_a_killed_site_is_left_out_and_joins_again_with_its_own_layers(three_tiny_sites):
+    d = three_tiny_sites(rounds=5, local_epochs=60)
+    d.join(*NAMES)
+    following = d.train_beside()
+    wait_for(lambda: "west round 2: trains on" in d.said("west"), 120)
+    kill(d.running["west"])  # all of its processes at once, as when the power fails
+    assert "west round 2: " not in d.said("west").partition("west round 2: trains on")[2]
+
+    wait_for(lambda: d.last_round() == 2, 150)  # after the heartbeats that did not come
+    held = [process for process in family(d.running["south"]) if process.is_running()]
+    for process in held:
+        process.suspend()  # so that round 3 lasts until the site is back
+    try:
+        d.join("west")
+    finally:
+        for process in held:
+            process.resume()
+    _, err = following.communicate(timeout=180)
+    assert following.returncode == 0, err
+
+    rows = {(row["round"], row["site"]): row["status"] for row in d.run().history()}
+    assert rows["2", "west"].startswith("gave no answer") and rows["3", "west"] == "was not connected"
+    assert [rows[number, "west"] for number in "145"] == ["ok"] * 3
+    assert all(status == "ok" for (_, site), status in rows.items() if site != "west")
+    assert "west round 4: trains on, private layers of round 1" in d.said("west")
+    loop = looped(d, "loop", 5, away=lambda number: ("west",) if number in (2, 3) else ())
+    assert all(same(d.run(), loop, number) for number in range(1, 6))
+
+
+def test_a_killed_server_goes_on_from_its_last_whole_round_as_if_unbroken(three_tiny_sites):
+    d = three_tiny_sites(rounds=5, local_epochs=40)
+    d.join(*NAMES)
+    following = d.train_beside()
+    wait_for(lambda: "north round 3: trains on" in d.said("north"), 120)
+    kill(d.running["server"])
+    _, err = following.communicate(timeout=60)
+    assert following.returncode == 1 and "the run failed" in err and len(err.strip().splitlines()) == 1, err
+    assert d.last_round() == 2
+
+    code, _, err = d.train("--resume")
+    assert code == 2 and "the server does not run; start it with `mfscsn server run" in err
+    d.serve()
+    code, out, err = d.train("--resume")
+    assert code == 0, out + err
+    loop = looped(d, "loop", 5)
+    assert all(same(d.run(), loop, number) for number in range(1, 6))
+    assert (d.run().path / "history.csv").read_bytes() == (loop.path / "history.csv").read_bytes()
+    assert len(list((d.server / "runs").iterdir())) == 1
+
+
+def test_a_command_that_is_cut_off_follows_again_and_a_run_can_be_stopped(three_tiny_sites):
+    d = three_tiny_sites(rounds=400)
+    d.join(*NAMES)
+    following = d.train_beside()
+    wait_for(lambda: d.last_round() >= 1, 120)
+    os.killpg(following.pid, signal.SIGINT)
+    out, _ = following.communicate(timeout=30)
+    assert following.returncode == 130 and "the run goes on" in out
+    before = d.last_round()
+    wait_for(lambda: d.last_round() > before, 60)
+
+    again = d.train_beside("--resume")
+    wait_for(lambda: d.last_round() > before + 2, 60)
+    assert again.poll() is None and len(list((d.server / "runs").iterdir())) == 1
+    code, out, err = stop(d)
+    assert code == 0 and "ended after round" in out, err
+    _, err = again.communicate(timeout=60)
+    assert again.returncode == 1 and "the run failed" in err
+
+
+def stop(d):
+    return mfscsn("server", "stop", d.server, cwd=d.folder)
+
+
+def test_too_few_sites_for_too_long_end_the_run_with_one_line(three_tiny_sites):
+    d = three_tiny_sites(rounds=400, contract="min_sites = 2\ndeadline = 8.0")
+    d.join("north", "south")
+    following = d.train_beside("--wait", 1)
+    wait_for(lambda: d.last_round() >= 1, 120)
+    d.running["south"].terminate()  # says good-bye, so that no heartbeat is waited for
+    _, err = following.communicate(timeout=120)
+    assert following.returncode == 1 and len(err.strip().splitlines()) == 1
+    assert "1 sites are connected after 8 s, min_sites is 2" in err or "sites answered well, min_sites is 2" in err
+    assert d.run().last_round() == d.last_round() >= 1
+
+
+def test_a_site_does_not_outlive_the_command(three_tiny_sites):
+    d = three_tiny_sites(rounds=1)
+    d.join("north")
+    below = family(d.running["north"])[1:]
+    assert len(below) >= 2
+    d.running["north"].kill()
+    d.running["north"].wait()
+    wait_for(lambda: not any(p.is_running() and p.status() != "zombie" for p in below), 30)
+    wait_for(lambda: not d.connected()["north"], 30)
+    assert subprocess.run(["pgrep", "-f", str(d.folder / "north")], capture_output=True).stdout == b""
