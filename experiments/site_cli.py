@@ -146,6 +146,19 @@ def evaluate(
     typer.echo(f"scores: {_shown(found.path / 'scores.csv')}")
 
 
+@app.command("new-key")
+def new_key(home: Home) -> None:
+    """Make another key pair, in place of the one that was lost, removed or read by others."""
+    from federation.keys import make_site_key
+    from federation.site_home import SiteHome
+
+    opened = SiteHome(home)
+    with _locked(opened):
+        opened.key.unlink(missing_ok=True)
+        make_site_key(opened.site.name, opened.key, opened.public_key)
+    typer.echo(f"send to the coordinator, to be registered in place of the old one: {_shown(opened.public_key)}")
+
+
 @app.command()
 def forget(
     home: Home,

@@ -13,6 +13,7 @@ import os
 import secrets
 import ssl
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -75,6 +76,7 @@ def run_site(home: SiteHome, say: Callable[[str], None]) -> None:
     os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(home.threads))
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["federation.launcher", "federation.client_app"])
+    vars(sys.modules["__main__"]).pop("__file__", None)  # or each process would import the whole command line again
     while True:
         try:
             check_connection(home)

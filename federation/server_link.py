@@ -104,11 +104,12 @@ def serve(home: ServerHome, say: Callable[[str], None]) -> None:
     )
     ended = threading.Event()
     door = threading.Thread(target=_run, args=(sites, commands, ended), daemon=True)
-    register = threading.Thread(target=_keep_register, args=(home, app, ended, say), daemon=True)
 
     def begin() -> None:
         while not commands.started and not ended.is_set():
             time.sleep(0.05)
+        register = _Register(home, app.state.linkstate_factory.state(), say)
+        register.update()  # before anybody may knock
         door.start()
         while not sites.started and door.is_alive():
             time.sleep(0.05)
@@ -116,7 +117,7 @@ def serve(home: ServerHome, say: Callable[[str], None]) -> None:
             with replaced(home.flower / "port.json") as out:
                 out.write(json.dumps(config.port).encode())
             say(f"listens to sites on {home.server.listen}:{home.server.port}, over TLS")
-            register.start()
+            register.keep(ended)
 
     threading.Thread(target=begin, daemon=True).start()
     try:
@@ -147,53 +148,63 @@ def _run(sites: uvicorn.Server, commands: uvicorn.Server, ended: threading.Event
         commands.should_exit = True
 
 
-def _keep_register(home: ServerHome, app: Any, ended: threading.Event, say: Callable[[str], None]) -> None:
-    """Make Flower's register equal to the folder of keys, and write down who is there, as long as the server runs."""
-    state = app.state.linkstate_factory.state()
-    before: dict[int, Node] = {}
-    while not ended.wait(REGISTER_SECONDS):
-        try:
-            before = _register_once(home, state, before, say)
-        except Exception:
-            logging.getLogger("flwr").exception("the register could not be brought up to date")
+class _Register:
+    """Makes Flower's register equal to the folder of keys, and writes down which site is there."""
 
+    def __init__(self, home: ServerHome, state: Any, say: Callable[[str], None]):
+        self.home, self.state, self.say = home, state, say
+        self.nodes: dict[int, Node] = {}
+        self.refused: set[bytes] = set()
 
-def _register_once(
-    home: ServerHome, state: Any, before: dict[int, Node], say: Callable[[str], None]
-) -> dict[int, Node]:
-    names: dict[bytes, str] = {}
-    for name, path in home.sites().items():
-        try:
-            names[public_key_to_bytes(read_public_key(path)[0])] = name
-        except InputError as error:
-            logging.getLogger("flwr").error("%s", error)
-    known = {info.public_key: info for info in state.get_node_info(owner_aids=[NOOP_FLWR_AID]) if _is_kept(info)}
-    for key in names.keys() - known.keys():
-        state.create_node(NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, key, HEARTBEAT_DEFAULT_INTERVAL)
-    for key in known.keys() - names.keys():
-        state.delete_node(NOOP_FLWR_AID, known[key].node_id)
+    def keep(self, ended: threading.Event) -> None:
+        """Bring it up to date as long as the server runs."""
+        while not ended.wait(REGISTER_SECONDS):
+            try:
+                self.update()
+            except Exception:
+                logging.getLogger("flwr").exception("the register could not be brought up to date")
 
-    nodes: dict[int, Node] = {}
-    for info in state.get_node_info(owner_aids=[NOOP_FLWR_AID]):
-        if not _is_kept(info) or info.public_key not in names:
-            continue
-        online, last = info.status == NodeStatus.ONLINE, before.get(info.node_id)
-        changed = last is None or last.online != online
-        since = time.strftime("%Y-%m-%d %H:%M:%S") if changed or last is None else last.since
-        nodes[info.node_id] = Node(names[info.public_key], online, since)
-        if changed and (online or last is not None):
-            say(f"site {names[info.public_key]} {'is connected' if online else 'is gone'}")
-        elif last is None:
-            say(f"site {names[info.public_key]} is registered")
-    for node_id in before.keys() - nodes.keys():
-        say(f"site {before[node_id].site} is no longer registered")
-    if nodes != before or not home.nodes.exists():
-        write_nodes(home.nodes, nodes)
-    return nodes
+    def update(self) -> None:
+        """Bring it up to date once."""
+        names: dict[bytes, str] = {}
+        for name, path in self.home.sites().items():
+            try:
+                names[public_key_to_bytes(read_public_key(path)[0])] = name
+            except InputError as error:
+                logging.getLogger("flwr").error("%s", error)
+        known = {info.public_key: info.node_id for info in self._infos()}
+        for key in names.keys() - known.keys() - self.refused:
+            try:
+                self.state.create_node(NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, key, HEARTBEAT_DEFAULT_INTERVAL)
+            except ValueError:
+                self.refused.add(key)
+                self.say(
+                    f"site {names[key]} is not registered: its key was removed once, and Flower takes no key twice;"
+                    " let the site make another one with `mfscsn site new-key`"
+                )
+        for key in known.keys() - names.keys():
+            self.state.delete_node(NOOP_FLWR_AID, known[key])
 
+        nodes = {info.node_id: self._node(info, names[info.public_key]) for info in self._infos()}
+        for node_id in self.nodes.keys() - nodes.keys():
+            self.say(f"site {self.nodes[node_id].site} is no longer registered")
+        if nodes != self.nodes or not self.home.nodes.exists():
+            write_nodes(self.home.nodes, nodes)
+        self.nodes = nodes
 
-def _is_kept(info: Any) -> bool:
-    return bool(info.status != NodeStatus.UNREGISTERED)
+    def _node(self, info: Any, site: str) -> Node:
+        online, last = info.status == NodeStatus.ONLINE, self.nodes.get(info.node_id)
+        if last is not None and last.online == online:
+            return last
+        if online:
+            self.say(f"site {site} is connected")
+        else:
+            self.say(f"site {site} {'is registered' if last is None else 'is gone'}")
+        return Node(site, online, time.strftime("%Y-%m-%d %H:%M:%S"))
+
+    def _infos(self) -> list[Any]:
+        found = self.state.get_node_info(owner_aids=[NOOP_FLWR_AID])
+        return [info for info in found if info.status != NodeStatus.UNREGISTERED]
 
 
 def _log_to(path: Path) -> None:
