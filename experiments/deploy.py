@@ -27,8 +27,6 @@ def running_server(home: ServerHome) -> SuperLink:
 def begin(home: ServerHome, rounds: int | None) -> RunFolder:
     """Begin a run with the registered sites; raise InputError when they are too few."""
     federation = home.federation_of_sites(rounds)
-    if not federation.site:
-        raise InputError(f"{home.path}: no site is registered; add one with `mfscsn server add-site`")
     check_min_sites(federation, str(home.path / "federation.toml"))
     path = home.path / "runs" / f"{federation.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     # No trials are prepared at a server; whoever looks for them finds nothing

@@ -446,7 +446,8 @@ def as_name(text: str) -> str:
 
 def _first_fault(error: ValidationError, document: Mapping[str, Any], model: type[BaseModel]) -> str:
     """Say pydantic's first fault in one line: key, what is wrong, and the nearest key where one was misspelt."""
-    fault = error.errors()[0]
+    faults = error.errors()
+    fault = next((fault for fault in faults if fault["type"] == "extra_forbidden"), faults[0])
     tables: dict[str, type[BaseModel]] = {
         "contract": Contract,
         "training": Training,

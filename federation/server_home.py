@@ -168,7 +168,15 @@ class ServerHome:
         return {path.stem: path for path in sorted((self.path / "sites").glob("*.pub"))}
 
     def federation_of_sites(self, rounds: int | None = None) -> Federation:
-        """Give the federation as its run freezes it: the registered sites have a name and nothing else."""
+        """Give the federation as its run freezes it: the registered sites have a name and nothing else.
+
+        Raises
+        ------
+        InputError
+            When no site is registered.
+        """
+        if not self.sites():
+            raise InputError(f"{self.path}: no site is registered; add one with `mfscsn server add-site`")
         training = self.federation.training
         if rounds is not None:
             training = training.model_copy(update={"rounds": rounds})

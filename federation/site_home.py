@@ -54,20 +54,13 @@ class SiteHome:
             raise InputError(f"{path}: no site here (invitation.toml is missing); make one with `mfscsn site init`")
         self.invitation: Invitation = read_invitation(self.path / "invitation.toml")
         where = self.path / "site.toml"
-        file = parse_table(SiteFile, read_toml(where), str(where))
+        document = read_toml(where)
+        file = parse_table(SiteFile, document, str(where))
         if not file.site[0].dataset:
             raise InputError(f"{where}: site {file.site[0].name!r} has no data set; add [[site.dataset]]")
         self.threads = file.threads
-        try:
-            federation = Federation(
-                name=self.invitation.name,
-                contract=self.invitation.contract,
-                training=self.invitation.training,
-                site=file.site,
-            )
-        except ValueError as error:  # pydantic's own, with one fault a line
-            fault = str(error).splitlines()[2].strip().removeprefix("Value error, ").partition(" [type=")[0]
-            raise InputError(f"{where}: {fault}") from error
+        agreed = self.invitation.model_dump(mode="json", include={"name", "contract", "training"}, exclude_none=True)
+        federation = parse_table(Federation, {**agreed, "site": document["site"]}, str(where))
         self.federation = with_root(federation, (self.path / file.data_root).resolve())
 
     @property

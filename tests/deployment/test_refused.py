@@ -64,6 +64,17 @@ def test_a_key_that_was_taken_off_the_register(one_site):
     wait_for(lambda: d.running["north"].poll() is not None, 120)
     assert "does not know this site's key" in d.said("north")
 
+    shutil.copy(d.folder / "kept.pub", d.server / "sites" / "north.pub")
+    wait_for(lambda: "Flower takes no key twice" in d.said("server"))
+    (d.server / "sites" / "north.pub").unlink()
+    for words in (
+        ("site", "new-key", d.folder / "north"),
+        ("server", "add-site", d.server, d.folder / "north/north.pub"),
+    ):
+        code, _, err = mfscsn(*words, cwd=d.folder)
+        assert code == 0, err
+    d.join("north")
+
 
 def test_a_certificate_of_another_authority(one_site):
     d = one_site

@@ -1,6 +1,8 @@
 """The server's checks, with real client apps and Flower's real strategies; only the transport is a loop."""
 
 import csv
+import errno
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -11,9 +13,11 @@ from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
 from experiments.evaluate import evaluate
 from experiments.prepare import prepare_sites
 from experiments.references import reference_jobs, train_references
+from federation import site as site_module
 from federation.contract import load_federation
+from federation.register import Node, write_nodes
 from federation.run_folder import RunFolder
-from federation.server_app import federate
+from federation.server_app import deploy, federate
 from federation.site_trials import digest
 from federation.strategy import COMMON, METRICS, RunFailed
 
@@ -298,3 +302,88 @@ def test_too_few_sites_connected_ends_the_run(make_run):
     grid.nodes.popitem()
     with pytest.raises(RunFailed, match=r"1 sites are connected after 0.1 s, min_sites is 2"):
         federate(grid, run)
+
+
+def test_a_full_disk_fails_that_round_there_and_corrupts_nothing(make_run, monkeypatch):
+    """As the kernel says it, in the middle of writing the private layers of round 2."""
+    run = make_run(contract="min_sites = 1", training="local_epochs = 1")
+    federation = run.federation
+    training = federation.training.model_copy(update={"rounds": 3})
+    run.federation = federation.model_copy(update={"training": training})
+    real, state = site_module.replaced, run.path / "sites" / "north" / "private.safetensors"
+    rounds, kept = [], []
+
+    @contextmanager
+    def full(path):
+        if path == state and len(rounds) == 1:
+            kept.append(state.with_name("private-before.safetensors").read_bytes())
+            with real(path) as out:
+                out.write(b"half")
+                raise OSError(errno.ENOSPC, "No space left on device")
+        with real(path) as out:
+            yield out
+
+    def count(number, site, reply):
+        if site == "north":
+            rounds.append(number)
+        return reply
+
+    monkeypatch.setattr(site_module, "replaced", full)
+    federate(LoopGrid(run, count), run)
+    status = {(r["round"], r["site"]): r["status"] for r in history(run)}
+    assert [status[number, "north"] for number in "123"] == ["ok", "failed; its own log says why", "ok"]
+    assert all(status[number, "south"] == "ok" for number in "123")
+    log = (state.parent / "log.txt").read_text()
+    assert "round 2: failed with OSError" in log and "round 3: trains on, private layers of round 1" in log
+    assert kept and not list(state.parent.glob(".private*"))
+    assert run.site("north").failure() is None  # forgotten when the next round went well
+
+
+def test_in_a_deployment_a_name_is_bound_to_its_key(make_run, tmp_path):
+    run = make_run(contract="min_sites = 1")
+    nodes = {100: Node("north", True, ""), 101: Node("west", True, "")}
+    write_nodes(tmp_path / "nodes.json", nodes)
+    deploy(LoopGrid(run), run, tmp_path / "nodes.json")
+    status = {(r["round"], r["site"]): r["status"] for r in history(run)}
+    assert status["1", "north"] == "ok" and status["1", "south"] == "was not connected"
+    assert status["1", "west"] == "gives itself another name than its key is registered for"
+
+
+def test_the_last_layers_reach_the_sites_and_allowed_scores_come_back(make_run, tmp_path):
+    run = make_run(north='scores = ["balanced_accuracy"]')
+    write_nodes(tmp_path / "nodes.json", {100: Node("north", True, ""), 101: Node("south", True, "")})
+    grid = LoopGrid(run)
+    deploy(grid, run, tmp_path / "nodes.json")
+    with (run.path / "site-scores.csv").open() as file:
+        rows = {row["site"]: row for row in csv.DictReader(file)}
+    assert rows["north"]["n_targets"] == "1" and 0 <= float(rows["north"]["balanced_accuracy"]) <= 1
+    assert rows["south"] == {"site": "south", "status": "ok", "n_targets": "", "balanced_accuracy": ""}
+    (mf_scsn,) = (s for s in _scores(run) if (s.site, s.method) == ("north", "mf-scsn"))
+    assert np.isclose(mf_scsn.balanced_accuracy, float(rows["north"]["balanced_accuracy"]))
+
+
+def _scores(run):
+    train_references(run, reference_jobs(run), lambda done, total: None)
+    return evaluate(run)
+
+
+def test_a_round_with_too_few_answers_is_tried_again_in_a_deployment(make_run, tmp_path):
+    write_nodes(tmp_path / "nodes.json", {100: Node("north", True, ""), 101: Node("south", True, "")})
+    for lost, ends_well in ((2, True), (3, False)):
+        run, silent = make_run(f"lost-{lost}"), []
+
+        def spoil(number, site, reply, silent=silent, lost=lost):
+            if number == 2 and site == "south" and len(silent) < lost:
+                silent.append(number)
+                return None
+            return reply
+
+        if ends_well:
+            deploy(LoopGrid(run, spoil), run, tmp_path / "nodes.json")
+            whole = make_run("whole")
+            federate(LoopGrid(whole), whole)
+            assert same(run, whole) and [r["status"] for r in history(run)] == ["ok"] * 4
+        else:
+            with pytest.raises(RunFailed, match="round 2: 1 of 2 sites answered well"):
+                deploy(LoopGrid(run, spoil), run, tmp_path / "nodes.json")
+            assert run.last_round() == 1

@@ -1,0 +1,19 @@
+"""The version of Flower that a deployment builds on: it uses more of it than its public doors."""
+
+from importlib.metadata import version
+
+import flwr.superlink.routers.fleet.router as fleet
+from flwr.supercore.constant import TaskType
+from flwr.superlink.routers.control import router as control
+
+from federation.server_link import FOR_SITES
+
+
+def test_the_pin_holds():
+    assert version("flwr").startswith("1.41.")  # read federation/launcher.py and server_link.py before raising it
+
+
+def test_the_door_for_sites_opens_to_all_of_the_fleet_api_and_none_of_the_commands():
+    assert all(route.path.startswith(FOR_SITES) for route in fleet.router.routes)
+    assert not any(route.path.startswith(FOR_SITES) for route in control.routes)
+    assert TaskType.CLIENT_APP == "flwr-clientapp"
