@@ -27,6 +27,11 @@ def running_server(home: ServerHome) -> SuperLink:
 def begin(home: ServerHome, rounds: int | None) -> RunFolder:
     """Begin a run with the registered sites; raise InputError when they are too few."""
     federation = home.federation_of_sites(rounds)
+    for run in home.runs():
+        if run.is_locked("server"):
+            raise InputError(
+                f"{run.path}: this run goes on; follow it with --resume, or end it with `mfscsn server stop`"
+            )
     check_min_sites(federation, str(home.path / "federation.toml"))
     path = home.path / "runs" / f"{federation.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     # No trials are prepared at a server; whoever looks for them finds nothing
@@ -70,7 +75,7 @@ def train(home: ServerHome, run: RunFolder, wait: float, report: Callable[[Progr
         When the run failed; the message says why and where to look.
     """
     link, started = running_server(home), run.path / STARTED
-    if run.is_locked("server") and started.exists():  # an earlier command was cut off from it
+    if _goes_on(run, link):  # an earlier command was cut off from it
         flower_run = started.read_text().strip()
     else:
         _wait_for_sites(home, wait, report)
@@ -92,7 +97,7 @@ def train(home: ServerHome, run: RunFolder, wait: float, report: Callable[[Progr
 def stop(home: ServerHome) -> RunFolder:
     """End the newest run where it stands; it can be resumed."""
     link, runs = running_server(home), home.runs()
-    if not runs or not runs[-1].is_locked("server"):
+    if not runs or not _goes_on(runs[-1], link):
         raise InputError(f"{home.path}: no run is going on")
     link.stop_run((runs[-1].path / STARTED).read_text().strip())
     return runs[-1]
@@ -110,23 +115,32 @@ def site_scores(run: RunFolder) -> list[dict[str, str]]:
 def status(home: ServerHome) -> dict[str, object]:
     """Say how the server, its sites and its newest run stand, for a person or a monitor."""
     port = home.command_port()
-    alive = port is not None and SuperLink(home.flower, port).alive()
+    link = SuperLink(home.flower, port) if port is not None else None
+    alive = link is not None and link.alive()
     nodes, runs = home.connected(), home.runs()
     return {
         "server": "running" if alive else "not running",
         "sites": {
-            name: {"connected": alive and name in nodes and nodes[name].online, "since": nodes[name].since}
-            if name in nodes
+            name: {"connected": nodes[name].online, "since": nodes[name].since}
+            if alive and name in nodes
             else {"connected": False, "since": None}
             for name in home.sites()
         },
-        "run": _run_status(runs[-1]) if runs else None,
+        "run": _run_status(runs[-1], link if alive else None) if runs else None,
     }
 
 
-def _run_status(run: RunFolder) -> dict[str, object]:
+def _goes_on(run: RunFolder, link: SuperLink) -> bool:
+    """Say whether a run is at work: its process holds the folder, and Flower does not take it for ended."""
+    started = run.path / STARTED
+    if not run.is_locked("server") or not started.exists():
+        return False
+    return not link.status(started.read_text().strip()).startswith("finished")
+
+
+def _run_status(run: RunFolder, link: SuperLink | None) -> dict[str, object]:
     last, history = run.last_round(), run.history()
-    going = run.is_locked("server")
+    going = link is not None and _goes_on(run, link)
     return {
         "folder": str(run.path),
         "state": "going on" if going else "failed" if run.failure() else "ended" if _is_whole(run) else "stopped",

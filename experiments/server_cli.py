@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,7 @@ from data.files import sha256
 
 app = typer.Typer(no_args_is_help=True, help="Coordinate a federation of separate sites (docs/deployment.md).")
 
+CHANGED = "the contract or the version changed: send invitation.toml to all sites again"
 Home = Annotated[Path, typer.Argument(help="The server's folder.", metavar="DIR", show_default=False)]
 
 
@@ -56,18 +58,25 @@ def init(
 @app.command()
 def run(home: Home) -> None:
     """Serve until ended: sites connect over TLS with registered keys; `train` starts runs."""
-    from experiments.show import event
-    from federation.guard import flower_environment
+    from federation.events import event
+    from federation.guard import end_guarded, flower_environment, start_guarded
+    from federation.run_folder import locked
     from federation.server_home import ServerHome
 
     opened = ServerHome(home)
-    # Before Flower is imported, which reads it; what its own processes print besides warnings is of no use here
-    os.environ |= flower_environment(opened.flower) | {"FLWR_LOG_LEVEL": "WARNING"}
-    from federation.server_link import serve
-
-    if opened.ready():
-        event("the contract, the certificate or the version changed: send invitation.toml to all sites again")
-    serve(opened, event)
+    with locked(opened.path, "run", f"{opened.path}: this server runs already"):
+        if opened.ready():
+            event(CHANGED)
+        opened.flower.mkdir(exist_ok=True, mode=0o700)
+        # What Flower's own processes print besides warnings is of no use here
+        environment = flower_environment(opened.flower) | {"FLWR_LOG_LEVEL": "WARNING"}
+        command = [sys.executable, "-P", "-m", "federation.server_link", str(opened.path)]
+        guard = start_guarded(command, None, environment, opened.flower)
+        try:
+            code = guard.wait()
+        finally:
+            end_guarded(guard)
+    raise typer.Exit(code)
 
 
 @app.command("add-site")
@@ -107,6 +116,8 @@ def train(
         raise InputError("a resumed run has the number of rounds that it began with: leave out --rounds")
     running_server(opened)
     started = reopen(opened) if resume else begin(opened, rounds)
+    if opened.ready():
+        typer.echo(CHANGED)
     try:
         with ProgressLines() as show:
             train_run(opened, started, wait, show.progress)

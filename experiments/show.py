@@ -1,6 +1,5 @@
 """What a person sees in the terminal: progress bars and the table of scores. Drawn by rich."""
 
-import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from statistics import mean
@@ -54,11 +53,6 @@ class ProgressLines:
     def prepared(self, site: str, what: str, done: int, total: int) -> None:
         """Show a subject that `prepare` has done."""
         self.progress(Progress(f"prepare {site}", done, total, what))
-
-
-def event(line: str) -> None:
-    """Print one line an event, as a service's log wants it."""
-    print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}", flush=True)
 
 
 def site_score_table(rows: Sequence[Mapping[str, str]]) -> None:

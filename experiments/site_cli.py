@@ -53,7 +53,7 @@ def init(
 
     chosen = parse_table(Site, {"name": name}, "--name").name
     read = read_invitation(invitation)
-    check_free(home)
+    check_free(home, "name another folder")
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     make_site_key(chosen, home / "site.key", home / f"{chosen}.pub")
     with replaced(home / "site.toml") as out:
@@ -79,13 +79,18 @@ def check(
     from experiments.show import ProgressLines
     from federation.app_bundle import bundle_hash
     from federation.launcher import check_connection, sends
+    from federation.run_folder import is_locked
     from federation.site_home import SiteHome
     from federation.site_trials import count_training
 
     opened = SiteHome(home)
+    opened.check_key()
     site = opened.site
     with ProgressLines() as show:
-        prepare_sites(opened.federation, opened.store, show.prepared)
+        try:
+            prepare_sites(opened.federation, opened.store, show.prepared)
+        except InputError as error:
+            raise InputError(str(error).replace("give --data-root", "give data_root in site.toml")) from error
     n_trials = count_training(site, opened.federation.contract, opened.store)
     typer.echo(f"recordings: {n_trials} trials of {len(site.dataset)} data set(s) would train")
     typer.echo(f"contract: {opened.federation.name!r} of the invitation; {_contract(opened)}")
@@ -96,7 +101,9 @@ def check(
             f" here makes {approved}: install the coordinator's version, or ask for a new invitation"
         )
     typer.echo(f"code: the server asks to run what is installed here (app bundle {approved}); any other is refused")
-    if not offline:
+    if is_locked(opened.path, "site"):
+        typer.echo("connection: not tried, because `mfscsn site run` is at work here and holds it")
+    elif not offline:
         with _locked(opened):
             check_connection(opened)
         typer.echo(f"connection: {opened.invitation.server} shows the right certificate and knows this site's key")
@@ -109,16 +116,18 @@ def check(
 @app.command()
 def run(home: Home) -> None:
     """Take part until ended: wait for the server's messages, train, send the common layers."""
-    from experiments.show import event
+    from federation.events import event
     from federation.launcher import run_site
     from federation.site_home import SiteHome
     from federation.site_trials import check_site
 
     opened = SiteHome(home)
+    opened.check_key()
     try:
         check_site(opened.site, opened.federation.contract, opened.store)
     except InputError as error:
-        raise InputError(f"{error}; at a site, `mfscsn site check {_shown(opened.path)}` does that") from error
+        words = str(error).replace("; run `mfscsn prepare`", "")
+        raise InputError(f"{words}; fill in site.toml, then `mfscsn site check {_shown(opened.path)}`") from error
     with _locked(opened):
         run_site(opened, event)
 

@@ -94,7 +94,7 @@ def _answer(
         run, site = _open(message, context)
         name, folder = site.name, run.site(site.name)
         if (_config(message)["contract"], _config(message)["run"]) != (run.federation.digest(), run.run_id):
-            folder.log(f"round {number}: refused, the server holds another contract than this site, or another run")
+            folder.log(f"round {number}: refused, the server holds another contract; ask for its invitation again")
             return Message(Error(OTHER_CONTRACT, f"site {name!r} {REFUSALS[OTHER_CONTRACT]}"), reply_to=message)
         folder.forget_failure()
         return Message(work(message, run, site, folder), reply_to=message)

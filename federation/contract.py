@@ -469,6 +469,8 @@ def _first_fault(error: ValidationError, document: Mapping[str, Any], model: typ
     where = ", ".join(names)
     if fault["type"] == "extra_forbidden":
         return f"{where}: unknown key{nearest(names[-1], list(table.model_fields))}"
+    if fault["type"] == "string_pattern_mismatch":
+        return f"{where}: expected letters, digits, - and _, found {fault['input']!r}"
     message = fault["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
     given = (
         "" if isinstance(fault["input"], dict | list) or fault["type"] == "missing" else f", found {fault['input']!r}"

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,9 @@ PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 
 
 def start_guarded(
-    command: Sequence[str], log: Path, environment: Mapping[str, str], folder: Path, remove: bool = False
+    command: Sequence[str], log: Path | None, environment: Mapping[str, str], folder: Path, remove: bool = False
 ) -> "subprocess.Popen[bytes]":
-    """Start a program below a guard, in `folder`; all that it prints is added to the file `log`.
+    """Start a program below a guard, in `folder`; all that it prints is added to the file `log`, or printed here.
 
     Parameters
     ----------
@@ -35,7 +36,7 @@ def start_guarded(
     remove : bool
         Whether the folder goes when the program has ended.
     """
-    with log.open("ab") as out:
+    with nullcontext() if log is None else log.open("ab") as out:
         return subprocess.Popen(
             [sys.executable, "-P", "-m", "federation.guard", str(folder) if remove else "", *command],
             stdin=subprocess.PIPE, stdout=out, stderr=out, env=environment, cwd=folder, start_new_session=True,

@@ -42,7 +42,7 @@ from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, 
 from data.errors import InputError
 from data.files import replaced
 from federation.app_bundle import bundle_hash
-from federation.guard import end_guarded, flower_environment, free_port, program, start_guarded
+from federation.guard import die_with_parent, end_guarded, flower_environment, free_port, program, start_guarded
 from federation.messages import REFUSALS, UNAPPROVED_APP
 from federation.site_home import SiteHome
 
@@ -54,7 +54,7 @@ class Unreachable(InputError):
     """The server does not answer; it may later."""
 
 
-def run_site(home: SiteHome, say: Callable[[str], None]) -> None:
+def run_site(home: SiteHome, say: Callable[[str], object]) -> None:
     """Answer the server's messages until the process is told to end; a lost connection is taken up again.
 
     Parameters
@@ -186,7 +186,7 @@ def _answer_messages(
     address: str,
     secret: bytes,
     approved: str,
-    say: Callable[[str], None],
+    say: Callable[[str], object],
 ) -> None:
     """Take up ClientApp tasks one after another, each in a process of its own, until the SuperNode ends."""
     client = RuntimeHttpClient.from_server_address(
@@ -217,6 +217,7 @@ def _answer_messages(
 
 def answer_message(address: str, token: str, approved: str) -> None:
     """Answer one message with the installed app, if that is what the server asks for."""
+    die_with_parent()  # or it would save private layers beside the next process of this site
     from federation import client_app
 
     client = RuntimeHttpClient.from_server_address(

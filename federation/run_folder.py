@@ -168,15 +168,20 @@ class RunFolder:
 
     def is_locked(self, who: str) -> bool:
         """Say whether somebody writes to the folder now."""
-        try:
-            with self.locked(who):
-                return False
-        except InputError:
-            return True
+        return is_locked(self.path, who)
 
     @property
     def _common(self) -> Path:
         return self.path / "common"
+
+
+def is_locked(folder: Path, who: str) -> bool:
+    """Say whether somebody holds a folder now."""
+    try:
+        with locked(folder, who, ""):
+            return False
+    except InputError:
+        return True
 
 
 @contextmanager
@@ -195,14 +200,14 @@ def locked(folder: Path, who: str, refusal: str, wait: float = 0.0) -> Iterator[
         yield
 
 
-def check_free(path: Path) -> None:
-    """Raise InputError when something lies where a run is to begin."""
+def check_free(path: Path, instead: str = "give another --out") -> None:
+    """Raise InputError, which says what to do instead, when something lies where a folder is to begin."""
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        hint = f", or continue it with --resume {path}" if (path / "federation.toml").exists() else ""
-        raise InputError(f"{path}: already exists; give another --out{hint}")
+        hint = f", or continue it with --resume {path}" if (path / "environment.json").exists() else ""
+        raise InputError(f"{path}: already exists; {instead}{hint}")
     there = next(folder for folder in (path.resolve(), *path.resolve().parents) if folder.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):  # now, not when all is prepared
-        raise InputError(f"{path}: cannot be made, {there} is not a folder that can be written; give another --out")
+        raise InputError(f"{path}: cannot be made, {there} is not a folder that can be written; {instead}")
 
 
 def run_path(run_config: Mapping[str, Any], run_id: int) -> Path:

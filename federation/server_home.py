@@ -94,7 +94,7 @@ class ServerHome:
         own : three paths, optional
             A certificate of one's own, its private key, and the authority's certificate; made here when left out.
         """
-        check_free(path)
+        check_free(path, "name another folder")
         if own is not None:
             keys.check_server_certificate(*own)
         path.mkdir(parents=True, exist_ok=True, mode=0o700)

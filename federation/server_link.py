@@ -1,5 +1,7 @@
 """The server of a deployment: Flower's SuperLink, with one door for sites and another for this machine's commands.
 
+Run as a module, below a guard, because Flower's processes for a run would outlive a SuperLink that was killed.
+
 Flower 1.41 serves sites, commands and its own apps on one port, and asks commands for no proof of who sends them: with
 that port open, anyone could register a key of their own. Here sites get a port over TLS that answers nothing but
 Flower's Fleet API, where every request is signed with a registered key; commands get a port of 127.0.0.1.
@@ -7,6 +9,7 @@ Flower's Fleet API, where every request is signed with a registered key; command
 
 import json
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable, MutableMapping
@@ -24,6 +27,7 @@ from flwr.superlink.main import create_app
 
 from data.errors import InputError
 from data.files import replaced
+from federation.events import event
 from federation.guard import free_port
 from federation.keys import read_public_key
 from federation.register import Node, write_nodes
@@ -48,7 +52,7 @@ class ForSites:
             await send({"type": "http.response.body", "body": b""})
 
 
-def serve(home: ServerHome, say: Callable[[str], None]) -> None:
+def serve(home: ServerHome, say: Callable[[str], object]) -> None:
     """Serve until the process is told to end; Flower's own log goes to ``flower/superlink.log``.
 
     Parameters
@@ -62,7 +66,6 @@ def serve(home: ServerHome, say: Callable[[str], None]) -> None:
     InputError
         When a port is taken.
     """
-    home.flower.mkdir(exist_ok=True, mode=0o700)
     _log_to(home.flower / "superlink.log")
     config = SuperLinkLifespanConfig(
         control_address="",
@@ -151,7 +154,7 @@ def _run(sites: uvicorn.Server, commands: uvicorn.Server, ended: threading.Event
 class _Register:
     """Makes Flower's register equal to the folder of keys, and writes down which site is there."""
 
-    def __init__(self, home: ServerHome, state: Any, say: Callable[[str], None]):
+    def __init__(self, home: ServerHome, state: Any, say: Callable[[str], object]):
         self.home, self.state, self.say = home, state, say
         self.nodes: dict[int, Node] = {}
         self.refused: set[bytes] = set()
@@ -215,3 +218,11 @@ def _log_to(path: Path) -> None:
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = ([handler] if name != "uvicorn.error" else []), name == "uvicorn.error"
         logger.setLevel(logging.INFO)
+
+
+if __name__ == "__main__":
+    try:
+        serve(ServerHome(Path(sys.argv[1])), event)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -5,7 +5,6 @@ server never finished can be trained again from where it began.
 """
 
 import contextlib
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from data.errors import InputError
 from data.files import replaced
+from federation.events import event
 
 NEWEST, BEFORE = "private.safetensors", "private-before.safetensors"
 FAILURE = "failure.txt"
@@ -79,8 +79,7 @@ class SiteFolder:
 
     def log(self, line: str) -> None:
         """Add a line to the site's own log, and to what this process prints: no label, subject or channel in it."""
-        text = f"{time.strftime('%Y-%m-%d %H:%M:%S')} site {self.folder.name} {' '.join(line.split())}"
-        print(text, flush=True)
+        text = event(f"site {self.folder.name} {line}")
         with contextlib.suppress(OSError), (self.folder / "log.txt").open("a") as out:  # a full disk fails no round
             out.write(f"{text}\n")
 

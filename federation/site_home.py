@@ -51,7 +51,9 @@ class SiteHome:
     def __init__(self, path: str | Path):
         self.path = Path(path).resolve()
         if not (self.path / "invitation.toml").is_file():
-            raise InputError(f"{path}: no site here (invitation.toml is missing); make one with `mfscsn site init`")
+            raise InputError(
+                f"{path}: invitation.toml is missing; put the coordinator's there, or begin with `mfscsn site init`"
+            )
         self.invitation: Invitation = read_invitation(self.path / "invitation.toml")
         where = self.path / "site.toml"
         document = read_toml(where)
@@ -82,6 +84,19 @@ class SiteHome:
     def public_key(self) -> Path:
         """What the coordinator registers."""
         return self.path / f"{self.site.name}.pub"
+
+    def check_key(self) -> None:
+        """Raise InputError when the key in this folder is not of the site that ``site.toml`` names, or lies open."""
+        from federation.keys import read_public_key
+
+        found = sorted(self.path.glob("*.pub"))
+        if not self.key.exists() or not found:
+            raise InputError(f"{self.key}: no key; restore it, or make another with `mfscsn site new-key {self.path}`")
+        if self.public_key not in found or read_public_key(self.public_key)[1] != self.site.name:
+            where = self.path / "site.toml"
+            raise InputError(f"{where}: names the site {self.site.name!r}, but the key is that of {found[0].stem!r}")
+        if self.key.stat().st_mode & 0o077:
+            raise InputError(f"{self.key}: others can read it; make it yours alone with chmod 600")
 
     def runs(self) -> list[RunFolder]:
         """Open all runs that this site took part in, the oldest first."""

@@ -78,7 +78,11 @@ def test_a_killed_server_goes_on_from_its_last_whole_round_as_if_unbroken(three_
     d.join(*NAMES)
     following = d.train_beside()
     wait_for(lambda: "north round 3: trains on" in d.said("north"), 120)
-    kill(d.running["server"])
+    below = family(d.running["server"])[1:]
+    d.running["server"].kill()  # the command alone: what it started ends by itself
+    d.running["server"].wait()
+    wait_for(lambda: not any(p.is_running() and p.status() != "zombie" for p in below), 30)
+    assert len(below) >= 4
     _, err = following.communicate(timeout=60)
     assert following.returncode == 1 and "the run failed" in err and len(err.strip().splitlines()) == 1, err
     assert d.last_round() == 2

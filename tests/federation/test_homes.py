@@ -91,8 +91,22 @@ def test_a_mistake_in_site_toml(site, before, after, words):
     assert "site.toml" in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_the_key_must_be_that_of_the_site_and_nobody_elses(site):
+    SiteHome(site).check_key()
+    (site / "site.key").chmod(0o644)
+    with pytest.raises(InputError, match="site.key: others can read it"):
+        SiteHome(site).check_key()
+    path = site / "site.toml"
+    path.write_text(path.read_text().replace('name = "north"', 'name = "nroth"'))
+    with pytest.raises(InputError, match="names the site 'nroth', but the key is that of 'north'"):
+        SiteHome(site).check_key()
+    (site / "north.pub").unlink()
+    with pytest.raises(InputError, match="no key; restore it, or make another with `mfscsn site new-key"):
+        SiteHome(site).check_key()
+
+
 def test_a_site_without_files(tmp_path, site):
-    with pytest.raises(InputError, match="no site here .invitation.toml is missing.; make one with `mfscsn site init`"):
+    with pytest.raises(InputError, match="invitation.toml is missing; put the coordinator's there"):
         SiteHome(tmp_path / "nothing")
     (site / "site.toml").write_text('[[site]]\nname = "north"\n')
     with pytest.raises(InputError, match=r"site 'north' has no data set; add \[\[site.dataset\]\]"):
