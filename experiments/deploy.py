@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 
 from data.errors import InputError
+from data.files import replaced
 from experiments.simulate import Progress, follow_rounds
 from federation.contract import check_min_sites, first_difference
 from federation.run_folder import RunFolder
@@ -12,7 +13,7 @@ from federation.server_home import ServerHome
 from federation.superlink import SuperLink
 
 POLL_SECONDS = 0.5
-STARTED = "flower-run.txt"
+STARTED, START_SECONDS = "flower-run.txt", 20.0
 
 
 def running_server(home: ServerHome) -> SuperLink:
@@ -27,8 +28,9 @@ def running_server(home: ServerHome) -> SuperLink:
 def begin(home: ServerHome, rounds: int | None) -> RunFolder:
     """Begin a run with the registered sites; raise InputError when they are too few."""
     federation = home.federation_of_sites(rounds)
+    link = running_server(home)
     for run in home.runs():
-        if run.is_locked("server"):
+        if _goes_on(run, link):
             raise InputError(
                 f"{run.path}: this run goes on; follow it with --resume, or end it with `mfscsn server stop`"
             )
@@ -82,13 +84,16 @@ def train(home: ServerHome, run: RunFolder, wait: float, report: Callable[[Progr
         (run.path / "failure.txt").unlink(missing_ok=True)
         values = {"run": str(run.path), "store": str(run.store), "nodes": str(home.nodes)}
         flower_run = link.start_run(values)
-        started.write_text(flower_run)
+        with replaced(started) as out:
+            out.write(flower_run.encode())
     follow_rounds(run, link, flower_run, report)
     report(Progress("last layers to sites", 0, 1))
-    while not link.status(flower_run).startswith("finished"):
-        time.sleep(POLL_SECONDS)
+    while True:
         if not link.alive():
             raise RuntimeError("the server ended before it had sent the last layers; start it, and --resume")
+        if link.status(flower_run).startswith("finished"):
+            break
+        time.sleep(POLL_SECONDS)
     if run.failure() is not None:
         raise RuntimeError(f"the last layers did not reach the sites: {run.failure()}; --resume tries again")
     report(Progress("last layers to sites", 1, 1))
@@ -131,11 +136,16 @@ def status(home: ServerHome) -> dict[str, object]:
 
 
 def _goes_on(run: RunFolder, link: SuperLink) -> bool:
-    """Say whether a run is at work: its process holds the folder, and Flower does not take it for ended."""
+    """Say whether a run is at work: Flower takes it for one, and its process holds the folder, or soon will."""
     started = run.path / STARTED
-    if not run.is_locked("server") or not started.exists():
+    if not started.exists() or link.status(started.read_text().strip()) not in ("pending", "starting", "running"):
         return False
-    return not link.status(started.read_text().strip()).startswith("finished")
+    end = started.stat().st_mtime + START_SECONDS
+    while not run.is_locked("server"):
+        if time.time() > end:  # of a server that was killed
+            return False
+        time.sleep(POLL_SECONDS)
+    return True
 
 
 def _run_status(run: RunFolder, link: SuperLink | None) -> dict[str, object]:

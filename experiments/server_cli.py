@@ -122,7 +122,7 @@ def train(
         with ProgressLines() as show:
             train_run(opened, started, wait, show.progress)
     except KeyboardInterrupt:
-        typer.echo("no longer followed: the run goes on; `--resume` follows it again, `mfscsn server stop` ends it")
+        typer.echo("no longer followed; what has started goes on: `--resume` follows it, `mfscsn server stop` ends it")
         raise typer.Exit(130) from None
     site_score_table(site_scores(started))
     typer.echo(f"run folder: {_shown(started.path)}")

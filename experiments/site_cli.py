@@ -54,7 +54,8 @@ def init(
     chosen = parse_table(Site, {"name": name}, "--name").name
     read = read_invitation(invitation)
     check_free(home, "name another folder")
-    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    home.mkdir(parents=True, exist_ok=True)
+    home.chmod(0o700)
     make_site_key(chosen, home / "site.key", home / f"{chosen}.pub")
     with replaced(home / "site.toml") as out:
         out.write(SITE_FILE.format(name=chosen).encode())

@@ -4,6 +4,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
@@ -11,11 +12,12 @@ from flwr.clientapp import ClientApp
 
 from data.errors import InputError
 from federation.contract import Site
+from federation.events import event
 from federation.messages import COMMON, CONFIG, METRICS, N_TRIALS, OTHER_CONTRACT, REFUSALS, SITE, SITE_FAILED
 from federation.run_folder import RunFolder, run_path
-from federation.site import SiteFolder
-from federation.site_home import SiteHome
-from federation.site_network import site_network
+from federation.site import SiteFolder, fail
+from federation.site_home import OtherContract, SiteHome
+from federation.site_network import server_network, site_network
 from federation.site_trials import digest, training_trials
 from mfscsn.training import derive_seed, train_round
 
@@ -73,8 +75,15 @@ def _train(message: Message, run: RunFolder, site: Site, folder: SiteFolder) -> 
 
 
 def _evaluate(message: Message, run: RunFolder, site: Site, folder: SiteFolder) -> RecordDict:
-    number = _number(message)
-    run.keep_common(number, _common(message))
+    number, layers = _number(message), _common(message)
+    if number != run.federation.training.rounds:
+        raise InputError(f"the server asks for scores in round {number}; they leave after the last round")
+    if number in run.kept_rounds():
+        before = run.load_common(number)
+        if any(not torch.equal(before[name], layers[name]) for name in before):
+            raise InputError("the server asks for the scores of other layers")  # it may not try them on the test trials
+    server_network(run.federation).load_common(layers)  # they must fit before they are kept
+    run.keep_common(number, layers)
     scores: dict[str, int | float] = {}
     if site.scores and folder.private_round(number) is not None:
         from federation.site_scores import mean_score  # scikit-learn, which training does not need
@@ -94,26 +103,33 @@ def _answer(
         run, site = _open(message, context)
         name, folder = site.name, run.site(site.name)
         if (_config(message)["contract"], _config(message)["run"]) != (run.federation.digest(), run.run_id):
-            folder.log(f"round {number}: refused, the server holds another contract; ask for its invitation again")
-            return Message(Error(OTHER_CONTRACT, f"site {name!r} {REFUSALS[OTHER_CONTRACT]}"), reply_to=message)
+            raise OtherContract("the server holds another contract; ask for its invitation again")
         folder.forget_failure()
         return Message(work(message, run, site, folder), reply_to=message)
+    except OtherContract as error:
+        line = f"round {number}: refused, {error}"
+        event(line) if folder is None else folder.log(line)
+        return Message(Error(OTHER_CONTRACT, f"site {name!r} {REFUSALS[OTHER_CONTRACT]}"), reply_to=message)
     except Exception as error:
         why = str(error) if isinstance(error, InputError) else traceback.format_exc(limit=-4)
-        if folder is None:  # not even a folder to log to: this process's own output stays at the site
-            print(f"site {name} failed: {why}", flush=True)
-        else:
+        line = f"round {number}: failed with {type(error).__name__}; failure.txt"
+        if folder is not None:
             folder.fail(why)
-            folder.log(f"round {number}: failed with {type(error).__name__}; failure.txt beside this log says why")
+            folder.log(f"{line} beside this log says why")
+        elif (home := context.node_config.get("site")) is not None:
+            fail(Path(str(home)), why)
+            event(f"{line} in the site's folder says why")
+        else:  # a simulation without a folder to write to
+            print(why, flush=True)
         return Message(Error(SITE_FAILED, f"site {name!r} {REFUSALS[SITE_FAILED]}"), reply_to=message)
 
 
 def _open(message: Message, context: Context) -> tuple[RunFolder, Site]:
     """Find the run's folder and the site: at a site of a deployment by its own files, never by the server's words."""
-    home = context.node_config.get("site")
+    home, config = context.node_config.get("site"), _config(message)
     if home is not None:
-        config = _config(message)
-        return SiteHome(str(home)).open_run(str(config["run"]), int(config["rounds"]))  # type: ignore[arg-type]
+        rounds = int(config["rounds"])  # type: ignore[arg-type]
+        return SiteHome(str(home)).open_run(str(config["run"]), rounds, str(config["contract"]))
     run = RunFolder(run_path(context.run_config, context.run_id))
     return run, run.federation.site[int(context.node_config["partition-id"])]
 

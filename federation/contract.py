@@ -18,7 +18,8 @@ from mfscsn.extractors import EXTRACTORS
 from mfscsn.network import Architecture, Share
 from mfscsn.training import Settings
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
+Name = Annotated[str, Field(pattern=NAME)]
 SubjectName = Annotated[str, Field(min_length=1)]
 Positive = Annotated[float, Field(gt=0)]
 

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -67,6 +68,18 @@ def flower_environment(home: Path) -> dict[str, str]:
 def die_with_parent() -> None:
     """Have Linux end this process when its parent ends; elsewhere do nothing."""
     _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def end_with(pid: int) -> None:
+    """End this process soon after another one has ended, whatever it is doing."""
+    import psutil
+
+    def watch() -> None:
+        while psutil.pid_exists(pid):
+            time.sleep(0.3)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def free_port() -> int:

@@ -38,14 +38,14 @@ def make_authority(name: str, certificate: Path, key: Path) -> None:
 
 
 def make_server_certificate(
-    hosts: Sequence[str], authority: Path, authority_key: Path, certificate: Path, key: Path
+    names: Sequence[str], authority: Path, authority_key: Path, certificate: Path, key: Path
 ) -> None:
     """Make the server's certificate for the names and addresses by which sites reach it, signed by the authority."""
     issuer, issuer_key = read_certificate(authority), _read_key(authority_key)
     secret = ec.generate_private_key(ec.SECP256R1())
     built = (
-        _begin(_name(hosts[0]), issuer.subject, secret.public_key(), SERVER_DAYS)
-        .add_extension(x509.SubjectAlternativeName([_host(host) for host in hosts]), critical=False)
+        _begin(_name(names[0]), issuer.subject, secret.public_key(), SERVER_DAYS)
+        .add_extension(x509.SubjectAlternativeName([_host(name) for name in names]), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(signs_certificates=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
@@ -97,6 +97,15 @@ def check_server_certificate(certificate: Path, key: Path, authority: Path) -> N
         shown.verify_directly_issued_by(issuer)
     except Exception as error:
         raise InputError(f"{certificate}: was not signed by the authority in {authority}") from error
+
+
+def hosts(certificate: Path) -> set[str]:
+    """Give the names and addresses that a certificate is for."""
+    try:
+        found = read_certificate(certificate).extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return set()
+    return {str(name.value) for name in found}
 
 
 def days_left(certificate: Path) -> int:

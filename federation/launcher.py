@@ -42,7 +42,7 @@ from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, 
 from data.errors import InputError
 from data.files import replaced
 from federation.app_bundle import bundle_hash
-from federation.guard import die_with_parent, end_guarded, flower_environment, free_port, program, start_guarded
+from federation.guard import end_guarded, end_with, flower_environment, free_port, program, start_guarded
 from federation.messages import REFUSALS, UNAPPROVED_APP
 from federation.site_home import SiteHome
 
@@ -133,6 +133,11 @@ def check_connection(home: SiteHome) -> None:
         except httpx.HTTPStatusError as error:
             if error.response.status_code >= 500:
                 raise Unreachable(f"{where}: answers with HTTP {error.response.status_code}") from error
+            if error.response.status_code not in (401, 412):
+                raise InputError(
+                    f"{where}: answers with HTTP {error.response.status_code}; check that it is the server of the"
+                    " invitation, and that both have the same version"
+                ) from error
             raise InputError(
                 f"{where}: does not know this site's key; send {home.public_key.name} to the coordinator, who adds it"
                 " with `mfscsn server add-site` (it also says so when this key is connected from elsewhere, or when"
@@ -206,18 +211,21 @@ def _answer_messages(
             time.sleep(POLL_SECONDS)
             continue
         if answer.token:
-            process = context.Process(target=answer_message, args=(address, answer.token, approved))
+            process = context.Process(target=answer_message, args=(address, answer.token, approved, os.getpid()))
             process.start()
-            process.join()
+            while process.is_alive():
+                process.join(timeout=POLL_SECONDS * 10)
+                if supernode.poll() is not None:  # nobody is left to take the answer
+                    process.kill()
             if process.exitcode:
-                say(f"the process for a message ended with {process.exitcode}; the round goes on without this site")
+                say(f"the process for a message ended with {process.exitcode}; this site has no answer in this round")
         time.sleep(POLL_SECONDS)
     client.close()
 
 
-def answer_message(address: str, token: str, approved: str) -> None:
-    """Answer one message with the installed app, if that is what the server asks for."""
-    die_with_parent()  # or it would save private layers beside the next process of this site
+def answer_message(address: str, token: str, approved: str, command: int) -> None:
+    """Answer one message with the installed app, if that is what the server asks for; end when the command ends."""
+    end_with(command)  # or it would save private layers beside the next process of this site
     from federation import client_app
 
     client = RuntimeHttpClient.from_server_address(

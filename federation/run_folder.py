@@ -89,7 +89,11 @@ class RunFolder:
 
     def last_round(self) -> int:
         """Number the last whole round; 0 before the first."""
-        return max((int(p.stem.partition("-")[2]) for p in self._common.glob("round-*.safetensors")), default=0)
+        return max(self.kept_rounds(), default=0)
+
+    def kept_rounds(self) -> set[int]:
+        """Number the rounds whose common layers are here."""
+        return {int(path.stem.partition("-")[2]) for path in self._common.glob("round-*.safetensors")}
 
     def load_common(self, round_number: int) -> dict[str, Tensor]:
         """Read the common layers as they were averaged in that round."""

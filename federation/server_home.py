@@ -5,6 +5,7 @@ to every site; ``sites/NAME.pub`` is the register: who has a file there may join
 """
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from data.errors import InputError
 from data.files import replaced
 from federation import keys
 from federation.app_bundle import bundle_hash
-from federation.contract import Contract, Federation, Name, Site, Table, Training, parse_table, read_toml
+from federation.contract import NAME, Contract, Federation, Name, Site, Table, Training, parse_table, read_toml
 from federation.invitation import Invitation, write_invitation
 from federation.register import Node, read_nodes
 from federation.run_folder import RunFolder, check_free
@@ -97,7 +98,8 @@ class ServerHome:
         check_free(path, "name another folder")
         if own is not None:
             keys.check_server_certificate(*own)
-        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path.mkdir(parents=True, exist_ok=True)
+        path.chmod(0o700)
         (path / "sites").mkdir()
         if own is not None:
             for source, name in zip(own, ("server.pem", "server.key", "authority.pem"), strict=True):
@@ -121,15 +123,19 @@ class ServerHome:
         Raises
         ------
         InputError
-            When the certificate is missing and the authority's key is not here, or the certificate has run out.
+            When the certificate does not do, and the authority's key is not here to make another.
         """
         certificate, key = self.path / "server.pem", self.path / "server.key"
-        if not certificate.exists():
-            key.unlink(missing_ok=True)
-            authority = self.path / "authority.pem", self.path / "authority.key"
-            keys.make_server_certificate(self.server.hosts, *authority, certificate, key)
-        if keys.days_left(certificate) < 0:
-            raise InputError(f"{certificate}: has run out; remove it, and `mfscsn server run` makes a new one")
+        authority, authority_key = self.path / "authority.pem", self.path / "authority.key"
+        if authority_key.exists():
+            if not certificate.exists() or keys.days_left(certificate) < 1 or not self._names_hosts(certificate):
+                key.unlink(missing_ok=True)
+                keys.make_server_certificate(self.server.hosts, authority, authority_key, certificate, key)
+        elif not certificate.exists() or keys.days_left(certificate) < 0:
+            raise InputError(
+                f"{certificate}: missing, or has run out; put another there with its server.key, or bring back"
+                f" {authority_key.name}, with which one is made"
+            )
         host, path = self.server.hosts[0], self.path / "invitation.toml"
         before = path.read_bytes() if path.exists() else None
         invitation = Invitation(
@@ -142,6 +148,9 @@ class ServerHome:
         )
         write_invitation(path, invitation)
         return before != path.read_bytes()
+
+    def _names_hosts(self, certificate: Path) -> bool:
+        return set(self.server.hosts) <= keys.hosts(certificate)
 
     def add_site(self, public_key: Path, name: str | None = None) -> str:
         """Register a site's public key; give the site's name.
@@ -165,7 +174,8 @@ class ServerHome:
 
     def sites(self) -> dict[str, Path]:
         """Give the registered sites' public keys by name, sorted."""
-        return {path.stem: path for path in sorted((self.path / "sites").glob("*.pub"))}
+        found = sorted((self.path / "sites").glob("*.pub"))
+        return {path.stem: path for path in found if re.fullmatch(NAME, path.stem)}
 
     def federation_of_sites(self, rounds: int | None = None) -> Federation:
         """Give the federation as its run freezes it: the registered sites have a name and nothing else.

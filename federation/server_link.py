@@ -35,6 +35,7 @@ from federation.server_home import ServerHome
 
 REGISTER_SECONDS = 1.0
 FOR_SITES = ("/v1/fleet/", "/health")
+LONGEST_BYTES, MOST_CONNECTIONS = 64 * 2**20, 256
 
 
 class ForSites:
@@ -46,10 +47,23 @@ class ForSites:
     async def __call__(self, scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
         """Answer one request."""
         if scope["type"] == "http" and scope["path"].startswith(FOR_SITES):
-            await self.app(scope, receive, send)
+            await self.app(scope, _limited(receive), send)
         elif scope["type"] == "http":
             await send({"type": "http.response.start", "status": 404, "headers": []})
             await send({"type": "http.response.body", "body": b""})
+
+
+def _limited(receive: Any) -> Any:
+    """Cut a request off that is longer than any of ours: Flower reads all of it before it asks whose it is."""
+    n_bytes = 0
+
+    async def limited() -> Any:
+        nonlocal n_bytes
+        event = await receive()
+        n_bytes += len(event.get("body", b""))
+        return event if n_bytes <= LONGEST_BYTES else {"type": "http.disconnect"}
+
+    return limited
 
 
 def serve(home: ServerHome, say: Callable[[str], object]) -> None:
@@ -102,6 +116,7 @@ def serve(home: ServerHome, say: Callable[[str], object]) -> None:
             ssl_certfile=home.path / "server.pem",
             ssl_keyfile=str(home.path / "server.key"),
             lifespan="off",
+            limit_concurrency=MOST_CONNECTIONS,
             **quiet,
         )
     )

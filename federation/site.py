@@ -85,8 +85,7 @@ class SiteFolder:
 
     def fail(self, reason: str) -> None:
         """Write down all that is known of the last failure; this may name subjects and labels, so it is no log."""
-        with contextlib.suppress(OSError), replaced(self.folder / FAILURE) as out:
-            out.write(reason.encode())
+        fail(self.folder, reason)
 
     def forget_failure(self) -> None:
         """Remove what was written down of an earlier failure."""
@@ -104,6 +103,12 @@ class SiteFolder:
         if metadata.get("run") != self.run:
             raise InputError(f"{path}: private layers of another run ({metadata.get('run')}); move them away")
         return int(metadata["round"])
+
+
+def fail(folder: Path, reason: str) -> None:
+    """Write ``failure.txt`` in a folder, if the disk lets us."""
+    with contextlib.suppress(OSError), replaced(folder / FAILURE) as out:
+        out.write(reason.encode())
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:

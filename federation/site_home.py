@@ -14,6 +14,11 @@ from federation.contract import Federation, Site, Table, first_difference, parse
 from federation.invitation import Invitation, read_invitation
 from federation.run_folder import RunFolder
 
+
+class OtherContract(InputError):
+    """The server holds another contract than this site."""
+
+
 LEAVES = {"metrics", "scores"}  # what the engineer may change between two rounds
 
 
@@ -103,16 +108,20 @@ class SiteHome:
         found = [RunFolder(file.parent) for file in (self.path / "runs").glob("*/federation.toml")]
         return sorted(found, key=lambda run: str(run.environment["started"]))
 
-    def open_run(self, run_id: str, rounds: int) -> tuple[RunFolder, Site]:
+    def open_run(self, run_id: str, rounds: int, contract: str) -> tuple[RunFolder, Site]:
         """Open the folder of a run that the server named, or begin it; give it with the site as its file says now.
 
         Raises
         ------
+        OtherContract
+            When the invitation's contract, or the run's, has another digest than the server's.
         InputError
             When the name is none, or ``site.toml`` has changed since the run began.
         """
         if not re.fullmatch("[0-9a-f]{32}", run_id) or rounds < 1:
             raise InputError("the server named no run that can be one")  # it becomes a folder's name
+        if contract != self.federation.digest():  # before anything of it is kept
+            raise OtherContract("the server holds another contract; ask for its invitation again")
         folder = self.path / "runs" / run_id
         if not (folder / "federation.toml").exists():
             shutil.rmtree(folder, ignore_errors=True)  # cut off before it began: nothing of worth is in it
@@ -120,6 +129,8 @@ class SiteHome:
             begun = self.federation.model_copy(update={"training": training})
             return RunFolder.create(folder, begun, self.store, self.threads, run_id), self.site
         run = RunFolder(folder)
+        if contract != run.federation.digest():
+            raise OtherContract("this run began with another contract")
         frozen = run.federation.site[0]
         change = first_difference(frozen.model_dump(exclude=LEAVES), self.site.model_dump(exclude=LEAVES))
         if change:

@@ -19,6 +19,7 @@ from federation.messages import COMMON, CONFIG, MAY_LEAVE, METRICS, N_TRIALS, RE
 from federation.register import read_nodes
 from federation.run_folder import RunFolder
 
+MOST_TRIALS = 10_000_000  # a site that says it has more is not believed
 ABSURD = 10.0  # an update that many times as long as the layers it changes is no training
 NO_ANSWER = "gave no answer: it went away, or took too long"
 
@@ -136,12 +137,18 @@ class CommonLayers(FedAvg):
                 if fault is None:
                     rows[name] |= dict(reply.content.metric_records[METRICS])
         names = [site.name for site in self.run.federation.site]
-        missing = {name: {"status": "was not there for the last layers"} for name in names}
+        missing: dict[str, dict[str, Any]] = {name: {"status": "was not there for the last layers"} for name in names}
+        path = self.run.path / "site-scores.csv"
+        found = missing | rows
+        if path.exists():  # a second time: what was let out before still counts
+            with path.open(newline="") as file:
+                before = {row["site"]: row for row in csv.DictReader(file) if row["status"] == "ok"}
+            found |= {name: row for name, row in before.items() if found.get(name, {}).get("status") != "ok"}
         text = io.StringIO()
         writer = csv.DictWriter(text, ("site", "status", *sorted(SCORES_MAY_LEAVE, reverse=True)), lineterminator="\n")
         writer.writeheader()
-        writer.writerows({"site": name, **row} for name, row in sorted((missing | rows).items()))
-        with replaced(self.run.path / "site-scores.csv") as out:
+        writer.writerows({**row, "site": name} for name, row in sorted(found.items()))
+        with replaced(path) as out:
             out.write(text.getvalue().encode())
 
     def restore(self, state: dict[str, torch.Tensor]) -> None:
@@ -202,6 +209,9 @@ class CommonLayers(FedAvg):
         unasked = (metrics.keys() - set(allowed)) | (content.config_records[SITE].keys() - {"name"})
         if unasked:
             return f"sent what may not leave a site: {sorted(unasked)}"
+        for key, value in metrics.items():
+            if key != N_TRIALS and (not isinstance(value, int | float) or not np.isfinite(value)):
+                return f"{key} is {str(value)[:40]}, expected a finite number"
         if self.nodes is not None and content.config_records[SITE]["name"] != self._name(reply):
             return "gives itself another name than its key is registered for"
         if COMMON not in records:
@@ -218,10 +228,11 @@ class CommonLayers(FedAvg):
                 return f"layer {name} holds a value that is not a finite float32"
             moved += float(np.square(values.astype(np.float64) - before).sum())
             norm += float(np.square(before.astype(np.float64)).sum())
-        if moved > ABSURD**2 * norm:
-            return f"moved the layers by {(moved / norm) ** 0.5:.3g} times their norm, at most {ABSURD:g} are believed"
+        far = (moved / max(norm, 1e-6)) ** 0.5
+        if far > ABSURD:
+            return f"moved the layers by {far:.3g} times their norm, at most {ABSURD:g} are believed"
         weight = metrics.get(N_TRIALS)
-        if not isinstance(weight, int | float) or not 0 < weight < np.inf:
+        if not isinstance(weight, int) or not 0 < weight <= MOST_TRIALS:
             return f"number of trials is {weight!r}"
         return None
 
@@ -235,9 +246,11 @@ def make_strategy(contract: Contract, run: RunFolder, first_round: int, nodes: P
         "fedmedian": (FedMedian, {}),
     }
     base, options = bases[contract.strategy]
+    # Sites of a deployment come and go: `configure_train` waits for them no longer than the round may take
+    needed = run.federation.min_sites if nodes is None else 1
     strategy: CommonLayers = type(f"{base.__name__}OfCommonLayers", (CommonLayers, base), {})(
-        min_train_nodes=run.federation.min_sites,
-        min_available_nodes=run.federation.min_sites,
+        min_train_nodes=needed,
+        min_available_nodes=needed,
         weighted_by_key=N_TRIALS,
         arrayrecord_key=COMMON,
         configrecord_key=CONFIG,

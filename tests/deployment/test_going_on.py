@@ -105,7 +105,7 @@ def test_a_command_that_is_cut_off_follows_again_and_a_run_can_be_stopped(three_
     wait_for(lambda: d.last_round() >= 1, 120)
     os.killpg(following.pid, signal.SIGINT)
     out, _ = following.communicate(timeout=30)
-    assert following.returncode == 130 and "the run goes on" in out
+    assert following.returncode == 130 and "what has started goes on" in out
     before = d.last_round()
     wait_for(lambda: d.last_round() > before, 60)
 
@@ -134,13 +134,17 @@ def test_too_few_sites_for_too_long_end_the_run_with_one_line(three_tiny_sites):
     assert d.run().last_round() == d.last_round() >= 1
 
 
-def test_a_site_does_not_outlive_the_command(three_tiny_sites):
-    d = three_tiny_sites(rounds=1)
+def test_a_site_does_not_outlive_the_command_not_even_while_it_trains(three_tiny_sites):
+    d = three_tiny_sites(rounds=1, local_epochs=4000, contract="min_sites = 1")
     d.join("north")
+    following = d.train_beside("--wait", 0)
+    wait_for(lambda: "north round 1: trains on" in d.said("north"))
     below = family(d.running["north"])[1:]
-    assert len(below) >= 2
+    assert len(below) >= 5  # guard, SuperNode, fork server, its tracker, the process that trains
     d.running["north"].kill()
     d.running["north"].wait()
     wait_for(lambda: not any(p.is_running() and p.status() != "zombie" for p in below), 30)
     wait_for(lambda: not d.connected()["north"], 30)
+    os.killpg(following.pid, signal.SIGKILL)
+    following.communicate()
     assert subprocess.run(["pgrep", "-f", str(d.folder / "north")], capture_output=True).stdout == b""

@@ -11,10 +11,10 @@ from data.errors import InputError
 from federation import app_bundle
 from federation.contract import Contract, read_toml
 from federation.invitation import read_invitation
-from federation.keys import make_site_key
+from federation.keys import hosts, make_site_key
 from federation.register import Node, read_nodes, write_nodes
 from federation.server_home import FederationFile, ServerFile, ServerHome
-from federation.site_home import SiteHome
+from federation.site_home import OtherContract, SiteHome
 
 
 @pytest.fixture
@@ -117,28 +117,41 @@ def test_a_site_without_files(tmp_path, site):
 def test_a_run_that_is_named_like_a_path_is_refused(site, name):
     """The server chooses this name, and it becomes a folder's."""
     with pytest.raises(InputError, match="named no run that can be one"):
-        SiteHome(site).open_run(name, 3)
+        SiteHome(site).open_run(name, 3, SiteHome(site).federation.digest())
     assert not (site / "runs").exists()
 
 
 def test_a_run_keeps_the_split_it_began_with_but_what_may_leave_can_be_narrowed(site):
-    run, found = SiteHome(site).open_run("a" * 32, 3)
+    digest = SiteHome(site).federation.digest()
+    run, found = SiteHome(site).open_run("a" * 32, 3, digest)
     assert run.federation.training.rounds == 3 and found.metrics == ["loss", "accuracy", "seconds"]
     path = site / "site.toml"
     text = path.read_text()
     path.write_text(text.replace('name = "north"', 'name = "north"\nmetrics = []'))
-    again, found = SiteHome(site).open_run("a" * 32, 3)
+    again, found = SiteHome(site).open_run("a" * 32, 3, digest)
     assert again.path == run.path and found.metrics == []
     path.write_text(text.replace('runs = [\n    "0",\n]', 'runs = ["1"]'))
     with pytest.raises(InputError, match=r"site.toml: changed since this run began: dataset.0.calibration"):
-        SiteHome(site).open_run("a" * 32, 3)
+        SiteHome(site).open_run("a" * 32, 3, digest)
+
+
+def test_a_new_invitation_is_the_remedy_for_another_contract(server, site):
+    """Within the same run: nothing of the old contract was kept."""
+    path = site / "invitation.toml"
+    right = path.read_text()
+    digest = SiteHome(site).federation.digest()
+    path.write_text(right.replace("width = 50", "width = 20"))
+    with pytest.raises(OtherContract, match="ask for its invitation again"):
+        SiteHome(site).open_run("c" * 32, 3, digest)
+    path.write_text(right)
+    assert SiteHome(site).open_run("c" * 32, 3, digest)[0].federation.contract.width == 50
 
 
 def test_a_run_that_was_cut_off_before_it_began_begins_again(site):
     folder = site / "runs" / ("b" * 32)
     folder.mkdir(parents=True)
     (folder / "environment.json").write_text("{")
-    assert SiteHome(site).open_run("b" * 32, 3)[0].run_id == "b" * 32
+    assert SiteHome(site).open_run("b" * 32, 3, SiteHome(site).federation.digest())[0].run_id == "b" * 32
 
 
 def test_the_register_takes_a_key_once_and_a_name_once(server, site, tmp_path):
@@ -161,8 +174,22 @@ def test_the_server_certificate_is_made_again_when_it_is_removed(server):
     assert (server.path / "server.pem").read_bytes() != before
     (server.path / "server.pem").unlink()
     (server.path / "authority.key").unlink()  # kept offline
-    with pytest.raises(InputError, match="authority.key: no such file"):
+    with pytest.raises(InputError, match="server.pem: missing, or has run out; put another there"):
         server.ready()
+
+
+def test_the_server_certificate_follows_the_hosts(server):
+    path = server.path / "server.toml"
+    path.write_text(path.read_text().replace('"127.0.0.1",', '"127.0.0.1", "fl.example.org",'))
+    opened = ServerHome(server.path)
+    assert hosts(server.path / "server.pem") == {"127.0.0.1"}
+    opened.ready()
+    assert hosts(server.path / "server.pem") == {"127.0.0.1", "fl.example.org"}
+
+
+def test_a_file_in_the_register_whose_name_is_none_is_no_site(server, site):
+    shutil.copy(site / "north.pub", server.path / "sites" / "north.example.pub")
+    assert server.sites() == {}
 
 
 def test_nodes_are_read_as_they_were_written(tmp_path):

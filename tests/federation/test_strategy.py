@@ -19,7 +19,7 @@ from federation.register import Node, write_nodes
 from federation.run_folder import RunFolder
 from federation.server_app import deploy, federate
 from federation.site_trials import digest
-from federation.strategy import COMMON, METRICS, RunFailed
+from federation.strategy import COMMON, METRICS, RunFailed, make_strategy
 
 
 def history(run):
@@ -163,6 +163,14 @@ def far_away(content):
     content[COMMON] = ArrayRecord({k: v * 1000 for k, v in to_numpy(content).items()})
 
 
+def huge_weight(content):
+    content[METRICS] = MetricRecord({**content[METRICS], "num-examples": 10**12})
+
+
+def list_of_losses(content):
+    content[METRICS] = MetricRecord({**content[METRICS], "loss": [0.1, 0.2]})
+
+
 def infinite_weight(content):
     content[METRICS] = MetricRecord({**content[METRICS], "num-examples": float("inf")})
 
@@ -183,6 +191,8 @@ def to_numpy(content):
         (junk, "sent what cannot be read"),
         (wrong_type, "sent what cannot be read"),
         (infinite_weight, "number of trials is inf"),
+        (huge_weight, "number of trials is 1000"),
+        (list_of_losses, "loss is [0.1, 0.2], expected a finite number"),
         (far_away, "moved the layers by"),
         (None, "gave no answer: it went away"),
     ],
@@ -387,3 +397,18 @@ def test_a_round_with_too_few_answers_is_tried_again_in_a_deployment(make_run, t
             with pytest.raises(RunFailed, match="round 2: 1 of 2 sites answered well"):
                 deploy(LoopGrid(run, spoil), run, tmp_path / "nodes.json")
             assert run.last_round() == 1
+
+
+def test_a_server_cannot_try_other_layers_on_a_sites_test_trials(make_run, tmp_path):
+    run = make_run(north='scores = ["balanced_accuracy"]')
+    nodes = tmp_path / "nodes.json"
+    write_nodes(nodes, {100: Node("north", True, ""), 101: Node("south", True, "")})
+    deploy(LoopGrid(run), run, nodes)
+    before = (run.path / "site-scores.csv").read_bytes()
+    layers = run.load_common(2)
+    for tried, answered in ((layers, True), ({name: -value for name, value in layers.items()}, False)):
+        grid = LoopGrid(run)
+        make_strategy(run.federation.contract, run, 3, nodes).finish(grid, ArrayRecord(tried), 10.0)
+        assert all(reply.has_content() == answered for reply in grid.replies) and len(grid.replies) == 2
+        assert (run.path / "site-scores.csv").read_bytes() == before  # what was let out before still counts
+    assert run.site("north").failure() == "the server asks for the scores of other layers"
