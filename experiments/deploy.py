@@ -1,6 +1,5 @@
 """Deploy: start and follow a run of a server whose sites are elsewhere."""
 
-import csv
 import time
 from collections.abc import Callable
 
@@ -106,15 +105,6 @@ def stop(home: ServerHome) -> RunFolder:
         raise InputError(f"{home.path}: no run is going on")
     link.stop_run((runs[-1].path / STARTED).read_text().strip())
     return runs[-1]
-
-
-def site_scores(run: RunFolder) -> list[dict[str, str]]:
-    """Read what the sites let out after the last round."""
-    path = run.path / "site-scores.csv"
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def status(home: ServerHome) -> dict[str, object]:

@@ -106,7 +106,7 @@ def train(
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for all registered sites to be connected.")] = 60,
 ) -> None:
     """Start a run with the sites that are connected, and follow it to its end."""
-    from experiments.deploy import begin, reopen, running_server, site_scores
+    from experiments.deploy import begin, reopen, running_server
     from experiments.deploy import train as train_run
     from experiments.show import ProgressLines, site_score_table
     from federation.server_home import ServerHome
@@ -124,7 +124,7 @@ def train(
     except KeyboardInterrupt:
         typer.echo("no longer followed; what has started goes on: `--resume` follows it, `mfscsn server stop` ends it")
         raise typer.Exit(130) from None
-    site_score_table(site_scores(started))
+    site_score_table(started.site_scores())
     typer.echo(f"run folder: {_shown(started.path)}")
 
 

@@ -194,15 +194,8 @@ def _answer_messages(
     say: Callable[[str], object],
 ) -> None:
     """Take up ClientApp tasks one after another, each in a process of its own, until the SuperNode ends."""
-    client = RuntimeHttpClient.from_server_address(
-        server_address=address,
-        insecure=True,
-        root_certificates=None,
-        interceptors=[
-            RuntimeVersionHttpInterceptor(component_name="SuperExec"),
-            SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods=frozenset({ACQUIRE})),
-        ],
-    )
+    proof = SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods=frozenset({ACQUIRE}))
+    client = _runtime(address, "SuperExec", proof)
     wanted = AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP])
     while supernode.poll() is None:
         try:
@@ -228,16 +221,7 @@ def answer_message(address: str, token: str, approved: str, command: int) -> Non
     end_with(command)  # or it would save private layers beside the next process of this site
     from federation import client_app
 
-    client = RuntimeHttpClient.from_server_address(
-        server_address=address,
-        insecure=True,
-        root_certificates=None,
-        interceptors=[
-            RuntimeVersionHttpInterceptor(component_name="flwr-clientapp"),
-            RuntimeTokenHttpInterceptor(token),
-        ],
-        retry_invoker=make_simple_http_retry_invoker(),
-    )
+    client = _runtime(address, "flwr-clientapp", RuntimeTokenHttpInterceptor(token), make_simple_http_retry_invoker())
     heartbeat = HeartbeatSender(make_task_heartbeat_fn_http(client))
     heartbeat.start()
     message, context, _, bundle = pull_task_input(client)
@@ -251,6 +235,17 @@ def answer_message(address: str, token: str, approved: str, command: int) -> Non
     push_task_output(client, context, SubStatus.COMPLETED, "")
     heartbeat.stop()
     client.close()
+
+
+def _runtime(address: str, component: str, proof: Any, retry: Any = None) -> RuntimeHttpClient:
+    """Talk to the SuperNode on this machine, with a proof of who asks."""
+    return RuntimeHttpClient.from_server_address(
+        server_address=address,
+        insecure=True,
+        root_certificates=None,
+        interceptors=[RuntimeVersionHttpInterceptor(component_name=component), proof],
+        retry_invoker=retry,
+    )
 
 
 def sends(home: SiteHome) -> list[str]:

@@ -27,6 +27,7 @@ from federation.contract import Federation, read_federation
 from federation.site import SiteFolder, read_tensors, write_tensors
 
 HISTORY = ("round", "site", "status", "n_trials", "loss", "accuracy")
+SITE_SCORES = ("site", "status", "n_targets", "balanced_accuracy")
 TIMING = ("round", "site", "seconds", "round_seconds")
 PACKAGES = ("mfscsn", "torch", "flwr", "numpy", "mne", "mne-bids", "moabb", "safetensors")
 
@@ -138,12 +139,7 @@ class RunFolder:
             if path.exists():
                 with path.open(newline="") as file:
                     kept = [row for row in csv.DictReader(file) if row["round"].isdigit() and int(row["round"]) <= last]
-                text = io.StringIO()
-                writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
-                writer.writeheader()
-                writer.writerows(kept)
-                with replaced(path) as out:
-                    out.write(text.getvalue().encode())
+                _write_rows(path, columns, kept)
         (self.path / "failure.txt").unlink(missing_ok=True)
 
     def history(self) -> list[dict[str, str]]:
@@ -153,6 +149,24 @@ class RunFolder:
             return []
         with path.open(newline="") as file:
             return [row for row in csv.DictReader(file) if row["accuracy"] is not None]
+
+    def keep_site_scores(self, rows: Mapping[str, Mapping[str, Any]]) -> None:
+        """Keep by site what was let out after the last round; what a site let out before counts when it now did not."""
+        found = {**rows}
+        for row in self.site_scores():
+            if row["status"] == "ok" and rows.get(row["site"], {}).get("status") != "ok":
+                found[row["site"]] = row
+        _write_rows(
+            self.path / "site-scores.csv", SITE_SCORES, [{**row, "site": name} for name, row in sorted(found.items())]
+        )
+
+    def site_scores(self) -> list[dict[str, str]]:
+        """Read the rows of ``site-scores.csv``; none before the end of a deployment's run."""
+        path = self.path / "site-scores.csv"
+        if not path.exists():
+            return []
+        with path.open(newline="") as file:
+            return list(csv.DictReader(file))
 
     def fail(self, reason: str) -> None:
         """Write down why the run ended before its last round."""
@@ -177,6 +191,12 @@ class RunFolder:
     @property
     def _common(self) -> Path:
         return self.path / "common"
+
+
+def runs_in(folder: Path) -> list[RunFolder]:
+    """Open all runs below a folder, the oldest first."""
+    found = [RunFolder(file.parent) for file in folder.glob("*/federation.toml")]
+    return sorted(found, key=lambda run: str(run.environment["started"]))
 
 
 def is_locked(folder: Path, who: str) -> bool:
@@ -220,6 +240,16 @@ def run_path(run_config: Mapping[str, Any], run_id: int) -> Path:
     if not Path(named or store).is_absolute():
         raise InputError("give the absolute path of the prepared trials: --run-config 'store=\"/...\"'")
     return Path(named) if named else Path(store).parent / "runs" / f"flwr-{run_id}"
+
+
+def _write_rows(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write a table in one step."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(rows)
+    with replaced(path) as out:
+        out.write(text.getvalue().encode())
 
 
 def _version(package: str) -> str | None:

@@ -19,7 +19,7 @@ from federation.app_bundle import bundle_hash
 from federation.contract import NAME, Contract, Federation, Name, Site, Table, Training, parse_table, read_toml
 from federation.invitation import Invitation, write_invitation
 from federation.register import Node, read_nodes
-from federation.run_folder import RunFolder, check_free
+from federation.run_folder import RunFolder, check_free, runs_in
 
 SERVER_HEAD = "# Where the server listens, and the names or addresses by which sites reach it: the first one is used.\n"
 FEDERATION_HEAD = """\
@@ -218,5 +218,4 @@ class ServerHome:
 
     def runs(self) -> Sequence[RunFolder]:
         """Open all runs, the oldest first."""
-        found = [RunFolder(file.parent) for file in (self.path / "runs").glob("*/federation.toml")]
-        return sorted(found, key=lambda run: str(run.environment["started"]))
+        return runs_in(self.path / "runs")

@@ -59,9 +59,9 @@ def _limited(receive: Any) -> Any:
 
     async def limited() -> Any:
         nonlocal n_bytes
-        event = await receive()
-        n_bytes += len(event.get("body", b""))
-        return event if n_bytes <= LONGEST_BYTES else {"type": "http.disconnect"}
+        part = await receive()
+        n_bytes += len(part.get("body", b""))
+        return part if n_bytes <= LONGEST_BYTES else {"type": "http.disconnect"}
 
     return limited
 
@@ -126,6 +126,8 @@ def serve(home: ServerHome, say: Callable[[str], object]) -> None:
     def begin() -> None:
         while not commands.started and not ended.is_set():
             time.sleep(0.05)
+        if ended.is_set():
+            return
         register = _Register(home, app.state.linkstate_factory.state(), say)
         register.update()  # before anybody may knock
         door.start()

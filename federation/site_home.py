@@ -12,7 +12,7 @@ from pydantic import Field
 from data.errors import InputError
 from federation.contract import Federation, Site, Table, first_difference, parse_table, read_toml, with_root
 from federation.invitation import Invitation, read_invitation
-from federation.run_folder import RunFolder
+from federation.run_folder import RunFolder, runs_in
 
 
 class OtherContract(InputError):
@@ -105,8 +105,7 @@ class SiteHome:
 
     def runs(self) -> list[RunFolder]:
         """Open all runs that this site took part in, the oldest first."""
-        found = [RunFolder(file.parent) for file in (self.path / "runs").glob("*/federation.toml")]
-        return sorted(found, key=lambda run: str(run.environment["started"]))
+        return runs_in(self.path / "runs")
 
     def open_run(self, run_id: str, rounds: int, contract: str) -> tuple[RunFolder, Site]:
         """Open the folder of a run that the server named, or begin it; give it with the site as its file says now.

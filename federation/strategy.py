@@ -1,7 +1,5 @@
 """What is ours around Flower's strategies: replies are checked, ordered and counted; whole rounds are kept."""
 
-import csv
-import io
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,7 +11,6 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricReco
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAdam, FedAvg, FedMedian, FedProx
 
-from data.files import replaced
 from federation.contract import Contract
 from federation.messages import COMMON, CONFIG, MAY_LEAVE, METRICS, N_TRIALS, REFUSALS, SCORES_MAY_LEAVE, SITE
 from federation.register import read_nodes
@@ -138,18 +135,7 @@ class CommonLayers(FedAvg):
                     rows[name] |= dict(reply.content.metric_records[METRICS])
         names = [site.name for site in self.run.federation.site]
         missing: dict[str, dict[str, Any]] = {name: {"status": "was not there for the last layers"} for name in names}
-        path = self.run.path / "site-scores.csv"
-        found = missing | rows
-        if path.exists():  # a second time: what was let out before still counts
-            with path.open(newline="") as file:
-                before = {row["site"]: row for row in csv.DictReader(file) if row["status"] == "ok"}
-            found |= {name: row for name, row in before.items() if found.get(name, {}).get("status") != "ok"}
-        text = io.StringIO()
-        writer = csv.DictWriter(text, ("site", "status", *sorted(SCORES_MAY_LEAVE, reverse=True)), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({**row, "site": name} for name, row in sorted(found.items()))
-        with replaced(path) as out:
-            out.write(text.getvalue().encode())
+        self.run.keep_site_scores(missing | rows)
 
     def restore(self, state: dict[str, torch.Tensor]) -> None:
         """Take up a server optimiser where a checkpoint left it."""

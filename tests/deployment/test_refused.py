@@ -38,6 +38,15 @@ def one_site(deployment):
     return deployment
 
 
+@pytest.fixture
+def two_sites(deployment):
+    """Not yet served: a test spoils a file of the second one first."""
+    deployment.begin(FEDERATION)
+    for name, source in zip(("north", "south"), TINY, strict=False):
+        deployment.add_site(name, tiny_site(source))
+    return deployment
+
+
 def site_run(d, name, code=2):
     found, _out, err = mfscsn("site", "run", d.folder / name, cwd=d.folder)
     assert found == code and "Traceback" not in err and len(err.strip().splitlines()) == 1, err
@@ -145,11 +154,8 @@ def test_an_app_that_was_not_approved_runs_no_line_at_a_site(one_site, monkeypat
     assert not list((d.folder / "north" / "flower").rglob("mfscsn_app.py"))  # no bundle was ever unpacked there
 
 
-def test_a_site_with_another_contract_is_named(deployment):
-    d = deployment
-    d.begin(FEDERATION)
-    for name, source in zip(("north", "south"), TINY, strict=False):
-        d.add_site(name, tiny_site(source))
+def test_a_site_with_another_contract_is_named(two_sites):
+    d = two_sites
     path = d.folder / "south" / "invitation.toml"
     path.write_text(path.read_text().replace("width = 50", "width = 20"))
     d.serve()
@@ -161,11 +167,8 @@ def test_a_site_with_another_contract_is_named(deployment):
     assert "refused, the server holds another contract" in d.said("south")
 
 
-def test_a_site_that_takes_anothers_name_is_left_out(deployment):
-    d = deployment
-    d.begin(FEDERATION)
-    for name, source in zip(("north", "south"), TINY, strict=False):
-        d.add_site(name, tiny_site(source))
+def test_a_site_that_takes_anothers_name_is_left_out(two_sites):
+    d = two_sites
     path = d.folder / "south" / "site.toml"
     path.write_text(path.read_text().replace('name = "south"', 'name = "north"'))
     key = d.folder / "south" / "south.pub"
