@@ -4,10 +4,13 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
 
 
 @contextmanager
@@ -24,6 +27,21 @@ def replaced(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def kept_array(path: Path, make: Callable[[], NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Open an array that was made before, as a read-only memory map, or make it now and keep it.
+
+    The path must name what the array is made of. Where it cannot be read or kept, it is made anew.
+    """
+    try:
+        kept: NDArray[np.float32] = np.load(path, mmap_mode="r")
+        return kept
+    except (OSError, ValueError, EOFError):
+        array = make()
+    with suppress(OSError), replaced(path) as out:
+        np.save(out, array)
+    return array
 
 
 def sha256(path: Path) -> str:

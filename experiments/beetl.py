@@ -26,7 +26,7 @@ from experiments.score import BeetlScore, as_document, score
 from experiments.simulate import Progress, train_rounds
 from federation.contract import Federation, parse_federation, read_toml, with_root
 from federation.run_folder import RunFolder, check_free
-from federation.site_scores import federated_network
+from federation.site_scores import federated_network, fine_tuned
 from federation.site_trials import target_trials
 from mfscsn.training import predict
 
@@ -213,7 +213,7 @@ def predictions(run: RunFolder, method: str, transductive: bool = False) -> Iter
         for target in target_trials(site, contract, run.store, transductive):
             labels = site.dataset[0].labels(contract)
             if network is not None:
-                probabilities = predict(network, target.signals, target.branch)
+                probabilities = predict(fine_tuned(run, site, network, target), target.signals, target.branch)
             else:
                 probabilities = predict(own_network(run, k, target), target.signals, OWN)
             codes = _codes_of(labels, site.name)

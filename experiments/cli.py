@@ -81,6 +81,54 @@ def demo(
 
 
 @app.command()
+def benchmark(
+    bench: Annotated[Path, typer.Argument(help="The benchmark's file.", metavar="BENCH.toml", show_default=False)],
+    methods: Annotated[
+        str | None, typer.Option(help="Only these, with commas between.", metavar="NAME,...", show_default=False)
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Seeds, in place of the file's.")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes.  \\[default: one a core]")] = None,
+    results: Annotated[
+        Path | None, typer.Option("--out", help="The table of results.  \\[default: results/NAME.csv]")
+    ] = None,
+    shuffle_labels: Annotated[
+        bool, typer.Option(help="Shuffle labels within each subject: a leak would show as a score above chance.")
+    ] = False,
+    data_root: DataRoot = None,
+    store: StoreRoot = PREPARED,
+) -> None:
+    """Compare all methods on the same trials; what --out holds already is not computed again."""
+    from experiments.benchmark import check_method, load_bench, prepare_bench, run_benchmark, shuffled_store
+    from experiments.benchmark_show import plot, print_benchmark
+    from experiments.show import ProgressLines
+    from experiments.simulate import Progress
+
+    plan, federation = load_bench(bench, data_root)
+    chosen = plan.methods if methods is None else [name.strip() for name in methods.split(",")]
+    for method in chosen:
+        check_method(method, plan.methods, str(bench))
+    plan = plan.model_copy(update={"methods": chosen, "seeds": seeds or plan.seeds})
+    name = bench.stem + ("-shuffled" if shuffle_labels else "")
+    table = results or Path("results") / f"{name}.csv"
+    with ProgressLines() as show:
+        federation = prepare_bench(plan, federation, store, show.prepared)
+        if shuffle_labels:
+            store, real = store / "shuffled", store
+            shuffled_store(real, store)
+        rows = run_benchmark(
+            plan,
+            federation,
+            store,
+            table,
+            jobs or os.cpu_count() or 1,
+            lambda what, done, total: show.progress(Progress(what, done, total)),
+        )
+    print_benchmark(rows, name)
+    plot(rows, table.parent, name)
+    typer.echo(f"results: {table}; plots: {table.with_suffix('.svg')}, {table.with_suffix('.png')}")
+
+
+@app.command()
 def evaluate(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs.", metavar="RUN...", show_default=False)],
 ) -> None:

@@ -1,7 +1,8 @@
 """Evaluate: a stage of its own, on saved layers. Scores every target subject's test trials; trains nothing.
 
-The federated model is the last averaged common layers with the site's last private layers; nothing is chosen on
-test trials. Predictions are limited to the subject's own tasks.
+The federated model is the last averaged common layers with the site's last private layers, fitted to each target
+subject's calibration where the settings say so; nothing is chosen on test trials. Predictions are limited to the
+subject's own tasks.
 """
 
 import csv
@@ -19,9 +20,9 @@ from federation.contract import Site
 from federation.run_folder import RunFolder
 from federation.site import read_tensors
 from federation.site_network import site_network
-from federation.site_scores import balanced_accuracy, federated_network
-from federation.site_trials import Target, check_labelled, digest, target_trials
-from mfscsn.network import Branch, ShallowConvNet, SplitModule
+from federation.site_scores import balanced_accuracy, federated_network, fine_tuned
+from federation.site_trials import Target, branches, check_labelled, digest, target_trials
+from mfscsn.network import ExtractorAlone, SplitModule
 from mfscsn.training import predict
 
 METHODS = ("own-calibration", "local-site", "mf-scsn")
@@ -97,7 +98,10 @@ def _site_scores(run: RunFolder, site_number: int) -> Iterator[Score]:
     for target in target_trials(site, contract, run.store):
         own = own_network(run, site_number, target)
         for method, network, branch in zip(
-            METHODS, (own, local, federated), (OWN, target.branch, target.branch), strict=True
+            METHODS,
+            (own, *(fine_tuned(run, site, network, target) for network in (local, federated))),
+            (OWN, target.branch, target.branch),
+            strict=True,
         ):
             yield _score(run, site.name, target, method, network, branch)
 
@@ -112,8 +116,7 @@ def local_network(run: RunFolder, site: Site) -> SplitModule:
 def own_network(run: RunFolder, site_number: int, target: Target) -> SplitModule:
     """Load the network that was trained on a target subject's calibration alone; its branch is `OWN`."""
     site, contract = run.federation.site[site_number], run.federation.contract
-    n_outputs = len(next(d for d in site.dataset if d.name == target.dataset).labels(contract))
-    network = ShallowConvNet(contract.architecture, {OWN: Branch(target.signals.shape[1], n_outputs)})
+    network = ExtractorAlone(contract.architecture, {OWN: branches(site, contract, run.store)[target.branch]})
     _load_whole(network, Job(site_number, target.dataset, target.subject), run)
     return network
 

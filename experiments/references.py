@@ -1,4 +1,4 @@
-"""The two references that a reader needs: a ShallowConvNet on own calibration, and the site's network unshared.
+"""The two references that a reader needs: a network on own calibration, and the site's network unshared.
 
 Both see the same prepared trials and settings, and are shown as many trials as the site's network in the federation:
 a subject's few calibration trials are repeated as often as that takes.
@@ -19,8 +19,8 @@ from federation.guard import die_with_parent
 from federation.run_folder import RunFolder
 from federation.site import write_tensors
 from federation.site_network import site_network
-from federation.site_trials import calibration_trials, count_training, digest, training_trials
-from mfscsn.network import Branch, ShallowConvNet, SplitModule
+from federation.site_trials import branch_name, branches, calibration_trials, count_training, digest, training_trials
+from mfscsn.network import ExtractorAlone, SplitModule
 from mfscsn.training import derive_seed, train_round
 
 OWN = "own"  # the one branch of a network that has a target subject's calibration alone
@@ -70,7 +70,7 @@ def train_references(run: RunFolder, jobs: Sequence[Job], report: Callable[[int,
     if not missing:
         return
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(n_parallel, len(missing)), context, initializer=_start_worker)
+    pool = ProcessPoolExecutor(min(n_parallel, len(missing)), context, initializer=start_worker)
     try:
         for future in as_completed([pool.submit(_train, run.path, job, threads) for job in missing]):
             future.result()
@@ -83,7 +83,8 @@ def train_references(run: RunFolder, jobs: Sequence[Job], report: Callable[[int,
         pool.shutdown(cancel_futures=True)
 
 
-def _start_worker() -> None:
+def start_worker() -> None:
+    """Begin a process of a pool: it leaves Ctrl-C to the command, and ends with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the command's affair
     die_with_parent()
 
@@ -103,9 +104,9 @@ def _train(path: Path, job: Job, threads: int) -> None:
         trials, words = {OWN: own}, (seed, site.name, job.dataset, job.subject)
         repeats = math.ceil(count_training(site, contract, run.store) / len(own.labels))
         settings = replace(settings, local_epochs=settings.local_epochs * repeats)
-        network = ShallowConvNet(
-            contract.architecture, {OWN: Branch(own.signals.shape[1], len(own.names))}, derive_seed(*words)
-        )
+        branch = branch_name(site, next(d for d in site.dataset if d.name == job.dataset), job.subject)
+        shape = branches(site, contract, run.store)[branch]
+        network = ExtractorAlone(contract.architecture, {OWN: shape}, derive_seed(*words))
     state = None
     for number in range(1, run.federation.training.rounds + 1):
         _, state = train_round(

@@ -46,9 +46,11 @@ class Contract(Table):
     ----------
     sfreq, window, band
         As in `data.preprocessing.Preprocessing`: Hz, seconds after the cue, Hz.
-    alignment : {"euclidean", "standard", "none"}
-        Euclidean alignment is fitted at the site, on a subject's training trials alone; "standard" brings every sample
-        to mean 0 and deviation 1 over the channels, and fits nothing.
+    alignment : {"recentred", "followed", "euclidean", "standard", "none"}
+        What is fitted is fitted at the site, on a subject's training trials alone. The extractor "riemann" takes
+        "recentred" covariances (the default with it) or "followed" ones, whose mean follows the test trials as they
+        come, one after another, without their labels. The others are for signals: "euclidean" (the default with them)
+        whitens; "standard" brings every sample to mean 0 and deviation 1 over the channels, and fits nothing.
     shrinkage : float
         Of Euclidean alignment, 0 to 1: as in `mfscsn.alignment.euclidean_whitener`.
     extractor, width, common_layers, head_layers, share
@@ -66,11 +68,13 @@ class Contract(Table):
     """
 
     sfreq: Positive = 128.0
-    window: tuple[float, float] = (0.5, 3.5)
+    window: tuple[float, float] = (0.25, 3.5)
     band: tuple[Positive, Positive] = (4.0, 38.0)
-    alignment: Literal["euclidean", "standard", "none"] = "euclidean"
+    extractor: Literal["riemann", "shallow"] = "riemann"
+    alignment: Literal["recentred", "followed", "euclidean", "standard", "none"] = Field(
+        default_factory=lambda data: "recentred" if data.get("extractor") == "riemann" else "euclidean"
+    )
     shrinkage: float = Field(0.0, ge=0, le=1)
-    extractor: Literal["shallow"] = "shallow"
     width: int = Field(50, ge=1)
     common_layers: int = Field(1, ge=1, le=4)
     head_layers: int = Field(0, ge=0, le=3)
@@ -86,6 +90,11 @@ class Contract(Table):
 
     @model_validator(mode="after")
     def _check(self) -> "Contract":
+        fitting = {"recentred", "followed"} if self.extractor == "riemann" else {"euclidean", "standard", "none"}
+        if self.alignment not in fitting:
+            raise ValueError(
+                f"alignment {self.alignment!r} does not fit extractor {self.extractor!r}, which takes {sorted(fitting)}"
+            )
         if self.window[1] <= self.window[0]:
             raise ValueError(f"window {list(self.window)} ends before it starts")
         if self.band[1] <= self.band[0]:
@@ -94,10 +103,10 @@ class Contract(Table):
             raise ValueError(f"sfreq {self.sfreq:g} Hz is not above twice the band's upper edge of {self.band[1]:g} Hz")
         _all_different(self.channels or [], "channels")
         _all_different(self.labels or [], "labels")
-        if self.share in ("all-but-head", "all") and self.channels is None:
+        if self.share in ("all-but-head", "all-but-norm", "all") and self.channels is None:
             raise ValueError(f"share = {self.share!r} needs channels = [...] that every site has")
-        if self.share == "all" and self.labels is None:
-            raise ValueError("share = 'all' needs labels = [...], the tasks of all sites")
+        if self.share in ("all-but-norm", "all") and self.labels is None:
+            raise ValueError(f"share = {self.share!r} needs labels = [...], the tasks of all sites")
         try:
             EXTRACTORS[self.extractor](1, self.preprocessing.n_times, self.sfreq)
         except ValueError as error:
@@ -126,28 +135,30 @@ class Contract(Table):
 class Training(Table):
     """How every site trains; as `mfscsn.training.Settings`, and the seed of all that is random."""
 
-    rounds: int = Field(40, ge=1)
+    rounds: int = Field(20, ge=1)
     local_epochs: int = Field(1, ge=1)
-    batch_size: int = Field(32, ge=1)
+    batch_size: int = Field(64, ge=1)
     lr: Positive = 1e-3
     weight_decay: float = Field(0.01, ge=0)
     schedule: Literal["constant", "cosine"] = "constant"
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     mmd: float = Field(0.0, ge=0)
+    fine_tune: int = Field(30, ge=0)
     seed: int = Field(0, ge=0, lt=2**32)
 
 
 class Part(Table):
-    """Some of a subject's trials: those of named runs or sessions, or the first so many in time."""
+    """Some of a subject's trials: of named runs or sessions or of all, those but the first so many, or the first."""
 
     runs: list[str] | None = None
     sessions: list[str] | None = None
+    after: int | None = Field(None, ge=1)
     first: int | None = Field(None, ge=1)
 
     @model_validator(mode="after")
     def _check(self) -> "Part":
-        if sum(value is not None for value in (self.runs, self.sessions, self.first)) != 1:
-            raise ValueError("expected one of {runs = [...]}, {sessions = [...]}, {first = N}")
+        if (self.runs is not None and self.sessions is not None) or not self.model_dump(exclude_none=True):
+            raise ValueError("expected one of {runs = [...]}, {sessions = [...]}, {first = N}, {after = N}")
         return self
 
 
@@ -209,7 +220,7 @@ class Dataset(Table):
             if self.subjects is not None and target not in self.subjects:
                 raise ValueError(f"target {target!r} is not among the subjects{nearest(target, self.subjects)}")
         if isinstance(self.test, Part) and self.test.first is not None:
-            raise ValueError('test takes {runs = [...]}, {sessions = [...]} or "rest"')
+            raise ValueError('test takes {runs = [...]}, {sessions = [...]}, {after = N} or "rest"')
         if not self.tasks:
             raise ValueError("tasks is empty: name the annotations to use")
         return self

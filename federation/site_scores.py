@@ -8,9 +8,9 @@ from data.errors import InputError
 from federation.contract import Site
 from federation.run_folder import RunFolder
 from federation.site_network import site_network
-from federation.site_trials import check_labelled, digest, target_trials
+from federation.site_trials import Target, calibration_trials, check_labelled, digest, target_trials
 from mfscsn.network import SplitModule
-from mfscsn.training import predict
+from mfscsn.training import derive_seed, fine_tune, predict
 
 
 def balanced_accuracy(
@@ -42,12 +42,24 @@ def federated_network(run: RunFolder, site: Site) -> SplitModule:
     return network
 
 
+def fine_tuned(run: RunFolder, site: Site, network: SplitModule, target: Target) -> SplitModule:
+    """Fit a copy of the site's network to a target subject's calibration, as often as the settings say."""
+    settings, seed = run.federation.settings, run.federation.training.seed
+    own = calibration_trials(site, run.federation.contract, run.store, target.subject)[target.dataset, target.subject]
+    words = (seed, site.name, target.dataset, target.subject, "fine-tune")
+    return fine_tune(network, own, target.branch, settings, derive_seed(*words))
+
+
 def mean_score(run: RunFolder, site: Site) -> dict[str, int | float]:
     """Score the federated network: a mean over the site's target subjects, and how many they are; {} without any."""
     check_labelled(site, run.federation.contract, run.store)
     network = federated_network(run, site)
     found = [
-        balanced_accuracy(predict(network, target.signals, target.branch), target.labels, target.outputs)
+        balanced_accuracy(
+            predict(fine_tuned(run, site, network, target), target.signals, target.branch),
+            target.labels,
+            target.outputs,
+        )
         for target in target_trials(site, run.federation.contract, run.store)
     ]
     return {"n_targets": len(found), "balanced_accuracy": float(np.mean(found))} if found else {}

@@ -13,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.errors import InputError
+from data.files import kept_array
 from data.store import Store
 from data.trials import UNLABELLED, Trials, in_order
 from federation.contract import Contract, Dataset, Part, Site
+from mfscsn import riemann
 from mfscsn.alignment import align, euclidean_whitener, standardise
 from mfscsn.network import Branch
 from mfscsn.training import BranchTrials
@@ -49,6 +51,7 @@ class _Subject:
     dataset: Dataset
     name: str
     trials: Trials
+    digest: str
     train: NDArray[np.bool_]
     test: NDArray[np.bool_]
 
@@ -77,7 +80,10 @@ def training_trials(site: Site, contract: Contract, store_root: Path) -> dict[st
         names[branch] = subject.dataset.labels(contract)
         chosen = subject.trials[subject.train]
         parts.setdefault(branch, []).append(
-            (_aligned(chosen, chosen, contract), _codes(chosen, subject.dataset, contract))
+            (
+                _aligned(subject, subject.train, subject.train, contract, store_root),
+                _codes(chosen, subject.dataset, contract),
+            )
         )
     return {
         branch: BranchTrials(
@@ -89,14 +95,16 @@ def training_trials(site: Site, contract: Contract, store_root: Path) -> dict[st
     }
 
 
-def calibration_trials(site: Site, contract: Contract, store_root: Path) -> dict[tuple[str, str], BranchTrials]:
-    """Load each target subject's calibration alone: (data set, subject) -> trials."""
+def calibration_trials(
+    site: Site, contract: Contract, store_root: Path, only: str | None = None
+) -> dict[tuple[str, str], BranchTrials]:
+    """Load each target subject's calibration alone, or `only` one's: (data set, subject) -> trials."""
     found = {}
     for subject in _subjects(site, contract, store_root):
-        if subject.test.any():
+        if subject.test.any() and only in (None, subject.name):
             chosen = subject.trials[subject.train]
             found[subject.dataset.name, subject.name] = BranchTrials(
-                _aligned(chosen, chosen, contract),
+                _aligned(subject, subject.train, subject.train, contract, store_root),
                 _codes(chosen, subject.dataset, contract),
                 subject.dataset.labels(contract),
             )
@@ -111,12 +119,12 @@ def target_trials(site: Site, contract: Contract, store_root: Path, transductive
     """
     for subject in _subjects(site, contract, store_root):
         if subject.test.any():
-            calibration, test = subject.trials[subject.train], subject.trials[subject.test]
+            test, fitted = subject.trials[subject.test], subject.test if transductive else subject.train
             yield Target(
                 dataset=subject.dataset.name,
                 subject=subject.name,
                 branch=subject.branch(site),
-                signals=_aligned(test, test if transductive else calibration, contract),
+                signals=_aligned(subject, subject.test, fitted, contract, store_root),
                 labels=_codes(test, subject.dataset, contract),
                 outputs=_outputs(subject.trials[subject.train | subject.test], subject.dataset, contract),
             )
@@ -185,7 +193,7 @@ def _subjects(site: Site, contract: Contract, store_root: Path) -> Iterator[_Sub
                 train, test = _split(site, dataset, name, trials)
             else:
                 train, test = trials.labels != UNLABELLED, np.zeros(len(trials), bool)
-            yield _Subject(dataset, name, trials, train, test)
+            yield _Subject(dataset, name, trials, store.digest(name), train, test)
 
 
 def _split(site: Site, dataset: Dataset, subject: str, trials: Trials) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
@@ -211,19 +219,37 @@ def _split(site: Site, dataset: Dataset, subject: str, trials: Trials) -> tuple[
 
 
 def _mask(part: Part, trials: Trials) -> NDArray[np.bool_]:
-    if part.first is not None:
-        return np.arange(len(trials)) < part.first
+    mask = np.ones(len(trials), bool)
     if part.runs is not None:
-        return np.isin(trials.runs, part.runs)
-    return np.isin(trials.sessions, part.sessions or [])
+        mask = np.isin(trials.runs, part.runs)
+    elif part.sessions is not None:
+        mask = np.isin(trials.sessions, part.sessions)
+    place = np.cumsum(mask)  # from 1
+    return mask & (place > (part.after or 0)) & (place <= (part.first or len(trials)) + (part.after or 0))
 
 
-def _aligned(trials: Trials, fitted_on: Trials, contract: Contract) -> NDArray[np.float32]:
+def _aligned(
+    subject: _Subject, chosen: NDArray[np.bool_], fitted: NDArray[np.bool_], contract: Contract, store_root: Path
+) -> NDArray[np.float32]:
+    """Give the chosen trials as the extractor takes them, aligned by what was fitted on others."""
+    trials, fitted_on = subject.trials[chosen], subject.trials[fitted]
+    if contract.extractor == "riemann":
+        # Nothing of it is learned: made once, it serves every round
+        followed = contract.alignment == "followed" and not np.array_equal(chosen, fitted)
+        made_of = [subject.digest, chosen.tolist(), fitted.tolist(), followed, riemann.VERSION]
+        name = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:32]
+        return kept_array(store_root / "tangent" / f"{name}.npy", lambda: _tangent(trials, fitted_on, followed))
     if contract.alignment == "none":
         return np.ascontiguousarray(trials.signals)
     if contract.alignment == "standard":
         return standardise(trials.signals)
     return align(trials.signals, euclidean_whitener(fitted_on.signals, contract.shrinkage))
+
+
+def _tangent(trials: Trials, fitted_on: Trials, followed: bool) -> NDArray[np.float32]:
+    covs, seen = (riemann.covariances(part.signals, part.sfreq) for part in (trials, fitted_on))
+    mean = riemann.centre(seen)
+    return riemann.follow(covs, mean, len(seen)) if followed else riemann.tangent(covs, mean)
 
 
 def _codes(trials: Trials, dataset: Dataset, contract: Contract) -> NDArray[np.int64]:

@@ -1,12 +1,15 @@
 """Extractors: the separate first layers, from one headset's channels to features that have no channels left.
 
 Every extractor is built as ``Extractor(n_chans, n_times, sfreq)``, maps ``(batch, n_chans, n_times)`` to
-``(batch, n_features, n_steps)`` and says both numbers, so that common layers fit behind any headset.
+``(batch, n_features, n_steps)`` and says both numbers, so that common layers fit behind any headset. "riemann" takes
+tangent vectors ``(batch, n_views, n_pairs)`` of `mfscsn.riemann` in place of signals.
 """
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from mfscsn.riemann import n_views
 
 LOG_FLOOR = 1e-6
 
@@ -85,4 +88,37 @@ class ShallowExtractor(nn.Module):
         return out
 
 
-EXTRACTORS = {"shallow": ShallowExtractor}
+class TangentExtractor(nn.Module):
+    """A learned projection of re-centred covariances to a common size.
+
+    It takes tangent vectors, not signals: `mfscsn.riemann` makes them of a trial, once, since nothing in them is
+    learned.
+
+    Parameters
+    ----------
+    n_chans, n_times : int
+        Channels of the headset; samples of a trial.
+    sfreq : float
+        Sampling rate in Hz.
+    n_features : int
+        The common size.
+    drop_prob : float
+        Dropout of the features.
+    """
+
+    def __init__(self, n_chans: int, n_times: int, sfreq: float, *, n_features: int = 50, drop_prob: float = 0.5):
+        super().__init__()
+        self.n_features, self.n_steps = n_features, 1
+        self.projection = nn.Linear(n_views(n_times, sfreq) * n_chans * (n_chans + 1) // 2, n_features)
+        self.drop = nn.Dropout(drop_prob)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map tangent vectors ``(batch, n_views, n_pairs)`` to features ``(batch, n_features, 1)``."""
+        out: Tensor = self.drop(self.projection(x.flatten(1))).unsqueeze(-1)
+        return out
+
+
+EXTRACTORS: dict[str, type[ShallowExtractor] | type[TangentExtractor]] = {
+    "riemann": TangentExtractor,
+    "shallow": ShallowExtractor,
+}

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from mfscsn.extractors import EXTRACTORS
 
-Share = Literal["middle", "none", "all-but-head", "all"]
+Share = Literal["middle", "none", "all-but-head", "all-but-norm", "all"]
 SHARED = "shared"
 
 
@@ -53,14 +53,15 @@ class Architecture:
         One convolution over all steps, then ``n_common_layers - 1`` fully connected layers.
     n_head_layers : int
         Hidden layers of a head, before its output layer.
-    share : {"middle", "none", "all-but-head", "all"}
+    share : {"middle", "none", "all-but-head", "all-but-norm", "all"}
         Which layers are common: MF-SCSN's middle ones, none (every site for itself), all but the heads (FedPer),
-        or all (FedAvg). The last two need one channel list, ``"all"`` also one label list.
+        all but the batch norms (FedBN) or all (FedAvg). The last three need one channel list, the last two also one
+        label list.
     """
 
     n_times: int
     sfreq: float
-    extractor: str = "shallow"
+    extractor: str = "riemann"
     width: int = 50
     n_common_layers: int = 1
     n_head_layers: int = 0
@@ -74,10 +75,15 @@ class SplitModule(nn.Module):
     """
 
     common_prefixes: tuple[str, ...] = ()
+    private_parts: tuple[str, ...] = ()
 
     def common_names(self) -> list[str]:
         """Name the parameters that may leave the site."""
-        return [name for name, _ in self.named_parameters() if name.startswith(self.common_prefixes or ("\0",))]
+        return [
+            name
+            for name, _ in self.named_parameters()
+            if name.startswith(self.common_prefixes or ("\0",)) and not any(p in name for p in self.private_parts)
+        ]
 
     def common_state(self) -> dict[str, Tensor]:
         """Copy the common layers: name -> tensor."""
@@ -125,7 +131,8 @@ class SeparateCommonSeparate(SplitModule):
         if not branches:
             raise ValueError("a network needs at least one branch")
         a = architecture
-        shares_extractor, shares_head = a.share in ("all-but-head", "all"), a.share == "all"
+        shares_head = a.share in ("all-but-norm", "all")
+        shares_extractor = shares_head or a.share == "all-but-head"
         for shared, shapes in (
             (shares_extractor, {b.n_chans for b in branches.values()}),
             (shares_head, {b.n_outputs for b in branches.values()}),
@@ -138,8 +145,10 @@ class SeparateCommonSeparate(SplitModule):
             "none": (),
             "middle": ("common.",),
             "all-but-head": ("common.", "extractors."),
+            "all-but-norm": ("common.", "extractors.", "heads."),
             "all": ("common.", "extractors.", "heads."),
         }[a.share]
+        self.private_parts = (".norm.",) if a.share == "all-but-norm" else ()
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -173,20 +182,19 @@ class SeparateCommonSeparate(SplitModule):
         return self.deep_features(x, branch)[-1]
 
 
-class ShallowConvNet(SplitModule):
-    """The usual baseline of one site alone: the shallow extractor and one linear classifier, nothing common.
+class ExtractorAlone(SplitModule):
+    """The baseline of one site alone: an extractor and one linear classifier, nothing common.
 
-    References
-    ----------
-    Schirrmeister et al. 2017, Human Brain Mapping 38(11):5391-5420.
+    With the shallow extractor it is ShallowConvNet (Schirrmeister et al. 2017, Human Brain Mapping 38(11):5391-5420).
     """
 
     def __init__(self, architecture: Architecture, branches: Mapping[str, Branch], seed: int = 0):
         super().__init__()
+        a = architecture
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             ((_, branch),) = branches.items()
-            self.extractor = EXTRACTORS["shallow"](branch.n_chans, architecture.n_times, architecture.sfreq)
+            self.extractor = EXTRACTORS[a.extractor](branch.n_chans, a.n_times, a.sfreq)
             self.classifier = nn.Linear(self.extractor.n_features * self.extractor.n_steps, branch.n_outputs)
 
     def deep_features(self, x: Tensor, branch: str) -> list[Tensor]:
@@ -194,5 +202,5 @@ class ShallowConvNet(SplitModule):
         return [self.classifier(self.extractor(x).flatten(1))]
 
     def forward(self, x: Tensor, branch: str) -> Tensor:
-        """Map signals ``(batch, n_chans, n_times)`` to logits ``(batch, n_outputs)``."""
+        """Map trials as the extractor takes them to logits ``(batch, n_outputs)``."""
         return self.deep_features(x, branch)[-1]

@@ -1,8 +1,10 @@
 """One site's local training: network + trials + settings -> log. Reads from top to bottom."""
 
+import copy
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -19,15 +21,17 @@ from mfscsn.network import SplitModule
 class Settings:
     """How every site trains. One round is `local_epochs` passes over the site's trials."""
 
-    rounds: int = 40
+    rounds: int = 20
     local_epochs: int = 1
-    batch_size: int = 32  # trials of one branch in a step
+    batch_size: int = 64  # trials of one branch in a step
     lr: float = 1e-3
     weight_decay: float = 0.01
     schedule: Literal["constant", "cosine"] = "constant"  # over all rounds of the run
     label_smoothing: float = 0.0
     mmd: float = 0.0  # weight of the discrepancy between the branches of a site
+    fine_tune: int = 30  # passes over a target subject's own calibration after the last round; they stay at the site
     proximal_mu: float = 0.0  # FedProx: pull of the common layers to where the round began
+    sharpness: float = 0.0  # radius of sharpness-aware minimisation (Foret et al. 2021, ICLR); 0 is none
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class BranchTrials:
 
     Parameters
     ----------
-    signals : array, shape (n_trials, n_chans, n_times), float32
+    signals : array, shape (n_trials, n_chans, n_times), or (n_trials, n_views, n_pairs) of `mfscsn.riemann`, float32
     labels : array of int, shape (n_trials,)
         Indices into `names`.
     names : tuple of str
@@ -112,25 +116,35 @@ def train_round(
                     0.5 * (1 + math.cos(math.pi * done)) if settings.schedule == "cosine" else 1.0
                 )
             n_batch = sum(len(index) for index in batch.values())
-            loss, deep = torch.zeros(()), []
-            for name, index in batch.items():
-                *features, logits = network.deep_features(signals[name][index], name)  # type: ignore[operator]
-                target = labels[name][index]
-                branch_loss = F.cross_entropy(
-                    logits, target, weight=weights[name], label_smoothing=settings.label_smoothing
-                )
-                loss = loss + branch_loss * (len(index) / n_batch)
-                deep.append((features, [trials[name].names[k] for k in target]))
-                total["right"] += float((logits.argmax(1) == target).sum())
+
+            def gradients(batch: dict[str, NDArray[np.int64]] = batch, n_batch: int = n_batch) -> tuple[float, int]:
+                loss, deep, right = torch.zeros(()), [], 0
+                for name, index in batch.items():
+                    *features, logits = network.deep_features(signals[name][index], name)  # type: ignore[operator]
+                    target = labels[name][index]
+                    branch_loss = F.cross_entropy(
+                        logits, target, weight=weights[name], label_smoothing=settings.label_smoothing
+                    )
+                    loss = loss + branch_loss * (len(index) / n_batch)
+                    deep.append((features, [trials[name].names[k] for k in target]))
+                    right += int((logits.argmax(1) == target).sum())
+                supervised = float(loss.detach())
+                if settings.mmd > 0 and len(deep) > 1:
+                    loss = loss + settings.mmd * branch_mmd([f for f, _ in deep], [n for _, n in deep])
+                if settings.proximal_mu > 0:
+                    drift = sum((p - before[name]).square().sum() for name, p in common.items())
+                    loss = loss + settings.proximal_mu / 2 * drift
+                optimiser.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                return supervised, right
+
+            supervised, right = gradients()
+            total["right"] += right
             total["n"] += n_batch
-            total["loss"] += float(loss.detach()) * n_batch
-            if settings.mmd > 0 and len(deep) > 1:
-                loss = loss + settings.mmd * branch_mmd([f for f, _ in deep], [n for _, n in deep])
-            if settings.proximal_mu > 0:
-                drift = sum((p - before[name]).square().sum() for name, p in common.items())
-                loss = loss + settings.proximal_mu / 2 * drift
-            optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            total["loss"] += supervised * n_batch
+            if settings.sharpness > 0:
+                with _uphill(network, settings.sharpness):
+                    gradients()
             optimiser.step()
 
     log = RoundLog(
@@ -141,10 +155,31 @@ def train_round(
     return log, _private_optimiser_state(optimiser, network)
 
 
+def fine_tune(network: SplitModule, trials: BranchTrials, branch: str, settings: Settings, seed: int) -> SplitModule:
+    """Fit a copy of a trained network to one subject's own trials; all its layers move, and none of them leaves.
+
+    Parameters
+    ----------
+    network : SplitModule
+        Stays as it is.
+    trials : BranchTrials
+        The subject's calibration.
+    branch : str
+        The branch that they go through.
+    settings : Settings
+        `fine_tune` says how many passes; with 0 the copy is the network.
+    """
+    own = copy.deepcopy(network)
+    if settings.fine_tune:
+        alone = replace(settings, rounds=1, local_epochs=settings.fine_tune, schedule="constant", proximal_mu=0.0)
+        train_round(own, {branch: trials}, alone, round_number=1, seed=seed)
+    return own
+
+
 def predict(
     network: SplitModule, signals: NDArray[np.float32], branch: str, batch_size: int = 256
 ) -> NDArray[np.float64]:
-    """Give class probabilities ``(n_trials, n_outputs)`` of trials ``(n_trials, n_chans, n_times)``."""
+    """Give class probabilities ``(n_trials, n_outputs)`` of trials in the form of `BranchTrials.signals`."""
     network.eval()
     with torch.inference_mode():
         parts = [
@@ -158,6 +193,22 @@ def derive_seed(*words: int | str) -> int:
     """Derive a seed from words, such as (seed, site, round): stable across machines and Python runs."""
     entropy = [word if isinstance(word, int) else int.from_bytes(word.encode(), "little") for word in words]
     return int(np.random.SeedSequence([len(words), *entropy]).generate_state(1)[0])
+
+
+@contextmanager
+def _uphill(network: SplitModule, radius: float) -> Iterator[None]:
+    """Stand where the loss rises most steeply, `radius` away, and come back; the gradients found there stay."""
+    moved = [p for p in network.parameters() if p.grad is not None]
+    gradients = [p.grad.clone() for p in moved if p.grad is not None]
+    scale = radius / (torch.sqrt(sum((g.square().sum() for g in gradients), torch.zeros(()))) + 1e-12)
+    before = [p.detach().clone() for p in moved]
+    with torch.no_grad():
+        for p, g in zip(moved, gradients, strict=True):
+            p.add_(g * scale)
+    yield
+    with torch.no_grad():
+        for p, value in zip(moved, before, strict=True):
+            p.copy_(value)
 
 
 def _batches(

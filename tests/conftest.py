@@ -28,11 +28,13 @@ name = "tiny"
 
 [contract]
 window = [0.5, 2.5]
+extractor = "shallow"
 {contract}
 
 [training]
 rounds = 2
 batch_size = 8
+fine_tune = 0
 {training}
 
 [[site]]

@@ -4,10 +4,10 @@ from braindecode.models import ShallowFBCSPNet
 from torch import nn
 
 from mfscsn.extractors import ShallowExtractor
-from mfscsn.network import Architecture, Branch, ShallowConvNet
+from mfscsn.network import Architecture, Branch, ExtractorAlone
 
 
-def copy_from_braindecode(theirs: ShallowFBCSPNet, ours: ShallowConvNet) -> None:
+def copy_from_braindecode(theirs: ShallowFBCSPNet, ours: ExtractorAlone) -> None:
     """Copy weights; their temporal bias becomes a constant that batch norm's running mean takes away."""
     parts = dict(theirs.named_modules())
     time, spat, norm = parts["conv_time_spat.conv_time"], parts["conv_time_spat.conv_spat"], parts["bnorm"]
@@ -34,7 +34,7 @@ def test_equals_braindecode(n_chans, n_times, n_outputs, training):
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.normal_()
             module.running_var.uniform_(0.5, 2.0)
-    ours = ShallowConvNet(Architecture(n_times, 250.0), {"a": Branch(n_chans, n_outputs)})
+    ours = ExtractorAlone(Architecture(n_times, 250.0, extractor="shallow"), {"a": Branch(n_chans, n_outputs)})
     ours.extractor.drop.p = 0.0
     copy_from_braindecode(theirs, ours)
     theirs.train(training)

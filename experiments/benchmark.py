@@ -1,0 +1,261 @@
+"""Benchmark: every method on the same prepared trials, split and seeds; one tidy CSV, resumable job by job."""
+
+import hashlib
+import itertools
+import json
+import multiprocessing
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from pydantic import Field
+
+from data.errors import InputError, nearest
+from data.files import replaced
+from experiments.benchmark_alone import ALONE, SEEDED, run_alone
+from experiments.benchmark_federated import METHODS, configured, run_method
+from experiments.prepare import prepare_sites
+from experiments.references import start_worker
+from federation.contract import Federation, Table, load_federation, parse_table, read_toml
+from federation.site_scores import balanced_accuracy
+from federation.site_trials import calibration_trials, digest
+
+COLUMNS = (
+    "method",
+    "site",
+    "dataset",
+    "subject",
+    "seed",
+    "n_calibration",
+    "n_test",
+    "balanced_accuracy",
+    "seconds",
+    "bytes",
+)
+
+
+class Bench(Table):
+    """A benchmark, as BENCH.toml writes it.
+
+    Parameters
+    ----------
+    federation : str
+        A FED.toml, relative to this file.
+    methods : list of str
+        Names of `benchmark_alone.ALONE` and `benchmark_federated.METHODS`; the first federated one is the one that
+        others are compared with.
+    seeds : int
+        0 to `seeds` - 1. A method without randomness runs once.
+    calibration : list of int, optional
+        Run all with so many calibration trials of each target subject, the first in time; all where there are fewer.
+    """
+
+    federation: str
+    methods: list[str] = Field(min_length=1)
+    seeds: int = Field(10, ge=1)
+    calibration: list[int] | None = Field(None, min_length=1)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One method with one seed and one amount of calibration; None is all of it."""
+
+    method: str
+    seed: int
+    calibration: int | None
+
+
+def load_bench(path: Path, data_root: Path | None = None) -> tuple[Bench, Federation]:
+    """Read a BENCH.toml and the federation that it names; raise InputError in one line."""
+    bench = parse_table(Bench, read_toml(path), str(path))
+    known = [*ALONE, *METHODS]
+    for method in bench.methods:
+        check_method(method, known, str(path))
+    return bench, load_federation((path.parent / bench.federation).resolve(), data_root)
+
+
+def check_method(method: str, known: Sequence[str], where: str) -> None:
+    """Raise InputError when there is no such method."""
+    if method not in known:
+        raise InputError(
+            f"{where}: no such method {method!r}{nearest(method, list(known))}; there are {', '.join(known)}"
+        )
+
+
+def jobs_of(bench: Bench) -> list[Job]:
+    """List all jobs, seed by seed, so that what is broken off is whole for the first seeds."""
+    calibrations: list[int | None] = [*bench.calibration] if bench.calibration else [None]
+    return [
+        Job(method, seed, calibration)
+        for seed, calibration, method in itertools.product(range(bench.seeds), calibrations, bench.methods)
+        if seed == 0 or method in METHODS or method in SEEDED
+    ]
+
+
+def run_benchmark(
+    bench: Bench,
+    federation: Federation,
+    store: Path,
+    results: Path,
+    n_parallel: int,
+    report: Callable[[str, int, int], None] = lambda what, done, total: None,
+) -> pd.DataFrame:
+    """Run the jobs whose rows are missing from `results`, and write each one's rows as soon as it is done.
+
+    Parameters
+    ----------
+    bench, federation : Bench, Federation
+        The federation with its subjects named, as `prepare_sites` gives it.
+    store : Path
+        The folder of prepared trials.
+    results : Path
+        The CSV; beside it lies a JSON that says what it was made with.
+    n_parallel : int
+        Processes, each with one thread.
+
+    Returns
+    -------
+    pandas.DataFrame
+        `COLUMNS`; one row for each job and target subject.
+
+    Raises
+    ------
+    InputError
+        When the CSV was made with another configuration or other trials.
+    """
+    made_with = {"federation": federation.digest(), "trials": _trials(federation, store)}
+    rows = _read(results, made_with)
+    wanted = jobs_of(bench)
+    done = {
+        Job(str(m), int(s), None if bench.calibration is None else int(c))
+        for m, s, c in rows[["method", "seed", "asked"]].drop_duplicates().itertuples(index=False)
+    }
+    missing = [job for job in wanted if job not in done]
+    report("benchmark", len(wanted) - len(missing), len(wanted))
+    if missing:
+        context = multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(n_parallel, context, initializer=start_worker)
+        try:
+            futures = {pool.submit(run_job, job, federation, store): job for job in missing}
+            for n, future in enumerate(as_completed(futures), len(wanted) - len(missing) + 1):
+                rows = pd.concat([rows, pd.DataFrame(future.result())], ignore_index=True)
+                _write(results, rows, made_with)
+                report("benchmark", n, len(wanted))
+        except BaseException:
+            for worker in multiprocessing.active_children():
+                worker.kill()
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
+    chosen = rows[rows["method"].isin(bench.methods) & (rows["seed"] < bench.seeds)]
+    return chosen.reset_index(drop=True)
+
+
+def prepare_bench(bench: Bench, federation: Federation, store: Path, progress: Callable[..., None]) -> Federation:
+    """Prepare the trials that the methods need: the federation's, and those of the common headset."""
+    prepared = prepare_sites(federation, store, progress)
+    if any(method in METHODS and METHODS[method].common_headset for method in bench.methods):
+        prepare_sites(configured(prepared, METHODS["fedavg"], 0), store)
+    return prepared
+
+
+def run_job(job: Job, federation: Federation, store: Path) -> list[dict[str, object]]:
+    """Run one job and score it; a row for each target subject."""
+    import torch
+
+    torch.set_num_threads(1)
+    federation = with_calibration(federation, job.calibration)
+    run = run_alone if job.method in ALONE else None
+    scored = (
+        run(job.method, federation, job.seed, store)
+        if run
+        else run_method(federation, METHODS[job.method], job.seed, store)
+    )
+    sizes = {
+        (site.name, subject): len(trials.labels)
+        for site in federation.site
+        for (_, subject), trials in calibration_trials(site, federation.contract, store).items()
+    }
+    return [
+        {
+            "method": job.method,
+            "site": row.site,
+            "dataset": row.dataset,
+            "subject": row.subject,
+            "seed": job.seed,
+            "n_calibration": sizes[row.site, row.subject],
+            "asked": job.calibration or 0,
+            "n_test": len(row.labels),
+            "balanced_accuracy": round(balanced_accuracy(row.probabilities, row.labels, row.outputs), 6),
+            "seconds": round(row.seconds, 2),
+            "bytes": row.n_bytes,
+        }
+        for row in scored
+    ]
+
+
+def with_calibration(federation: Federation, first: int | None) -> Federation:
+    """Keep only the first trials of every target's calibration; its test trials stay the same."""
+    if first is None:
+        return federation
+    sites = []
+    for site in federation.site:
+        datasets = []
+        for dataset in site.dataset:
+            if dataset.targets and dataset.calibration is not None:
+                if dataset.test == "rest":
+                    raise InputError(
+                        f'site {site.name!r}, data set {dataset.name!r}: with fewer calibration trials, test = "rest"'
+                        " would be other trials; name them with runs, sessions or after"
+                    )
+                fewer = min(first, dataset.calibration.first or first)
+                calibration = dataset.calibration.model_copy(update={"first": fewer})
+                dataset = dataset.model_copy(update={"calibration": calibration})
+            datasets.append(dataset)
+        sites.append(site.model_copy(update={"dataset": datasets}))
+    return federation.model_copy(update={"site": sites})
+
+
+def shuffled_store(store: Path, out: Path, seed: int = 0) -> None:
+    """Copy prepared trials with the labels shuffled within each subject: no method may then be above chance."""
+    import numpy as np
+
+    rng = np.random.default_rng(seed)
+    for manifest in sorted(store.glob("*/manifest.json")):
+        document = json.loads(manifest.read_text())
+        folder = out / manifest.parent.name
+        folder.mkdir(parents=True)
+        for entry in document["subjects"].values():
+            entry["labels"] = [entry["labels"][k] for k in rng.permutation(len(entry["labels"]))]
+            (folder / entry["file"]).symlink_to((manifest.parent / entry["file"]).resolve())
+        (folder / manifest.name).write_text(json.dumps(document))
+
+
+def _trials(federation: Federation, store: Path) -> str:
+    digests = [digest(site, federation.contract, store) for site in federation.site]
+    split = [[d.model_dump(mode="json", exclude={"source"}) for d in site.dataset] for site in federation.site]
+    return hashlib.sha256(json.dumps([digests, split]).encode()).hexdigest()
+
+
+def _read(results: Path, made_with: dict[str, str]) -> pd.DataFrame:
+    about = results.with_suffix(".json")
+    if not results.exists():
+        return pd.DataFrame(columns=[*COLUMNS, "asked"])
+    if not about.exists() or json.loads(about.read_text()) != made_with:
+        raise InputError(
+            f"{results}: made with another configuration or other trials; give another --out, or remove it"
+        )
+    rows = pd.read_csv(results, dtype={"subject": str, "dataset": str})
+    if not set(COLUMNS) <= set(rows.columns):
+        raise InputError(f"{results}: no results of a benchmark; its columns are {', '.join(rows.columns)}")
+    return rows
+
+
+def _write(results: Path, rows: pd.DataFrame, made_with: dict[str, str]) -> None:
+    order = ["method", "asked", "seed", "site", "dataset", "subject"]
+    with replaced(results.with_suffix(".json")) as out:
+        out.write(json.dumps(made_with, indent=1).encode())
+    with replaced(results) as out:
+        out.write(rows.sort_values(order).to_csv(index=False).encode())

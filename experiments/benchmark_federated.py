@@ -1,0 +1,246 @@
+"""The benchmark's networks that are trained together: MF-SCSN, its variants, its rivals, and what privacy forbids.
+
+All go through one loop, `train_together`, which is the federation without Flower's transport: the sites' own training
+code, and the average of the layers that a method shares. A simulation through Flower gives the same layers (a test).
+"""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from federation.contract import Federation, Site
+from federation.site_network import server_network, site_network
+from federation.site_trials import calibration_trials, target_trials, training_trials
+from mfscsn.network import SplitModule
+from mfscsn.training import BranchTrials, derive_seed, fine_tune, predict, train_round
+
+COMMON_CHANNELS = ["C3", "Cz", "C4"]  # what the headsets of openmi share
+MERGED_LABELS = ["left_hand", "right_hand", "hands", "feet", "rest"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """How a method differs from the federation's file.
+
+    Parameters
+    ----------
+    contract, training : mapping
+        Values in place of the file's.
+    proximal_mu, sharpness : float
+        As in `mfscsn.training.Settings`.
+    batch_norm_of_batch : bool
+        Normalise by the batch at hand, in prediction too (FedBS): prediction then sees test trials together.
+    common_headset : bool
+        All sites cut down to the channels and the list of labels that a network common to all of them needs.
+    one_place : bool
+        All sites' trials in one place, which a federation exists to avoid.
+    null : bool
+        A control: the other sites' labels are shuffled within subject, so that nothing can be learned from them.
+    ensemble : int
+        Networks, from seeds of their own, whose probabilities are averaged.
+    """
+
+    contract: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    proximal_mu: float = 0.0
+    sharpness: float = 0.0
+    batch_norm_of_batch: bool = False
+    common_headset: bool = False
+    one_place: bool = False
+    null: bool = False
+    ensemble: int = 1
+
+
+SHALLOW = {"extractor": "shallow", "alignment": "euclidean"}
+SHALLOW_TRAINING = {"rounds": 40, "batch_size": 32, "fine_tune": 0}
+
+
+def _rival(share: str, **other: Any) -> Method:
+    return Method({**SHALLOW, "share": share}, SHALLOW_TRAINING, common_headset=True, **other)
+
+
+METHODS: dict[str, Method] = {
+    "mf-scsn": Method(),
+    "mf-scsn-unshared": Method({"share": "none"}),
+    "mf-scsn-null": Method(null=True),
+    "mf-scsn-followed": Method({"alignment": "followed"}),
+    "mf-scsn-no-fine-tuning": Method(training={"fine_tune": 0}),
+    "mf-scsn-sam": Method(sharpness=0.05),
+    "mf-scsn-shallow": Method(SHALLOW, SHALLOW_TRAINING),
+    "mf-scsn-shallow-unshared": Method({**SHALLOW, "share": "none"}, SHALLOW_TRAINING),
+    "fedavg": _rival("all"),
+    "fedprox": _rival("all", proximal_mu=0.01),
+    "fedbn": _rival("all-but-norm"),
+    "fedper": _rival("all-but-head"),
+    "fedbs": _rival("all-but-norm", sharpness=0.05, batch_norm_of_batch=True),
+    "fedavg-riemann": Method({"share": "all"}, common_headset=True),
+    "fedper-riemann": Method({"share": "all-but-head"}, common_headset=True),
+    "one-place": Method(one_place=True),
+}
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A target subject as a method left it: who, its probabilities, and what they cost the site."""
+
+    site: str
+    dataset: str
+    subject: str
+    probabilities: Any
+    labels: Any
+    outputs: Any
+    seconds: float
+    n_bytes: int
+
+
+def configured(federation: Federation, method: Method, seed: int) -> Federation:
+    """Give the federation as a method wants it."""
+    changes = dict(method.contract)
+    if method.common_headset:
+        changes |= {"channels": COMMON_CHANNELS, "labels": MERGED_LABELS}
+    document = federation.model_dump(mode="json", exclude_none=True)
+    document["contract"] |= changes
+    if "extractor" in changes and "alignment" not in changes:
+        del document["contract"]["alignment"]
+    document["training"] |= {**method.training, "seed": seed}
+    if method.one_place:
+        datasets = [
+            {**dataset, "name": f"{site['name']}-{dataset['name']}"}
+            for site in document["site"]
+            for dataset in site["dataset"]
+        ]
+        document["site"] = [{"name": "one-place", "dataset": datasets}]
+    return Federation.model_validate_json(json.dumps(document))
+
+
+def run_method(federation: Federation, method: Method, seed: int, store: Path) -> list[Scored]:
+    """Train a method on prepared trials and predict all target subjects' test trials."""
+    if method.ensemble > 1:
+        alone = replace(method, ensemble=1)
+        members = [run_method(federation, alone, derive_seed(seed, k), store) for k in range(method.ensemble)]
+        return [
+            replace(
+                parts[0],
+                probabilities=np.mean([p.probabilities for p in parts], axis=0),
+                seconds=sum(p.seconds for p in parts),
+                n_bytes=sum(p.n_bytes for p in parts),
+            )
+            for parts in zip(*members, strict=True)
+        ]
+    wanted = configured(federation, method, seed)
+    if not method.null:
+        return _trained_and_predicted(wanted, method, store, None)
+    found = []
+    for site in wanted.site:  # each site in turn is the one that learns from sites which have nothing to teach
+        scored = _trained_and_predicted(wanted, method, store, site.name)
+        found += [row for row in scored if row.site == site.name]
+    return found
+
+
+def train_together(
+    federation: Federation,
+    store: Path,
+    change: Callable[[SplitModule], None] = lambda network: None,
+    trials_of: Callable[[Site], dict[str, BranchTrials]] | None = None,
+    sharpness: float = 0.0,
+    proximal_mu: float = 0.0,
+) -> tuple[dict[str, SplitModule], dict[str, float]]:
+    """Train all sites round by round in this process; give each site's network and its seconds."""
+    contract, training = federation.contract, federation.training
+    settings = replace(federation.settings, sharpness=sharpness, proximal_mu=proximal_mu)
+    load = trials_of or (lambda site: training_trials(site, contract, store))
+    trials = {site.name: load(site) for site in federation.site}
+    networks: dict[str, SplitModule] = {}
+    for site in federation.site:
+        networks[site.name] = site_network(federation, site, store)
+        change(networks[site.name])
+    states: dict[str, dict[str, Tensor] | None] = dict.fromkeys(networks)
+    seconds = dict.fromkeys(networks, 0.0)
+    weights = {
+        name: 1.0 if contract.weighting == "equal" else float(sum(len(t.labels) for t in of_site.values()))
+        for name, of_site in trials.items()
+    }
+    for number in range(1, training.rounds + 1):
+        for name in sorted(networks):
+            began = time.monotonic()
+            _, states[name] = train_round(
+                networks[name],
+                trials[name],
+                settings,
+                round_number=number,
+                seed=derive_seed(training.seed, name, number),
+                optimiser_state=states[name],
+            )
+            seconds[name] += time.monotonic() - began
+        layers = [(weights[name] / sum(weights.values()), networks[name].common_state()) for name in sorted(networks)]
+        mean = {
+            key: sum((part * state[key] for part, state in layers[1:]), layers[0][0] * layers[0][1][key])
+            for key in layers[0][1]
+        }
+        for network in networks.values():
+            network.load_common(mean)
+    return networks, seconds
+
+
+def _trained_and_predicted(federation: Federation, method: Method, store: Path, kept: str | None) -> list[Scored]:
+    contract, training = federation.contract, federation.training
+
+    def trials_of(site: Site) -> dict[str, BranchTrials]:
+        trials = training_trials(site, contract, store)
+        return trials if kept in (None, site.name) else {k: _shuffled(t, training.seed) for k, t in trials.items()}
+
+    networks, seconds = train_together(
+        federation,
+        store,
+        _normalise_by_batch if method.batch_norm_of_batch else lambda network: None,
+        trials_of,
+        method.sharpness,
+        method.proximal_mu,
+    )
+    common = sum(array.numel() * 4 for array in server_network(federation).common_state().values())
+    found = []
+    for site in federation.site:
+        n_bytes = 0 if contract.share == "none" or method.one_place else 2 * training.rounds * common
+        own = calibration_trials(site, contract, store)
+        for target in target_trials(site, contract, store):
+            began = time.monotonic()
+            words = (training.seed, site.name, target.dataset, target.subject, "fine-tune")
+            network = fine_tune(
+                networks[site.name],
+                own[target.dataset, target.subject],
+                target.branch,
+                federation.settings,
+                derive_seed(*words),
+            )
+            probabilities = predict(network, target.signals, target.branch)
+            spent = seconds[site.name] + time.monotonic() - began
+            found.append(
+                Scored(
+                    site.name if not method.one_place else target.dataset.split("-")[0],
+                    target.dataset,
+                    target.subject,
+                    probabilities,
+                    target.labels,
+                    target.outputs,
+                    spent,
+                    n_bytes,
+                )
+            )
+    return found
+
+
+def _shuffled(trials: BranchTrials, seed: int) -> BranchTrials:
+    return replace(trials, labels=np.random.default_rng(seed).permutation(trials.labels))
+
+
+def _normalise_by_batch(network: SplitModule) -> None:
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm1d):
+            module.track_running_stats = False
+            module.running_mean = module.running_var = module.num_batches_tracked = None
