@@ -25,7 +25,7 @@ Classify = Callable[[Signals, NDArray[np.int64], Signals, Contract, int], tuple[
 
 FILTER_BANK = ((6.0, 14.0), (12.0, 20.0), (18.0, 32.0))  # Hz
 ONE_BAND = ((8.0, 32.0),)
-NETWORK_STEPS = 300  # of an own network: beyond them the training loss of so few trials is near nothing
+NETWORK_STEPS = 100  # of an own network
 OWN_WEIGHT = 10.0  # of a subject's own trials among its site's
 
 
@@ -34,11 +34,11 @@ def run_alone(name: str, federation: Federation, seed: int, store: Path) -> list
     return list(ALONE[name](federation, seed, store))
 
 
-def _own(classify: Classify, riemann: bool = False) -> Callable[[Federation, int, Path], Iterator[Scored]]:
+def _own(classify: Classify, alignment: str = "none") -> Callable[[Federation, int, Path], Iterator[Scored]]:
     """Give a method that sees a subject's own calibration and nothing else."""
 
     def run(federation: Federation, seed: int, store: Path) -> Iterator[Scored]:
-        contract = _contract(federation, "recentred" if riemann else "none")
+        contract = _contract(federation, alignment)
         for site in federation.site:
             own = calibration_trials(site, contract, store)
             for target in target_trials(site, contract, store):
@@ -150,7 +150,7 @@ def _own_network(kind: str) -> Classify:
         optimiser = torch.optim.AdamW(network.parameters(), lr=1e-3, weight_decay=0.01)
         network.train()
         for _ in range(NETWORK_STEPS):
-            batch = torch.randperm(len(labels))[:32]
+            batch = torch.randperm(len(labels))[:16]
             optimiser.zero_grad()
             loss(network(train[batch]), labels[batch]).backward()
             optimiser.step()
@@ -175,12 +175,13 @@ ALONE: dict[str, Callable[[Federation, int, Path], Iterator[Scored]]] = {
     "own-csp-lda": _own(_csp),
     "own-tangent-space": _own(_tangent_space(ONE_BAND)),
     "own-filter-bank-tangent-space": _own(_tangent_space(FILTER_BANK)),
-    "own-riemann": _own(_own_riemann, riemann=True),
+    "own-recentred": _own(_own_riemann, "recentred"),
+    "own-followed": _own(_own_riemann, "followed"),
     "own-shallow": _own(_own_network("ShallowFBCSPNet")),
     "own-eegnet": _own(_own_network("EEGNet")),
     "own-eeginception": _own(_own_network("EEGInceptionMI")),
     "site-pooled": _site("recentred", 1.0),
-    "site-pooled-own-weighted": _site("recentred", OWN_WEIGHT),
-    "site-pooled-followed": _site("followed", OWN_WEIGHT),
+    "site-weighted": _site("recentred", OWN_WEIGHT),
+    "site-weighted-followed": _site("followed", OWN_WEIGHT),
 }
 SEEDED = {"own-shallow", "own-eegnet", "own-eeginception"}  # the others give the same for every seed

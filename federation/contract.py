@@ -48,7 +48,7 @@ class Contract(Table):
         As in `data.preprocessing.Preprocessing`: Hz, seconds after the cue, Hz.
     alignment : {"recentred", "followed", "euclidean", "standard", "none"}
         What is fitted is fitted at the site, on a subject's training trials alone. The extractor "riemann" takes
-        "recentred" covariances (the default with it) or "followed" ones, whose mean follows the test trials as they
+        "recentred" covariances or "followed" ones (the default with it), whose mean follows the test trials as they
         come, one after another, without their labels. The others are for signals: "euclidean" (the default with them)
         whitens; "standard" brings every sample to mean 0 and deviation 1 over the channels, and fits nothing.
     shrinkage : float
@@ -72,7 +72,7 @@ class Contract(Table):
     band: tuple[Positive, Positive] = (4.0, 38.0)
     extractor: Literal["riemann", "shallow"] = "riemann"
     alignment: Literal["recentred", "followed", "euclidean", "standard", "none"] = Field(
-        default_factory=lambda data: "recentred" if data.get("extractor") == "riemann" else "euclidean"
+        default_factory=lambda data: "followed" if data.get("extractor") == "riemann" else "euclidean"
     )
     shrinkage: float = Field(0.0, ge=0, le=1)
     width: int = Field(50, ge=1)
