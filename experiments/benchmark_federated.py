@@ -20,6 +20,7 @@ from federation.site_trials import calibration_trials, target_trials, training_t
 from mfscsn.network import SplitModule
 from mfscsn.training import BranchTrials, derive_seed, fine_tune, predict, train_round
 
+ONE_PLACE = "--in-one-place--"  # between the names of a site and of its data set
 COMMON_CHANNELS = ["C3", "Cz", "C4"]  # what the headsets of openmi share
 MERGED_LABELS = ["left_hand", "right_hand", "hands", "feet", "rest"]
 
@@ -112,7 +113,7 @@ def configured(federation: Federation, method: Method, seed: int) -> Federation:
     document["training"] |= {**method.training, "seed": seed}
     if method.one_place:
         datasets = [
-            {**dataset, "name": f"{site['name']}-{dataset['name']}"}
+            {**dataset, "name": f"{site['name']}{ONE_PLACE}{dataset['name']}"}
             for site in document["site"]
             for dataset in site["dataset"]
         ]
@@ -223,8 +224,7 @@ def _trained_and_predicted(federation: Federation, method: Method, store: Path, 
             spent = seconds[site.name] + time.monotonic() - began
             found.append(
                 Scored(
-                    site.name if not method.one_place else target.dataset.split("-")[0],
-                    target.dataset,
+                    *((site.name, target.dataset) if not method.one_place else target.dataset.split(ONE_PLACE)),
                     target.subject,
                     probabilities,
                     target.labels,

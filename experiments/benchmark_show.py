@@ -158,13 +158,18 @@ def plot(rows: pd.DataFrame, folder: Path, name: str) -> list[Path]:
 
 
 def _sites(rows: pd.DataFrame) -> list[str]:
-    return list(dict.fromkeys(rows["site"]))
+    return list(dict.fromkeys(rows[_grouping(rows)]))
+
+
+def _grouping(rows: pd.DataFrame) -> str:
+    """Say what subjects are averaged within: their site or, where every site is one subject, their data set."""
+    return "site" if rows.groupby("site")["subject"].nunique().max() > 1 else "dataset"
 
 
 def _of_site(rows: pd.DataFrame, method: str, site: str) -> NDArray[np.float64]:
     """Points, shape (n_subjects, n_seeds)."""
-    chosen = rows[(rows["method"] == method) & (rows["site"] == site)]
-    table = chosen.pivot_table(index=["dataset", "subject"], columns="seed", values="balanced_accuracy")
+    chosen = rows[(rows["method"] == method) & (rows[_grouping(rows)] == site)]
+    table = chosen.pivot_table(index=["site", "dataset", "subject"], columns="seed", values="balanced_accuracy")
     return 100 * table.to_numpy(dtype=float)
 
 
