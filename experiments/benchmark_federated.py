@@ -221,16 +221,18 @@ def _trained_and_predicted(federation: Federation, method: Method, store: Path, 
                 derive_seed(*words),
             )
             probabilities = predict(network, target.signals, target.branch)
+            where = target.dataset.split(ONE_PLACE) if method.one_place else [site.name, target.dataset]
             spent = seconds[site.name] + time.monotonic() - began
             found.append(
                 Scored(
-                    *((site.name, target.dataset) if not method.one_place else target.dataset.split(ONE_PLACE)),
-                    target.subject,
-                    probabilities,
-                    target.labels,
-                    target.outputs,
-                    spent,
-                    n_bytes,
+                    site=where[0],
+                    dataset=where[1],
+                    subject=target.subject,
+                    probabilities=probabilities,
+                    labels=target.labels,
+                    outputs=target.outputs,
+                    seconds=spent,
+                    n_bytes=n_bytes,
                 )
             )
     return found
