@@ -4,7 +4,7 @@ import hashlib
 import itertools
 import json
 import multiprocessing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from experiments.benchmark_alone import ALONE, SEEDED, run_alone
 from experiments.benchmark_federated import METHODS, configured, run_method
 from experiments.prepare import prepare_sites
 from experiments.references import start_worker
-from federation.contract import Federation, Table, load_federation, parse_table, read_toml
+from federation.contract import Federation, Site, Table, load_federation, parse_table, read_toml
 from federation.site_scores import balanced_accuracy
 from federation.site_trials import calibration_trials, digest
 
@@ -50,12 +50,15 @@ class Bench(Table):
         0 to `seeds` - 1. A method without randomness runs once.
     calibration : list of int, optional
         Run all with so many calibration trials of each target subject, the first in time; all where there are fewer.
+    new_site : bool
+        Each site in turn is a new one: it has its targets' calibration, and all trials of the other sites train.
     """
 
     federation: str
     methods: list[str] = Field(min_length=1)
     seeds: int = Field(10, ge=1)
     calibration: list[int] | None = Field(None, min_length=1)
+    new_site: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,7 @@ class Job:
     method: str
     seed: int
     calibration: int | None
+    new_site: bool = False
 
 
 def load_bench(path: Path, data_root: Path | None = None) -> tuple[Bench, Federation]:
@@ -88,7 +92,7 @@ def jobs_of(bench: Bench) -> list[Job]:
     """List all jobs, seed by seed, so that what is broken off is whole for the first seeds."""
     calibrations: list[int | None] = [*bench.calibration] if bench.calibration else [None]
     return [
-        Job(method, seed, calibration)
+        Job(method, seed, calibration, bench.new_site)
         for seed, calibration, method in itertools.product(range(bench.seeds), calibrations, bench.methods)
         if seed == 0 or method in METHODS or method in SEEDED
     ]
@@ -126,10 +130,11 @@ def run_benchmark(
         When the CSV was made with another configuration or other trials.
     """
     made_with = {"federation": federation.digest(), "trials": _trials(federation, store)}
+    made_with |= {"new_site": "true"} if bench.new_site else {}
     rows = _read(results, made_with)
     wanted = jobs_of(bench)
     done = {
-        Job(str(m), int(s), None if bench.calibration is None else int(c))
+        Job(str(m), int(s), None if bench.calibration is None else int(c), bench.new_site)
         for m, s, c in rows[["method", "seed", "asked"]].drop_duplicates().itertuples(index=False)
     }
     missing = [job for job in wanted if job not in done]
@@ -167,12 +172,13 @@ def run_job(job: Job, federation: Federation, store: Path) -> list[dict[str, obj
 
     torch.set_num_threads(1)
     federation = with_calibration(federation, job.calibration)
-    run = run_alone if job.method in ALONE else None
-    scored = (
-        run(job.method, federation, job.seed, store)
-        if run
-        else run_method(federation, METHODS[job.method], job.seed, store)
-    )
+    scored = []
+    for federation_of_job, names in _in_turn(federation, job):
+        if job.method in ALONE:
+            found = run_alone(job.method, federation_of_job, job.seed, store)
+        else:
+            found = run_method(federation_of_job, METHODS[job.method], job.seed, store)
+        scored += [row for row in found if row.site in names]
     sizes = {
         (site.name, subject): len(trials.labels)
         for site in federation.site
@@ -194,6 +200,21 @@ def run_job(job: Job, federation: Federation, store: Path) -> list[dict[str, obj
         }
         for row in scored
     ]
+
+
+def _in_turn(federation: Federation, job: Job) -> Iterator[tuple[Federation, set[str]]]:
+    """Give the federations that a job trains, and the sites whose targets are scored in each."""
+    if not job.new_site:
+        yield federation, {site.name for site in federation.site}
+        return
+    alone = job.method in ALONE or METHODS[job.method].contract.get("share") == "none"
+    for new in federation.site:
+        others = [] if alone else [_all_train(site) for site in federation.site if site is not new]
+        yield federation.model_copy(update={"site": [new, *others]}), {new.name}
+
+
+def _all_train(site: Site) -> Site:
+    return site.model_copy(update={"dataset": [d.model_copy(update={"targets": []}) for d in site.dataset]})
 
 
 def with_calibration(federation: Federation, first: int | None) -> Federation:
