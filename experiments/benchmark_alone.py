@@ -179,7 +179,7 @@ ALONE: dict[str, Callable[[Federation, int, Path], Iterator[Scored]]] = {
     "own-followed": _own(_own_riemann, "followed"),
     "own-shallow": _own(_own_network("ShallowFBCSPNet")),
     "own-eegnet": _own(_own_network("EEGNet")),
-    "own-eeginception": _own(_own_network("EEGInceptionMI")),
+    "own-eeginception": _own(_own_network("EEGInceptionERP")),
     "site-pooled": _site("recentred", 1.0),
     "site-weighted": _site("recentred", OWN_WEIGHT),
     "site-weighted-followed": _site("followed", OWN_WEIGHT),
