@@ -89,7 +89,7 @@ METHODS: dict[str, Method] = {
 
 @dataclass(frozen=True)
 class Scored:
-    """A target subject as a method left it: who, its probabilities, and what they cost the site."""
+    """A target subject as a method left it: who, its probabilities, and its cost (CPU seconds, bytes)."""
 
     site: str
     dataset: str
@@ -153,7 +153,7 @@ def train_together(
     sharpness: float = 0.0,
     proximal_mu: float = 0.0,
 ) -> tuple[dict[str, SplitModule], dict[str, float]]:
-    """Train all sites round by round in this process; give each site's network and its seconds."""
+    """Train all sites round by round in this process; give each site's network and its CPU seconds."""
     contract, training = federation.contract, federation.training
     settings = replace(federation.settings, sharpness=sharpness, proximal_mu=proximal_mu)
     load = trials_of or (lambda site: training_trials(site, contract, store))
@@ -170,7 +170,7 @@ def train_together(
     }
     for number in range(1, training.rounds + 1):
         for name in sorted(networks):
-            began = time.monotonic()
+            began = time.process_time()
             _, states[name] = train_round(
                 networks[name],
                 trials[name],
@@ -179,7 +179,7 @@ def train_together(
                 seed=derive_seed(training.seed, name, number),
                 optimiser_state=states[name],
             )
-            seconds[name] += time.monotonic() - began
+            seconds[name] += time.process_time() - began
         layers = [(weights[name] / sum(weights.values()), networks[name].common_state()) for name in sorted(networks)]
         mean = {
             key: sum((part * state[key] for part, state in layers[1:]), layers[0][0] * layers[0][1][key])
@@ -211,7 +211,7 @@ def _trained_and_predicted(federation: Federation, method: Method, store: Path, 
         n_bytes = 0 if contract.share == "none" or method.one_place else 2 * training.rounds * common
         own = calibration_trials(site, contract, store)
         for target in target_trials(site, contract, store):
-            began = time.monotonic()
+            began = time.process_time()
             words = (training.seed, site.name, target.dataset, target.subject, "fine-tune")
             network = fine_tune(
                 networks[site.name],
@@ -222,7 +222,7 @@ def _trained_and_predicted(federation: Federation, method: Method, store: Path, 
             )
             probabilities = predict(network, target.signals, target.branch)
             where = target.dataset.split(ONE_PLACE) if method.one_place else [site.name, target.dataset]
-            spent = seconds[site.name] + time.monotonic() - began
+            spent = seconds[site.name] + time.process_time() - began
             found.append(
                 Scored(
                     site=where[0],

@@ -61,7 +61,7 @@ class Architecture:
 
     n_times: int
     sfreq: float
-    extractor: str = "riemann"
+    extractor: str = "shallow"
     width: int = 50
     n_common_layers: int = 1
     n_head_layers: int = 0

@@ -96,7 +96,7 @@ def train_round(
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    signals = {name: torch.from_numpy(np.ascontiguousarray(t.signals)) for name, t in trials.items()}
+    signals = {name: torch.from_numpy(np.require(t.signals, requirements=["C", "W"])) for name, t in trials.items()}
     labels = {name: torch.from_numpy(t.labels) for name, t in trials.items()}
     weights = {name: class_weights(labels[name], len(t.names)) for name, t in trials.items()}
     common = {name: p for name, p in network.named_parameters() if name in set(network.common_names())}
@@ -183,7 +183,9 @@ def predict(
     network.eval()
     with torch.inference_mode():
         parts = [
-            network(torch.from_numpy(np.ascontiguousarray(signals[at : at + batch_size])), branch).softmax(1)
+            network(
+                torch.from_numpy(np.require(signals[at : at + batch_size], requirements=["C", "W"])), branch
+            ).softmax(1)
             for at in range(0, len(signals), batch_size)
         ]
     return torch.cat(parts).double().numpy()

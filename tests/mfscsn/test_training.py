@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mfscsn.network import Architecture, Branch, SeparateCommonSeparate
-from mfscsn.training import BranchTrials, Settings, derive_seed, predict, train_round
+from mfscsn.training import BranchTrials, Settings, _uphill, derive_seed, fine_tune, predict, train_round
 
 ARCHITECTURE = Architecture(n_times=256, sfreq=128.0)
 SHAPES = {"a": Branch(3, 2), "b": Branch(4, 3)}
@@ -120,3 +120,26 @@ def test_mmd_brings_branches_together(trials):
 def test_seeds_differ_by_every_word():
     seeds = {derive_seed(*words) for words in ((0, "a", 1), (1, "a", 1), (0, "b", 1), (0, "a", 2), (0, "a"))}
     assert len(seeds) == 5
+
+
+def test_fine_tuning_leaves_the_network_as_it_was():
+    network = SeparateCommonSeparate(Architecture(2, 128.0, extractor="riemann"), {"a": Branch(2, 2)})
+    before = {k: v.clone() for k, v in network.state_dict().items()}
+    rng = np.random.default_rng(0)
+    own = BranchTrials(rng.standard_normal((8, 5, 3)).astype(np.float32), np.arange(8) % 2, ("left", "right"))
+    tuned = fine_tune(network, own, "a", Settings(fine_tune=3), seed=1)
+    assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
+    assert not torch.equal(tuned.state_dict()["common.0.weight"], before["common.0.weight"])
+    same = fine_tune(network, own, "a", Settings(fine_tune=0), seed=1)
+    assert all(torch.equal(before[k], v) for k, v in same.state_dict().items())
+
+
+def test_sharpness_takes_the_gradient_uphill_and_comes_back():
+    network = torch.nn.Linear(2, 1, bias=False)
+    network.weight.data = torch.tensor([[3.0, 4.0]])
+    network.weight.grad = torch.tensor([[6.0, 8.0]])
+    with _uphill(network, 0.5):
+        assert torch.allclose(network.weight.data, torch.tensor([[3.3, 4.4]]))
+        network.weight.grad = torch.tensor([[1.0, 2.0]])
+    assert torch.allclose(network.weight.data, torch.tensor([[3.0, 4.0]]))
+    assert torch.equal(network.weight.grad, torch.tensor([[1.0, 2.0]]))
