@@ -122,7 +122,7 @@ def run_benchmark(
     Returns
     -------
     pandas.DataFrame
-        `COLUMNS`; one row for each job and target subject.
+        `COLUMNS`; one row for each job and target subject, in the order of the benchmark's methods.
 
     Raises
     ------
@@ -154,8 +154,10 @@ def run_benchmark(
             raise
         finally:
             pool.shutdown(cancel_futures=True)
+        rows = _read(results, made_with)
     chosen = rows[rows["method"].isin(bench.methods) & (rows["seed"] < bench.seeds)]
-    return chosen.reset_index(drop=True)
+    place = {method: k for k, method in enumerate(bench.methods)}
+    return chosen.sort_values("method", key=lambda names: names.map(place), kind="stable", ignore_index=True)
 
 
 def prepare_bench(bench: Bench, federation: Federation, store: Path, progress: Callable[..., None]) -> Federation:
@@ -240,7 +242,10 @@ def with_calibration(federation: Federation, first: int | None) -> Federation:
 
 
 def shuffled_store(store: Path, out: Path, seed: int = 0) -> None:
-    """Copy prepared trials with the labels shuffled within each subject: no method may then be above chance."""
+    """Copy prepared trials with the labels shuffled within each subject's runs: no method may then be above chance.
+
+    Within runs, so that a subject's calibration and test keep their tasks.
+    """
     import numpy as np
 
     rng = np.random.default_rng(seed)
@@ -249,7 +254,10 @@ def shuffled_store(store: Path, out: Path, seed: int = 0) -> None:
         folder = out / manifest.parent.name
         folder.mkdir(parents=True)
         for entry in document["subjects"].values():
-            entry["labels"] = [entry["labels"][k] for k in rng.permutation(len(entry["labels"]))]
+            labels, runs = np.array(entry["labels"]), np.array(entry["runs"])
+            for run in dict.fromkeys(entry["runs"]):
+                labels[runs == run] = rng.permutation(labels[runs == run])
+            entry["labels"] = labels.tolist()
             (folder / entry["file"]).symlink_to((manifest.parent / entry["file"]).resolve())
         (folder / manifest.name).write_text(json.dumps(document))
 

@@ -92,7 +92,7 @@ def benchmark(
         Path | None, typer.Option("--out", help="The table of results.  \\[default: results/NAME.csv]")
     ] = None,
     shuffle_labels: Annotated[
-        bool, typer.Option(help="Shuffle labels within each subject: a leak would show as a score above chance.")
+        bool, typer.Option(help="Shuffle labels within each run: a leak would show as a score above chance.")
     ] = False,
     data_root: DataRoot = None,
     store: StoreRoot = PREPARED,
@@ -124,7 +124,7 @@ def benchmark(
             lambda what, done, total: show.progress(Progress(what, done, total)),
         )
     print_benchmark(rows, name)
-    plot(rows, table.parent, name)
+    plot(rows, table.parent, table.stem)
     typer.echo(f"results: {table}; plots: {table.with_suffix('.svg')}, {table.with_suffix('.png')}")
 
 

@@ -236,7 +236,7 @@ def _aligned(
     if contract.extractor == "riemann":
         # Nothing of it is learned: made once, it serves every round
         followed = contract.alignment == "followed" and not np.array_equal(chosen, fitted)
-        made_of = [subject.digest, chosen.tolist(), fitted.tolist(), followed, riemann.VERSION]
+        made_of = [subject.digest, trials.channels, chosen.tolist(), fitted.tolist(), followed, riemann.VERSION]
         name = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:32]
         return kept_array(store_root / "tangent" / f"{name}.npy", lambda: _tangent(trials, fitted_on, followed))
     if contract.alignment == "none":

@@ -28,6 +28,13 @@ def test_bids_folders_are_relative_to_the_file_or_to_a_given_root(tmp_path):
     assert moved.site[0].dataset[0].source == f"bids:{tmp_path}/elsewhere/eeg/clinic"
 
 
+def test_alignment_follows_the_extractor(tmp_path):
+    assert federation_of(tiny_toml(), tmp_path).contract.alignment == "euclidean"
+    riemann = federation_of(tiny_toml().replace('"shallow"', '"riemann"'), tmp_path)
+    assert riemann.contract.alignment == "followed"
+    assert federation_of(riemann.to_toml(), tmp_path).contract == riemann.contract
+
+
 def test_tasks_may_be_renamed(tmp_path):
     text = tiny_toml().replace('tasks = ["right_hand", "rest"]', 'tasks = { right_hand = "grasp", rest = "rest" }')
     dataset = (federation := federation_of(text, tmp_path)).site[0].dataset[0]
@@ -51,7 +58,15 @@ def test_tasks_may_be_renamed(tmp_path):
         ("targets = [3]", "target = [3]", "site 'north', dataset 1, target: unknown key; did you mean 'targets'?"),
         ("targets = [3]", "targets = [3]\nsubjects = [1]", "target '3' is not among the subjects"),
         ("first = 12", "frist = 12", "calibration, frist: unknown key; did you mean 'first'?"),
-        ("first = 12", 'first = 12, runs = ["0"]', "expected one of {runs = [...]}"),
+        ("first = 12", 'sessions = ["0"], runs = ["0"]', "expected one of {runs = [...]}"),
+        ("{ first = 12 }", "{}", "expected one of {runs = [...]}"),
+        ('extractor = "shallow"', 'extractor = "deep"', "contract, extractor: expected 'riemann' or 'shallow'"),
+        ('extractor = "shallow"', 'alignment = "euclidean"', "alignment 'euclidean' does not fit extractor 'riemann'"),
+        (
+            'extractor = "shallow"',
+            'extractor = "shallow"\nalignment = "followed"',
+            "takes ['euclidean', 'none', 'standard']",
+        ),
         ("calibration = { first = 12 }", "", "targets need calibration"),
         ('tasks = ["right_hand", "rest"]', 'tasks = ["rest"]', "data set 'clinic' has the one class ['rest']"),
         ("window = [0.5, 2.5]", 'share = "all-but-head"', "share = 'all-but-head' needs channels = [...]"),

@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import SHARED, LoopGrid
 
+from experiments.benchmark import Job, run_job, shuffled_store
 from experiments.evaluate import evaluate
 from experiments.prepare import prepare_sites
 from experiments.references import reference_jobs, train_references
@@ -41,14 +43,15 @@ def test_the_fixed_split_has_the_published_numbers_of_trials(openmi):
         for site in federation.site
     }
     targets = ("009", "010", "011", "012")
+    # Ten views: five bands in two pieces
     assert found["mmidb"] == (
-        {"eegmmidb": (8 * 60 + 4 * 15, 64, 384)},
+        {"eegmmidb": (8 * 60 + 4 * 15, 10, 64 * 65 // 2)},
         [15] * 4,
         [(s, 30, 2) for s in targets],
     )
-    assert found["grasp"][0]["openbci_grasp"][1:] == (15, 384) and found["grasp"][1] == [40, 40, 40]
+    assert found["grasp"][0]["openbci_grasp"][1:] == (10, 15 * 16 // 2) and found["grasp"][1] == [40, 40, 40]
     assert [(s, n) for s, _, n in found["grasp"][2]] == [("005", 2), ("006", 2), ("007", 2)]
-    assert found["lrr"] == ({"openbci_lrr": (120, 11, 384)}, [60, 60], [("001", 475, 3), ("002", 210, 3)])
+    assert found["lrr"] == ({"openbci_lrr": (120, 10, 11 * 12 // 2)}, [60, 60], [("001", 475, 3), ("002", 210, 3)])
 
 
 @OPENMI
@@ -89,3 +92,16 @@ calibration = { runs = ["0", "3"] }
     train_references(run, reference_jobs(run), lambda done, total: None)
     scores = evaluate(run)
     assert {(s.dataset, s.subject, s.n_test) for s in scores} == {("PhysionetMI", "42", 60)}
+
+
+@OPENMI
+@pytest.mark.parametrize("method", ["own-followed", "site-weighted-followed", "mf-scsn"])
+def test_shuffled_labels_give_chance(openmi, tmp_path, method):
+    """A label that leaked from the test trials would show: chance is 50, 50 and 33 percent at the three sites."""
+    federation, store = openmi
+    shuffled_store(store, tmp_path / "shuffled", seed=1)
+    rows = pd.DataFrame(run_job(Job(method, 0, None), federation, tmp_path / "shuffled"))
+    of_sites = rows.groupby("site")["balanced_accuracy"].mean()
+    expected = {"mmidb": (0.5, 4 * 30), "grasp": (0.5, 3 * 120), "lrr": (1 / 3, 475 + 210)}
+    for site, (chance, n) in expected.items():
+        assert abs(of_sites[site] - chance) < 4 * (chance * (1 - chance) / n) ** 0.5, (site, of_sites[site])
