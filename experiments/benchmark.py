@@ -4,10 +4,12 @@ import hashlib
 import itertools
 import json
 import multiprocessing
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from pydantic import Field
@@ -52,6 +54,8 @@ class Bench(Table):
         Run all with so many calibration trials of each target subject, the first in time; all where there are fewer.
     new_site : bool
         Each site in turn is a new one: it has its targets' calibration, and all trials of the other sites train.
+    results : str, optional
+        The CSV of results, relative to this file.
     """
 
     federation: str
@@ -59,6 +63,7 @@ class Bench(Table):
     seeds: int = Field(10, ge=1)
     calibration: list[int] | None = Field(None, min_length=1)
     new_site: bool = False
+    results: str | None = None
 
 
 @dataclass(frozen=True)
@@ -71,13 +76,22 @@ class Job:
     new_site: bool = False
 
 
-def load_bench(path: Path, data_root: Path | None = None) -> tuple[Bench, Federation]:
-    """Read a BENCH.toml and the federation that it names; raise InputError in one line."""
+def load_bench(path: Path, data_root: Path | None = None) -> tuple[Bench, Federation, dict[str, Any]]:
+    """Read a BENCH.toml and the federation that it names; raise InputError in one line.
+
+    Returns
+    -------
+    Bench, Federation, dict
+        The last is what results are made with: the federation's file in JSON types, and whether sites are new.
+    """
     bench = parse_table(Bench, read_toml(path), str(path))
     known = [*ALONE, *METHODS]
     for method in bench.methods:
         check_method(method, known, str(path))
-    return bench, load_federation((path.parent / bench.federation).resolve(), data_root)
+    described = (path.parent / bench.federation).resolve()
+    document = {key: value for key, value in read_toml(described).items() if key != "data_root"}
+    made_with = {"federation": json.loads(json.dumps(document, default=str)), "new_site": bench.new_site}
+    return bench, load_federation(described, data_root), made_with
 
 
 def check_method(method: str, known: Sequence[str], where: str) -> None:
@@ -98,11 +112,28 @@ def jobs_of(bench: Bench) -> list[Job]:
     ]
 
 
+def missing_jobs(bench: Bench, rows: pd.DataFrame) -> list[Job]:
+    """List the jobs that have no rows yet."""
+    done = {
+        Job(str(method), int(seed), None if bench.calibration is None else int(asked), bench.new_site)
+        for method, seed, asked in rows[["method", "seed", "asked"]].drop_duplicates().itertuples(index=False)
+    }
+    return [job for job in jobs_of(bench) if job not in done]
+
+
+def chosen_rows(bench: Bench, rows: pd.DataFrame) -> pd.DataFrame:
+    """Give the rows that a benchmark asks for, in the order of its methods."""
+    chosen = rows[rows["method"].isin(bench.methods) & (rows["seed"] < bench.seeds)]
+    place = {method: k for k, method in enumerate(bench.methods)}
+    return chosen.sort_values("method", key=lambda names: names.map(place), kind="stable", ignore_index=True)
+
+
 def run_benchmark(
     bench: Bench,
     federation: Federation,
     store: Path,
     results: Path,
+    made_with: dict[str, Any],
     n_parallel: int,
     report: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> pd.DataFrame:
@@ -111,53 +142,44 @@ def run_benchmark(
     Parameters
     ----------
     bench, federation : Bench, Federation
-        The federation with its subjects named, as `prepare_sites` gives it.
+        The federation with its subjects named, as `prepare_bench` gives it.
     store : Path
         The folder of prepared trials.
     results : Path
         The CSV; beside it lies a JSON that says what it was made with.
+    made_with : dict
+        As `load_bench` gives it.
     n_parallel : int
         Processes, each with one thread.
 
     Returns
     -------
     pandas.DataFrame
-        `COLUMNS`; one row for each job and target subject, in the order of the benchmark's methods.
+        `COLUMNS` and "asked" (of `Bench.calibration`, or 0); one row for each job and target subject.
 
     Raises
     ------
     InputError
         When the CSV was made with another configuration or other trials.
     """
-    made_with = {"federation": federation.digest(), "trials": _trials(federation, store)}
-    made_with |= {"new_site": "true"} if bench.new_site else {}
-    rows = _read(results, made_with)
-    wanted = jobs_of(bench)
-    done = {
-        Job(str(m), int(s), None if bench.calibration is None else int(c), bench.new_site)
-        for m, s, c in rows[["method", "seed", "asked"]].drop_duplicates().itertuples(index=False)
-    }
-    missing = [job for job in wanted if job not in done]
-    report("benchmark", len(wanted) - len(missing), len(wanted))
-    if missing:
-        context = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(n_parallel, context, initializer=start_worker)
-        try:
-            futures = {pool.submit(run_job, job, federation, store): job for job in missing}
-            for n, future in enumerate(as_completed(futures), len(wanted) - len(missing) + 1):
-                rows = pd.concat([rows, pd.DataFrame(future.result())], ignore_index=True)
-                _write(results, rows, made_with)
-                report("benchmark", n, len(wanted))
-        except BaseException:
-            for worker in multiprocessing.active_children():
-                worker.kill()
-            raise
-        finally:
-            pool.shutdown(cancel_futures=True)
-        rows = _read(results, made_with)
-    chosen = rows[rows["method"].isin(bench.methods) & (rows["seed"] < bench.seeds)]
-    place = {method: k for k, method in enumerate(bench.methods)}
-    return chosen.sort_values("method", key=lambda names: names.map(place), kind="stable", ignore_index=True)
+    trials = _trials(federation, store)
+    rows = read_results(results, made_with, trials)
+    missing, total = missing_jobs(bench, rows), len(jobs_of(bench))
+    report("benchmark", total - len(missing), total)
+    pool = ProcessPoolExecutor(n_parallel, multiprocessing.get_context("spawn"), initializer=start_worker)
+    try:
+        futures = [pool.submit(run_job, job, federation, store) for job in missing]
+        for n, future in enumerate(as_completed(futures), total - len(missing) + 1):
+            rows = pd.concat([rows, pd.DataFrame(future.result())], ignore_index=True)
+            _write(results, rows, {**made_with, "trials": trials})
+            report("benchmark", n, total)
+    except BaseException:
+        for worker in multiprocessing.active_children():
+            worker.kill()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return chosen_rows(bench, read_results(results, made_with))
 
 
 def prepare_bench(bench: Bench, federation: Federation, store: Path, progress: Callable[..., None]) -> Federation:
@@ -249,6 +271,7 @@ def shuffled_store(store: Path, out: Path, seed: int = 0) -> None:
     import numpy as np
 
     rng = np.random.default_rng(seed)
+    shutil.rmtree(out, ignore_errors=True)
     for manifest in sorted(store.glob("*/manifest.json")):
         document = json.loads(manifest.read_text())
         folder = out / manifest.parent.name
@@ -268,21 +291,29 @@ def _trials(federation: Federation, store: Path) -> str:
     return hashlib.sha256(json.dumps([digests, split]).encode()).hexdigest()
 
 
-def _read(results: Path, made_with: dict[str, str]) -> pd.DataFrame:
+def read_results(results: Path, made_with: dict[str, Any], trials: str | None = None) -> pd.DataFrame:
+    """Read the rows that there are; none where there is no file.
+
+    Raises
+    ------
+    InputError
+        When they were made with another configuration or, where `trials` is given, other trials.
+    """
     about = results.with_suffix(".json")
     if not results.exists():
         return pd.DataFrame(columns=[*COLUMNS, "asked"])
-    if not about.exists() or json.loads(about.read_text()) != made_with:
-        raise InputError(
-            f"{results}: made with another configuration or other trials; give another --out, or remove it"
-        )
+    known = json.loads(about.read_text()) if about.exists() else {}
+    theirs = known.pop("trials", None)
+    if (known, theirs) != (made_with, trials or theirs):
+        what = "other trials" if known == made_with else "another configuration"
+        raise InputError(f"{results}: made with {what}; give another --out, or remove it")
     rows = pd.read_csv(results, dtype={"subject": str, "dataset": str})
     if not set(COLUMNS) <= set(rows.columns):
         raise InputError(f"{results}: no results of a benchmark; its columns are {', '.join(rows.columns)}")
     return rows
 
 
-def _write(results: Path, rows: pd.DataFrame, made_with: dict[str, str]) -> None:
+def _write(results: Path, rows: pd.DataFrame, made_with: dict[str, Any]) -> None:
     order = ["method", "asked", "seed", "site", "dataset", "subject"]
     with replaced(results.with_suffix(".json")) as out:
         out.write(json.dumps(made_with, indent=1).encode())

@@ -31,8 +31,8 @@ class Method:
 
     Parameters
     ----------
-    contract, training : mapping
-        Values in place of the file's.
+    contract, training, site : mapping
+        Values in place of the file's; `site` is of every site.
     proximal_mu, sharpness : float
         As in `mfscsn.training.Settings`.
     batch_norm_of_batch : bool
@@ -49,6 +49,7 @@ class Method:
 
     contract: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
+    site: Mapping[str, Any] = field(default_factory=dict)
     proximal_mu: float = 0.0
     sharpness: float = 0.0
     batch_norm_of_batch: bool = False
@@ -74,6 +75,8 @@ METHODS: dict[str, Method] = {
     "mf-scsn-ensemble": Method(ensemble=5),
     "mf-scsn-no-fine-tuning": Method(training={"fine_tune": 0}),
     "mf-scsn-sam": Method(sharpness=0.05),
+    "mf-scsn-branch-by-subject": Method(site={"branch_by": "subject"}),
+    "mf-scsn-branch-by-subject-mmd": Method(training={"mmd": 1.0}, site={"branch_by": "subject"}),
     "mf-scsn-shallow": Method(SHALLOW, SHALLOW_TRAINING),
     "mf-scsn-shallow-unshared": Method({**SHALLOW, "share": "none"}, SHALLOW_TRAINING),
     "fedavg": _rival("all"),
@@ -111,6 +114,7 @@ def configured(federation: Federation, method: Method, seed: int) -> Federation:
     if "extractor" in changes and "alignment" not in changes:
         del document["contract"]["alignment"]
     document["training"] |= {**method.training, "seed": seed}
+    document["site"] = [{**site, **method.site} for site in document["site"]]
     if method.one_place:
         datasets = [
             {**dataset, "name": f"{site['name']}{ONE_PLACE}{dataset['name']}"}
@@ -175,7 +179,6 @@ def train_together(
                 networks[name],
                 trials[name],
                 settings,
-                round_number=number,
                 seed=derive_seed(training.seed, name, number),
                 optimiser_state=states[name],
             )

@@ -128,6 +128,7 @@ def plot(rows: pd.DataFrame, folder: Path, name: str) -> list[Path]:
     import matplotlib
 
     matplotlib.use("Agg")
+    matplotlib.rcParams["svg.hashsalt"] = name  # the same rows, the same file
     from matplotlib import pyplot
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -152,7 +153,7 @@ def plot(rows: pd.DataFrame, folder: Path, name: str) -> list[Path]:
     figure.tight_layout()
     files = [folder / f"{name}.{kind}" for kind in ("svg", "png")]
     for file in files:
-        figure.savefig(file, dpi=150)
+        figure.savefig(file, dpi=150, metadata={"Date": None} if file.suffix == ".svg" else None)
     pyplot.close(figure)
     return files
 

@@ -1,5 +1,6 @@
 """The `mfscsn` command. Errors that a user can mend are one line and exit code 2; a failed run exits with 1."""
 
+import importlib.util
 import os
 import sys
 import time
@@ -89,7 +90,8 @@ def benchmark(
     seeds: Annotated[int | None, typer.Option(min=1, help="Seeds, in place of the file's.")] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes.  \\[default: one a core]")] = None,
     results: Annotated[
-        Path | None, typer.Option("--out", help="The table of results.  \\[default: results/NAME.csv]")
+        Path | None,
+        typer.Option("--out", help="The table of results.  \\[default: as the file says, or results/NAME.csv]"),
     ] = None,
     shuffle_labels: Annotated[
         bool, typer.Option(help="Shuffle labels within each run: a leak would show as a score above chance.")
@@ -98,31 +100,49 @@ def benchmark(
     store: StoreRoot = PREPARED,
 ) -> None:
     """Compare all methods on the same trials; what --out holds already is not computed again."""
-    from experiments.benchmark import check_method, load_bench, prepare_bench, run_benchmark, shuffled_store
+    for module in ("braindecode", "matplotlib", "pyriemann"):
+        if importlib.util.find_spec(module) is None:
+            raise InputError(f"the benchmark needs {module}; pip install 'mfscsn[benchmark]'")
+    from experiments.benchmark import (
+        check_method,
+        chosen_rows,
+        load_bench,
+        missing_jobs,
+        prepare_bench,
+        read_results,
+        run_benchmark,
+        shuffled_store,
+    )
     from experiments.benchmark_show import plot, print_benchmark
     from experiments.show import ProgressLines
     from experiments.simulate import Progress
 
-    plan, federation = load_bench(bench, data_root)
+    plan, federation, made_with = load_bench(bench, data_root)
     chosen = plan.methods if methods is None else [name.strip() for name in methods.split(",")]
     for method in chosen:
         check_method(method, plan.methods, str(bench))
     plan = plan.model_copy(update={"methods": chosen, "seeds": seeds or plan.seeds})
+    made_with["shuffled_labels"] = shuffle_labels
     name = bench.stem + ("-shuffled" if shuffle_labels else "")
-    table = results or Path("results") / f"{name}.csv"
-    with ProgressLines() as show:
-        federation = prepare_bench(plan, federation, store, show.prepared)
-        if shuffle_labels:
-            store, real = store / "shuffled", store
-            shuffled_store(real, store)
-        rows = run_benchmark(
-            plan,
-            federation,
-            store,
-            table,
-            jobs or os.cpu_count() or 1,
-            lambda what, done, total: show.progress(Progress(what, done, total)),
-        )
+    kept = bench.parent / plan.results if plan.results and not shuffle_labels else Path("results") / f"{name}.csv"
+    table = results or kept
+    rows = read_results(table, made_with)
+    if missing_jobs(plan, rows):
+        with ProgressLines() as show:
+            federation = prepare_bench(plan, federation, store, show.prepared)
+            if shuffle_labels:
+                store, real = store / "shuffled", store
+                shuffled_store(real, store)
+            rows = run_benchmark(
+                plan,
+                federation,
+                store,
+                table,
+                made_with,
+                jobs or os.cpu_count() or 1,
+                lambda what, done, total: show.progress(Progress(what, done, total)),
+            )
+    rows = chosen_rows(plan, rows)
     print_benchmark(rows, name)
     plot(rows, table.parent, table.stem)
     typer.echo(f"results: {table}; plots: {table.with_suffix('.svg')}, {table.with_suffix('.png')}")

@@ -113,7 +113,6 @@ def _train(path: Path, job: Job, threads: int) -> None:
             network,
             trials,
             settings,
-            round_number=number,
             seed=derive_seed(*words, number),
             optimiser_state=state,
         )

@@ -55,7 +55,6 @@ def _train(message: Message, run: RunFolder, site: Site, folder: SiteFolder) -> 
         network,
         trials,
         settings,
-        round_number=number,
         seed=derive_seed(run.federation.training.seed, site.name, number),
         optimiser_state=private[1] if private else None,
     )

@@ -140,8 +140,6 @@ class Training(Table):
     batch_size: int = Field(64, ge=1)
     lr: Positive = 1e-3
     weight_decay: float = Field(0.01, ge=0)
-    schedule: Literal["constant", "cosine"] = "constant"
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
     mmd: float = Field(0.0, ge=0)
     fine_tune: int = Field(30, ge=0)
     seed: int = Field(0, ge=0, lt=2**32)

@@ -5,7 +5,6 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 import torch
@@ -26,8 +25,6 @@ class Settings:
     batch_size: int = 64  # trials of one branch in a step
     lr: float = 1e-3
     weight_decay: float = 0.01
-    schedule: Literal["constant", "cosine"] = "constant"  # over all rounds of the run
-    label_smoothing: float = 0.0
     mmd: float = 0.0  # weight of the discrepancy between the branches of a site
     fine_tune: int = 30  # passes over a target subject's own calibration after the last round; they stay at the site
     proximal_mu: float = 0.0  # FedProx: pull of the common layers to where the round began
@@ -69,7 +66,6 @@ def train_round(
     trials: Mapping[str, BranchTrials],
     settings: Settings,
     *,
-    round_number: int,
     seed: int,
     optimiser_state: OptimiserState | None = None,
 ) -> tuple[RoundLog, OptimiserState]:
@@ -80,8 +76,6 @@ def train_round(
     network : SplitModule
         Its branches are the keys of `trials`.
     trials : mapping of branch name to BranchTrials
-    round_number : int
-        From 1; places the round in the learning rate's schedule.
     seed : int
         Of this round's shuffling and dropout: the same seed and state give the same result, bit for bit, at one
         number of threads.
@@ -108,13 +102,8 @@ def train_round(
     network.train()
     total = {"n": 0, "loss": 0.0, "right": 0.0}
     n_steps = max(math.ceil(len(t.labels) / settings.batch_size) for t in trials.values())
-    for epoch in range(settings.local_epochs):
-        for step, batch in enumerate(_batches(trials, n_steps, rng)):
-            done = (round_number - 1 + (epoch + step / n_steps) / settings.local_epochs) / settings.rounds
-            for group in optimiser.param_groups:
-                group["lr"] = settings.lr * (
-                    0.5 * (1 + math.cos(math.pi * done)) if settings.schedule == "cosine" else 1.0
-                )
+    for _ in range(settings.local_epochs):
+        for batch in _batches(trials, n_steps, rng):
             n_batch = sum(len(index) for index in batch.values())
 
             def gradients(batch: dict[str, NDArray[np.int64]] = batch, n_batch: int = n_batch) -> tuple[float, int]:
@@ -122,9 +111,7 @@ def train_round(
                 for name, index in batch.items():
                     *features, logits = network.deep_features(signals[name][index], name)  # type: ignore[operator]
                     target = labels[name][index]
-                    branch_loss = F.cross_entropy(
-                        logits, target, weight=weights[name], label_smoothing=settings.label_smoothing
-                    )
+                    branch_loss = F.cross_entropy(logits, target, weight=weights[name])
                     loss = loss + branch_loss * (len(index) / n_batch)
                     deep.append((features, [trials[name].names[k] for k in target]))
                     right += int((logits.argmax(1) == target).sum())
@@ -171,8 +158,8 @@ def fine_tune(network: SplitModule, trials: BranchTrials, branch: str, settings:
     """
     own = copy.deepcopy(network)
     if settings.fine_tune:
-        alone = replace(settings, rounds=1, local_epochs=settings.fine_tune, schedule="constant", proximal_mu=0.0)
-        train_round(own, {branch: trials}, alone, round_number=1, seed=seed)
+        alone = replace(settings, rounds=1, local_epochs=settings.fine_tune, proximal_mu=0.0)
+        train_round(own, {branch: trials}, alone, seed=seed)
     return own
 
 

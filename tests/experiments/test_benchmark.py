@@ -10,7 +10,17 @@ from conftest import LoopGrid, federation_of, mfscsn, refused, tiny_toml
 
 from data.errors import InputError
 from experiments import benchmark, benchmark_federated
-from experiments.benchmark import Bench, Job, jobs_of, load_bench, prepare_bench, run_benchmark, run_job, shuffled_store
+from experiments.benchmark import (
+    Bench,
+    Job,
+    jobs_of,
+    load_bench,
+    prepare_bench,
+    read_results,
+    run_benchmark,
+    run_job,
+    shuffled_store,
+)
 from experiments.benchmark_alone import ALONE, run_alone
 from experiments.benchmark_federated import METHODS, configured, run_method, train_together
 from experiments.benchmark_show import estimate, paired, print_benchmark
@@ -131,9 +141,9 @@ def test_methods_without_randomness_run_once():
 
 
 def test_goes_on_where_it_was_broken_off(tmp_path, bench, prepared, here, monkeypatch):
-    plan, federation = load_bench(bench)
+    plan, federation, made_with = load_bench(bench)
     results = tmp_path / "results.csv"
-    whole = run_benchmark(plan, federation, prepared, tmp_path / "whole.csv", 1)
+    whole = run_benchmark(plan, federation, prepared, tmp_path / "whole.csv", made_with, 1)
     assert list(whole.columns[:4]) == ["method", "site", "dataset", "subject"] and len(whole) == 3 * (1 + 2 + 2)
 
     def fails(job, *words):
@@ -143,17 +153,17 @@ def test_goes_on_where_it_was_broken_off(tmp_path, bench, prepared, here, monkey
 
     monkeypatch.setattr(benchmark, "run_job", fails)
     with pytest.raises(KeyboardInterrupt):
-        run_benchmark(plan, federation, prepared, results, 1)
+        run_benchmark(plan, federation, prepared, results, made_with, 1)
     assert not results.exists()
     first = plan.model_copy(update={"seeds": 1})
-    assert len(run_benchmark(first, federation, prepared, results, 1)) == 9
+    assert len(run_benchmark(first, federation, prepared, results, made_with, 1)) == 9
     ran = []
     monkeypatch.setattr(benchmark, "run_job", lambda job, *words: ran.append(job) or run_job(job, *words))
-    rows = run_benchmark(plan, federation, prepared, results, 1)
+    rows = run_benchmark(plan, federation, prepared, results, made_with, 1)
     assert {(job.method, job.seed) for job in ran} == {("mf-scsn-unshared", 1), ("mf-scsn", 1)}
     pd.testing.assert_frame_equal(_sorted(rows), _sorted(whole))
     ran.clear()
-    run_benchmark(plan, federation, prepared, results, 1)
+    run_benchmark(plan, federation, prepared, results, made_with, 1)
     assert ran == []
 
 
@@ -163,17 +173,19 @@ def _sorted(rows):
 
 
 def test_results_of_other_trials_are_refused_and_kept(tmp_path, bench, prepared, copied_store, here):
-    plan, federation = load_bench(bench)
+    plan, federation, made_with = load_bench(bench)
     plan = plan.model_copy(update={"methods": ["own-recentred"]})
     results = tmp_path / "results.csv"
-    run_benchmark(plan, federation, prepared, results, 1)
+    run_benchmark(plan, federation, prepared, results, made_with, 1)
     before = results.read_bytes()
     folder = federation.site[0].dataset[0].recipe(federation.contract).folder(copied_store)
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["subjects"]["1"]["labels"].reverse()
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(InputError, match="made with another configuration or other trials"):
-        run_benchmark(plan, federation, copied_store, results, 1)
+    with pytest.raises(InputError, match="made with other trials; give another --out"):
+        run_benchmark(plan, federation, copied_store, results, made_with, 1)
+    with pytest.raises(InputError, match="made with another configuration; give another --out"):
+        read_results(results, {**made_with, "new_site": True})
     assert results.read_bytes() == before
 
 
@@ -302,9 +314,9 @@ def test_the_command_prints_again_what_it_has(tmp_path, bench, copied_store):
     assert code == 0, err
     assert "| own-recentred " in out and "minus mf-scsn-unshared" in out
     assert {path.name for path in (tmp_path / "r").iterdir()} == {"t.csv", "t.json", "t.svg", "t.png"}
-    written = (tmp_path / "r" / "t.csv").read_bytes()
-    code, again, _ = mfscsn(*words, cwd=tmp_path)
-    assert code == 0 and (tmp_path / "r" / "t.csv").read_bytes() == written
+    written = [path.read_bytes() for path in sorted((tmp_path / "r").iterdir())]
+    code, again, _ = mfscsn(*words, "--store", "no-recordings", cwd=tmp_path)  # what is there needs none
+    assert code == 0 and [path.read_bytes() for path in sorted((tmp_path / "r").iterdir())] == written
     assert again[again.index("mf-scsn minus") :] == out[out.index("mf-scsn minus") :]
     err = refused("benchmark", bench, "--methods", "mf-scsnn", cwd=tmp_path)
     assert "no such method 'mf-scsnn'; did you mean 'mf-scsn'?" in err

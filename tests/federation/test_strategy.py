@@ -282,7 +282,7 @@ def test_sharing_nothing_sends_no_layer(make_run):
 
 
 def test_a_branch_for_each_subject_trains_and_is_scored(make_run):
-    run = make_run(north='branch_by = "subject"', training='mmd = 0.5\nschedule = "cosine"\nlabel_smoothing = 0.1')
+    run = make_run(north='branch_by = "subject"', training="mmd = 0.5")
     federate(LoopGrid(run), run)
     train_references(run, reference_jobs(run), lambda done, total: None)
     assert len(evaluate(run)) == 9
