@@ -185,7 +185,7 @@ def run_benchmark(
 def prepare_bench(bench: Bench, federation: Federation, store: Path, progress: Callable[..., None]) -> Federation:
     """Prepare the trials that the methods need: the federation's, and those of the common headset."""
     prepared = prepare_sites(federation, store, progress)
-    if any(method in METHODS and METHODS[method].common_headset for method in bench.methods):
+    if any(method in METHODS and METHODS[method].common_channels for method in bench.methods):
         prepare_sites(configured(prepared, METHODS["fedavg"], 0), store)
     return prepared
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from federation.contract import Federation, Site
 from federation.site_network import server_network, site_network
 from federation.site_trials import calibration_trials, target_trials, training_trials
-from mfscsn.network import SplitModule
+from mfscsn.network import SHARES_EXTRACTOR, SplitModule
 from mfscsn.training import BranchTrials, derive_seed, fine_tune, predict, train_round
 
 ONE_PLACE = "--in-one-place--"  # between the names of a site and of its data set
@@ -33,12 +33,12 @@ class Method:
     ----------
     contract, training, site : mapping
         Values in place of the file's; `site` is of every site.
-    proximal_mu, sharpness : float
+    proximal_mu, sharpness, private_first
         As in `mfscsn.training.Settings`.
     batch_norm_of_batch : bool
         Normalise by the batch at hand, in prediction too (FedBS): prediction then sees test trials together.
-    common_headset : bool
-        All sites cut down to the channels and the list of labels that a network common to all of them needs.
+    common_channels, merged_labels : bool
+        All sites cut down to the channels, and given the list of labels, that a network common to all of them needs.
     one_place : bool
         All sites' trials in one place, which a federation exists to avoid.
     null : bool
@@ -52,8 +52,10 @@ class Method:
     site: Mapping[str, Any] = field(default_factory=dict)
     proximal_mu: float = 0.0
     sharpness: float = 0.0
+    private_first: int = 0
     batch_norm_of_batch: bool = False
-    common_headset: bool = False
+    common_channels: bool = False
+    merged_labels: bool = False
     one_place: bool = False
     null: bool = False
     ensemble: int = 1
@@ -64,7 +66,13 @@ SHALLOW_TRAINING = {"rounds": 40, "batch_size": 32, "fine_tune": 0}
 
 
 def _rival(share: str, **other: Any) -> Method:
-    return Method({**SHALLOW, "share": share}, SHALLOW_TRAINING, common_headset=True, **other)
+    return Method(
+        {**SHALLOW, "share": share},
+        SHALLOW_TRAINING,
+        common_channels=share in SHARES_EXTRACTOR,
+        merged_labels=share != "middle",
+        **other,
+    )
 
 
 METHODS: dict[str, Method] = {
@@ -83,9 +91,11 @@ METHODS: dict[str, Method] = {
     "fedprox": _rival("all", proximal_mu=0.01),
     "fedbn": _rival("all-but-norm"),
     "fedper": _rival("all-but-head"),
+    "fedrep": _rival("all-but-head", private_first=1),
+    "fleeg-like": _rival("all-but-extractor"),
     "fedbs": _rival("all-but-norm", sharpness=0.05, batch_norm_of_batch=True),
-    "fedavg-riemann": Method({"share": "all"}, common_headset=True),
-    "fedper-riemann": Method({"share": "all-but-head"}, common_headset=True),
+    "fedavg-riemann": Method({"share": "all"}, common_channels=True, merged_labels=True),
+    "fedper-riemann": Method({"share": "all-but-head"}, common_channels=True, merged_labels=True),
     "one-place": Method(one_place=True),
 }
 
@@ -107,8 +117,10 @@ class Scored:
 def configured(federation: Federation, method: Method, seed: int) -> Federation:
     """Give the federation as a method wants it."""
     changes = dict(method.contract)
-    if method.common_headset:
-        changes |= {"channels": COMMON_CHANNELS, "labels": MERGED_LABELS}
+    if method.common_channels:
+        changes["channels"] = COMMON_CHANNELS
+    if method.merged_labels:
+        changes["labels"] = MERGED_LABELS
     document = federation.model_dump(mode="json", exclude_none=True)
     document["contract"] |= changes
     if "extractor" in changes and "alignment" not in changes:
@@ -154,12 +166,11 @@ def train_together(
     store: Path,
     change: Callable[[SplitModule], None] = lambda network: None,
     trials_of: Callable[[Site], dict[str, BranchTrials]] | None = None,
-    sharpness: float = 0.0,
-    proximal_mu: float = 0.0,
+    **settings_of_method: Any,
 ) -> tuple[dict[str, SplitModule], dict[str, float]]:
     """Train all sites round by round in this process; give each site's network and its CPU seconds."""
     contract, training = federation.contract, federation.training
-    settings = replace(federation.settings, sharpness=sharpness, proximal_mu=proximal_mu)
+    settings = replace(federation.settings, **settings_of_method)
     load = trials_of or (lambda site: training_trials(site, contract, store))
     trials = {site.name: load(site) for site in federation.site}
     networks: dict[str, SplitModule] = {}
@@ -205,8 +216,9 @@ def _trained_and_predicted(federation: Federation, method: Method, store: Path, 
         store,
         _normalise_by_batch if method.batch_norm_of_batch else lambda network: None,
         trials_of,
-        method.sharpness,
-        method.proximal_mu,
+        sharpness=method.sharpness,
+        proximal_mu=method.proximal_mu,
+        private_first=method.private_first,
     )
     common = sum(array.numel() * 4 for array in server_network(federation).common_state().values())
     found = []

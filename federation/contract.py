@@ -15,7 +15,7 @@ from data.preprocessing import Preprocessing
 from data.sources import IN_FOLDERS
 from data.store import Recipe
 from mfscsn.extractors import EXTRACTORS
-from mfscsn.network import Architecture, Share
+from mfscsn.network import SHARES_EXTRACTOR, SHARES_HEAD, Architecture, Share
 from mfscsn.training import Settings
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
@@ -56,7 +56,7 @@ class Contract(Table):
     extractor, width, common_layers, head_layers, share
         As in `mfscsn.network.Architecture`.
     channels, labels : list of str, optional
-        One channel list (for share = "all-but-head") and one label list (for "all" besides) that every site has.
+        One channel list that every site has, and one label list; which of them `share` needs is said there.
     strategy : {"fedavg", "fedprox", "fedadam", "fedmedian"}
         Flower's own. `proximal_mu` is FedProx's, `server_lr` FedAdam's.
     weighting : {"trials", "equal"}
@@ -103,9 +103,9 @@ class Contract(Table):
             raise ValueError(f"sfreq {self.sfreq:g} Hz is not above twice the band's upper edge of {self.band[1]:g} Hz")
         _all_different(self.channels or [], "channels")
         _all_different(self.labels or [], "labels")
-        if self.share in ("all-but-head", "all-but-norm", "all") and self.channels is None:
+        if self.share in SHARES_EXTRACTOR and self.channels is None:
             raise ValueError(f"share = {self.share!r} needs channels = [...] that every site has")
-        if self.share in ("all-but-norm", "all") and self.labels is None:
+        if self.share in SHARES_HEAD and self.labels is None:
             raise ValueError(f"share = {self.share!r} needs labels = [...], the tasks of all sites")
         try:
             EXTRACTORS[self.extractor](1, self.preprocessing.n_times, self.sfreq)

@@ -25,7 +25,9 @@ from torch import Tensor, nn
 
 from mfscsn.extractors import EXTRACTORS
 
-Share = Literal["middle", "none", "all-but-head", "all-but-norm", "all"]
+Share = Literal["middle", "none", "all-but-head", "all-but-extractor", "all-but-norm", "all"]
+SHARES_EXTRACTOR = ("all-but-head", "all-but-norm", "all")
+SHARES_HEAD = ("all-but-extractor", "all-but-norm", "all")
 SHARED = "shared"
 
 
@@ -53,10 +55,10 @@ class Architecture:
         One convolution over all steps, then ``n_common_layers - 1`` fully connected layers.
     n_head_layers : int
         Hidden layers of a head, before its output layer.
-    share : {"middle", "none", "all-but-head", "all-but-norm", "all"}
+    share : {"middle", "none", "all-but-head", "all-but-extractor", "all-but-norm", "all"}
         Which layers are common: MF-SCSN's middle ones, none (every site for itself), all but the heads (FedPer),
-        all but the batch norms (FedBN) or all (FedAvg). The last three need one channel list, the last two also one
-        label list.
+        all but the extractors (FLEEG), all but the batch norms (FedBN) or all (FedAvg). One channel list is needed
+        where extractors are shared, one label list where heads are.
     """
 
     n_times: int
@@ -131,8 +133,7 @@ class SeparateCommonSeparate(SplitModule):
         if not branches:
             raise ValueError("a network needs at least one branch")
         a = architecture
-        shares_head = a.share in ("all-but-norm", "all")
-        shares_extractor = shares_head or a.share == "all-but-head"
+        shares_extractor, shares_head = a.share in SHARES_EXTRACTOR, a.share in SHARES_HEAD
         for shared, shapes in (
             (shares_extractor, {b.n_chans for b in branches.values()}),
             (shares_head, {b.n_outputs for b in branches.values()}),
@@ -145,6 +146,7 @@ class SeparateCommonSeparate(SplitModule):
             "none": (),
             "middle": ("common.",),
             "all-but-head": ("common.", "extractors."),
+            "all-but-extractor": ("common.", "heads."),
             "all-but-norm": ("common.", "extractors.", "heads."),
             "all": ("common.", "extractors.", "heads."),
         }[a.share]

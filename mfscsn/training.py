@@ -26,6 +26,7 @@ class Settings:
     lr: float = 1e-3
     weight_decay: float = 0.01
     mmd: float = 0.0  # weight of the discrepancy between the branches of a site
+    private_first: int = 0  # passes over the private layers alone, then the common ones alone (FedRep); 0 is together
     fine_tune: int = 30  # passes over a target subject's own calibration after the last round; they stay at the site
     proximal_mu: float = 0.0  # FedProx: pull of the common layers to where the round began
     sharpness: float = 0.0  # radius of sharpness-aware minimisation (Foret et al. 2021, ICLR); 0 is none
@@ -102,7 +103,11 @@ def train_round(
     network.train()
     total = {"n": 0, "loss": 0.0, "right": 0.0}
     n_steps = max(math.ceil(len(t.labels) / settings.batch_size) for t in trials.values())
-    for _ in range(settings.local_epochs):
+    for epoch in range(settings.private_first + settings.local_epochs):
+        for name, parameter in network.named_parameters():
+            parameter.requires_grad_(
+                not settings.private_first or (name in common) == (epoch >= settings.private_first)
+            )
         for batch in _batches(trials, n_steps, rng):
             n_batch = sum(len(index) for index in batch.values())
 
@@ -133,6 +138,7 @@ def train_round(
                 with _uphill(network, settings.sharpness):
                     gradients()
             optimiser.step()
+    network.requires_grad_(True)
 
     log = RoundLog(
         n_trials=sum(len(t.labels) for t in trials.values()),
@@ -158,7 +164,7 @@ def fine_tune(network: SplitModule, trials: BranchTrials, branch: str, settings:
     """
     own = copy.deepcopy(network)
     if settings.fine_tune:
-        alone = replace(settings, rounds=1, local_epochs=settings.fine_tune, proximal_mu=0.0)
+        alone = replace(settings, rounds=1, local_epochs=settings.fine_tune, private_first=0, proximal_mu=0.0)
         train_round(own, {branch: trials}, alone, seed=seed)
     return own
 

@@ -33,6 +33,14 @@ def test_buffers_stay_private_even_when_all_layers_are_shared(share):
     assert any(name.startswith("heads.shared.") for name in network.common_state()) == (share == "all")
 
 
+def test_heads_are_shared_by_headsets_that_differ():
+    network = SeparateCommonSeparate(
+        Architecture(256, 128.0, share="all-but-extractor"), {"a": Branch(4, 3), "b": Branch(7, 3)}
+    )
+    assert {name.split(".")[0] for name in network.common_state()} == {"common", "heads"}
+    assert any(name.startswith("extractors.of-a.") for name in network.private_state())
+
+
 def test_sharing_nothing_leaves_nothing_to_send():
     assert SeparateCommonSeparate(Architecture(256, 128.0, share="none"), SHAPES).common_state() == {}
 

@@ -82,6 +82,20 @@ def test_every_trial_is_seen_once_an_epoch(trials, monkeypatch):
     assert sum(n for branch, n in seen if branch == "a") == 24 and sum(n for branch, n in seen if branch == "b") == 40
 
 
+def test_private_layers_train_first_and_then_stand_still(trials):
+    found = {}
+    for first, epochs in ((1, 0), (1, 1), (2, 0)):
+        network = SeparateCommonSeparate(ARCHITECTURE, SHAPES)
+        settings = Settings(batch_size=8, private_first=first, local_epochs=epochs)
+        start = network.common_state()
+        train_round(network, trials, settings, seed=0)
+        assert all(p.requires_grad for p in network.parameters())
+        moved = not torch.equal(start["common.0.weight"], network.common_state()["common.0.weight"])
+        assert moved == bool(epochs)
+        found[first, epochs] = network.extractors["of-a"].spatial.detach().clone()
+    assert torch.equal(found[1, 0], found[1, 1]) and not torch.equal(found[1, 0], found[2, 0])
+
+
 def test_proximal_term_holds_common_layers_back(trials):
     moved = []
     for mu in (0.0, 10.0):
