@@ -124,7 +124,9 @@ def benchmark(
     plan = plan.model_copy(update={"methods": chosen, "seeds": seeds or plan.seeds})
     made_with["shuffled_labels"] = shuffle_labels
     name = bench.stem + ("-shuffled" if shuffle_labels else "")
-    kept = bench.parent / plan.results if plan.results and not shuffle_labels else Path("results") / f"{name}.csv"
+    kept = Path("results") / f"{name}.csv"
+    if plan.results and not shuffle_labels:
+        kept = Path(os.path.normpath(bench.parent / plan.results))
     table = results or kept
     rows = read_results(table, made_with)
     if missing_jobs(plan, rows):
