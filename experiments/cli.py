@@ -94,8 +94,11 @@ def benchmark(
         typer.Option("--out", help="The table of results.  \\[default: as the file says, or results/NAME.csv]"),
     ] = None,
     shuffle_labels: Annotated[
-        bool, typer.Option(help="Shuffle labels within each run: a leak would show as a score above chance.")
-    ] = False,
+        int | None,
+        typer.Option(
+            min=0, metavar="SEED", help="Shuffle labels within each run: a leak would show as a score above chance."
+        ),
+    ] = None,
     data_root: DataRoot = None,
     store: StoreRoot = PREPARED,
 ) -> None:
@@ -123,18 +126,18 @@ def benchmark(
         check_method(method, plan.methods, str(bench))
     plan = plan.model_copy(update={"methods": chosen, "seeds": seeds or plan.seeds})
     made_with["shuffled_labels"] = shuffle_labels
-    name = bench.stem + ("-shuffled" if shuffle_labels else "")
+    name = bench.stem + ("" if shuffle_labels is None else f"-shuffled-{shuffle_labels}")
     kept = Path("results") / f"{name}.csv"
-    if plan.results and not shuffle_labels:
+    if plan.results and shuffle_labels is None:
         kept = Path(os.path.normpath(bench.parent / plan.results))
     table = results or kept
     rows = read_results(table, made_with)
     if missing_jobs(plan, rows):
         with ProgressLines() as show:
             federation = prepare_bench(plan, federation, store, show.prepared)
-            if shuffle_labels:
+            if shuffle_labels is not None:
                 store, real = store / "shuffled", store
-                shuffled_store(real, store)
+                shuffled_store(real, store, shuffle_labels)
             rows = run_benchmark(
                 plan,
                 federation,
