@@ -30,12 +30,13 @@ def replaced(path: Path) -> Iterator[BinaryIO]:
 
 
 def kept_array(path: Path, make: Callable[[], NDArray[np.float32]]) -> NDArray[np.float32]:
-    """Open an array that was made before, as a read-only memory map, or make it now and keep it.
+    """Open an array that was made before as a memory map, or make it now and keep it.
 
-    The path must name what the array is made of. Where it cannot be read or kept, it is made anew.
+    The path must name what the array is made of. Where it cannot be read or kept, it is made anew. Processes that open
+    it share its pages; one that writes into it changes its own copy of a page, and never the file.
     """
     try:
-        kept: NDArray[np.float32] = np.load(path, mmap_mode="r")
+        kept: NDArray[np.float32] = np.load(path, mmap_mode="c")
         return kept
     except (OSError, ValueError, EOFError):
         array = make()

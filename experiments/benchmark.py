@@ -3,10 +3,9 @@
 import hashlib
 import itertools
 import json
-import multiprocessing
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,10 @@ from data.files import replaced
 from experiments.benchmark_alone import ALONE, SEEDED, run_alone
 from experiments.benchmark_federated import METHODS, configured, run_method
 from experiments.prepare import prepare_sites
-from experiments.references import start_worker
 from federation.contract import Federation, Site, Table, load_federation, parse_table, read_toml
 from federation.site_scores import balanced_accuracy
 from federation.site_trials import calibration_trials, digest
+from federation.workers import start_workers, stop_workers
 
 COLUMNS = (
     "method",
@@ -166,19 +165,15 @@ def run_benchmark(
     rows = read_results(results, made_with, trials)
     missing, total = missing_jobs(bench, rows), len(jobs_of(bench))
     report("benchmark", total - len(missing), total)
-    pool = ProcessPoolExecutor(n_parallel, multiprocessing.get_context("spawn"), initializer=start_worker)
+    pool = start_workers(n_parallel, threads=1)
     try:
         futures = [pool.submit(run_job, job, federation, store) for job in missing]
         for n, future in enumerate(as_completed(futures), total - len(missing) + 1):
             rows = pd.concat([rows, pd.DataFrame(future.result())], ignore_index=True)
             _write(results, rows, {**made_with, "trials": trials})
             report("benchmark", n, total)
-    except BaseException:
-        for worker in multiprocessing.active_children():
-            worker.kill()
-        raise
     finally:
-        pool.shutdown(cancel_futures=True)
+        stop_workers(pool)
     return chosen_rows(bench, read_results(results, made_with))
 
 
@@ -192,9 +187,6 @@ def prepare_bench(bench: Bench, federation: Federation, store: Path, progress: C
 
 def run_job(job: Job, federation: Federation, store: Path) -> list[dict[str, object]]:
     """Run one job and score it; a row for each target subject."""
-    import torch
-
-    torch.set_num_threads(1)
     federation = with_calibration(federation, job.calibration)
     scored = []
     for federation_of_job, names in _in_turn(federation, job):

@@ -43,6 +43,8 @@ class Method:
         All sites' trials in one place, which a federation exists to avoid.
     null : bool
         A control: the other sites' labels are shuffled within subject, so that nothing can be learned from them.
+    half : bool
+        The common layers travel at half precision, both ways.
     ensemble : int
         Networks, from seeds of their own, whose probabilities are averaged.
     """
@@ -58,6 +60,7 @@ class Method:
     merged_labels: bool = False
     one_place: bool = False
     null: bool = False
+    half: bool = False
     ensemble: int = 1
 
 
@@ -80,6 +83,7 @@ METHODS: dict[str, Method] = {
     "mf-scsn-unshared": Method({"share": "none"}),
     "mf-scsn-null": Method(null=True),
     "mf-scsn-recentred": Method({"alignment": "recentred"}),
+    "mf-scsn-half-precision": Method(half=True),
     "mf-scsn-ensemble": Method(ensemble=5),
     "mf-scsn-no-fine-tuning": Method(training={"fine_tune": 0}),
     "mf-scsn-sam": Method(sharpness=0.05),
@@ -166,6 +170,7 @@ def train_together(
     store: Path,
     change: Callable[[SplitModule], None] = lambda network: None,
     trials_of: Callable[[Site], dict[str, BranchTrials]] | None = None,
+    half: bool = False,
     **settings_of_method: Any,
 ) -> tuple[dict[str, SplitModule], dict[str, float]]:
     """Train all sites round by round in this process; give each site's network and its CPU seconds."""
@@ -194,14 +199,22 @@ def train_together(
                 optimiser_state=states[name],
             )
             seconds[name] += time.process_time() - began
-        layers = [(weights[name] / sum(weights.values()), networks[name].common_state()) for name in sorted(networks)]
+        layers = [
+            (weights[name] / sum(weights.values()), _sent(networks[name].common_state(), half))
+            for name in sorted(networks)
+        ]
         mean = {
             key: sum((part * state[key] for part, state in layers[1:]), layers[0][0] * layers[0][1][key])
             for key in layers[0][1]
         }
         for network in networks.values():
-            network.load_common(mean)
+            network.load_common(_sent(mean, half))
     return networks, seconds
+
+
+def _sent(layers: dict[str, Tensor], half: bool) -> dict[str, Tensor]:
+    """Give layers as they arrive."""
+    return {name: values.half().float() for name, values in layers.items()} if half else layers
 
 
 def _trained_and_predicted(federation: Federation, method: Method, store: Path, kept: str | None) -> list[Scored]:
@@ -216,11 +229,14 @@ def _trained_and_predicted(federation: Federation, method: Method, store: Path, 
         store,
         _normalise_by_batch if method.batch_norm_of_batch else lambda network: None,
         trials_of,
+        half=method.half,
         sharpness=method.sharpness,
         proximal_mu=method.proximal_mu,
         private_first=method.private_first,
     )
-    common = sum(array.numel() * 4 for array in server_network(federation).common_state().values())
+    common = sum(
+        array.numel() * (2 if method.half else 4) for array in server_network(federation).common_state().values()
+    )
     found = []
     for site in federation.site:
         n_bytes = 0 if contract.share == "none" or method.one_place else 2 * training.rounds * common

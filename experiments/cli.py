@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 import click
 import typer
 
-from data.errors import InputError
+from data.errors import InputError, nearest
 from experiments.beetl_cli import app as beetl_app
 from experiments.server_cli import app as server_app
 from experiments.site_cli import app as site_app
+from federation.workers import warm_up
 
 if TYPE_CHECKING:
     from federation.contract import Federation
@@ -46,7 +47,7 @@ PREPARED = Path("prepared")
 
 @app.command()
 def prepare(federation: FedFile, data_root: DataRoot = None, store: StoreRoot = PREPARED) -> None:
-    """Turn recordings into prepared trials on disk; only what is new or has changed."""
+    """Turn recordings into trials on disk; only what is new or changed."""
     _prepare(_load(federation, data_root, None, None), store)
     typer.echo(f"prepared trials: {store}")
 
@@ -62,7 +63,8 @@ def simulate(
     store: StoreRoot = PREPARED,
     threads: Threads = 1,
 ) -> None:
-    """Train a federation on this machine through Flower, from recordings to a table of scores."""
+    """Train a federation on this machine, from recordings to scores."""
+    warm_up(threads)
     if resume is None:
         _simulate_new(_load(federation, data_root, rounds, seed), out, store, threads)
     else:
@@ -73,7 +75,8 @@ def simulate(
 def demo(
     out: Out = None, resume: Resume = None, store: StoreRoot = PREPARED, rounds: Rounds = None, seed: Seed = None
 ) -> None:
-    """Run the demonstration: three simulated centres with different headsets and tasks."""
+    """Run the demonstration: three simulated centres that differ."""
+    warm_up(threads=1)
     path = Path(str(files("experiments") / "federations" / "demo.toml"))
     if resume is None:
         _simulate_new(_load(path, None, rounds, seed), out, store, 1)
@@ -102,7 +105,7 @@ def benchmark(
     data_root: DataRoot = None,
     store: StoreRoot = PREPARED,
 ) -> None:
-    """Compare all methods on the same trials; what --out holds already is not computed again."""
+    """Compare all methods on the same trials; resumable."""
     for module in ("braindecode", "matplotlib", "pyriemann"):
         if importlib.util.find_spec(module) is None:
             raise InputError(f"the benchmark needs {module}; pip install 'mfscsn[benchmark]'")
@@ -199,6 +202,52 @@ def score(
         gain_line(compared, str(against))
 
 
+@app.command()
+def speed(
+    federation: Annotated[
+        Path | None, typer.Option(help="The federation to run.  \\[default: the demonstration]", metavar="FED.toml")
+    ] = None,
+    parts: Annotated[
+        str, typer.Option(help="What to measure, with commas between.", metavar="PART,...")
+    ] = "step,run,prepare,sites,bytes,deployed",
+    repetitions: Annotated[int, typer.Option(min=1, help="Of everything that takes turns with a rival.")] = 5,
+    as_json: Annotated[
+        Path | None, typer.Option("--json", help="Write the measurements here as well.", metavar="FILE")
+    ] = None,
+    data_root: DataRoot = None,
+    store: StoreRoot = PREPARED,
+) -> None:
+    """Measure what training costs on this machine, beside rivals."""
+    import json
+    import tempfile
+    from dataclasses import asdict
+
+    for module in ("braindecode",):
+        if importlib.util.find_spec(module) is None:
+            raise InputError(f"the measurement needs {module}; pip install 'mfscsn[benchmark]'")
+    from data.files import replaced
+    from experiments.show import speed_row, speed_title
+    from experiments.speed import PARTS, measure
+
+    chosen = [part.strip() for part in parts.split(",")]
+    for part in chosen:
+        if part not in PARTS:
+            raise InputError(
+                f"--parts: no such part {part!r}{nearest(part, list(PARTS))}; there are {', '.join(PARTS)}"
+            )
+    path = federation or Path(str(files("experiments") / "federations" / "demo.toml"))
+    prepared = _prepare(_load(path, data_root, None, None), store)
+    rows = []
+    speed_title()
+    with tempfile.TemporaryDirectory(prefix="mfscsn-speed-") as work:
+        for row in measure(chosen, prepared, store, Path(work), repetitions):
+            speed_row(row)
+            rows.append(asdict(row))
+    if as_json is not None:
+        with replaced(as_json) as out:
+            out.write(json.dumps(rows, indent=1).encode())
+
+
 def _load(path: Path, data_root: Path | None, rounds: int | None, seed: int | None) -> "Federation":
     from federation.contract import load_federation
 
@@ -240,7 +289,7 @@ def _resume(path: Path, out: Path | None, federation: "Federation", rounds: int 
 
 
 def _simulate(run: "RunFolder") -> None:
-    from experiments.show import ProgressLines, score_table
+    from experiments.show import ProgressLines, score_table, secure_line
     from experiments.simulate import simulate as run_simulation
 
     try:
@@ -250,6 +299,7 @@ def _simulate(run: "RunFolder") -> None:
         print(f"interrupted; the same command with --resume {os.path.relpath(run.path)} goes on", file=sys.stderr)
         raise typer.Exit(130) from None
     score_table(scores)
+    secure_line(run.secure_aggregation())
     typer.echo(f"run folder: {os.path.relpath(run.path)}")
 
 

@@ -5,13 +5,14 @@ from collections.abc import Callable
 
 from data.errors import InputError
 from data.files import replaced
-from experiments.simulate import Progress, follow_rounds
+from experiments.simulate import Progress, round_line
 from federation.contract import check_min_sites, first_difference
 from federation.run_folder import RunFolder
 from federation.server_home import ServerHome
 from federation.superlink import SuperLink
 
 POLL_SECONDS = 0.5
+DOUBT_SECONDS = 10.0  # without news, ask Flower whether the run is still alive
 STARTED, START_SECONDS = "flower-run.txt", 20.0
 
 
@@ -96,6 +97,31 @@ def train(home: ServerHome, run: RunFolder, wait: float, report: Callable[[Progr
     if run.failure() is not None:
         raise RuntimeError(f"the last layers did not reach the sites: {run.failure()}; --resume tries again")
     report(Progress("last layers to sites", 1, 1))
+
+
+def follow_rounds(run: RunFolder, link: SuperLink, flower_run: str, report: Callable[[Progress], None]) -> None:
+    """Watch a run until its last round; raise RuntimeError, which says why, when it ends before."""
+    rounds, seen, checked = run.federation.training.rounds, run.last_round(), time.monotonic()
+    report(Progress("rounds", seen, rounds))
+    while seen < rounds:
+        time.sleep(POLL_SECONDS)
+        last = run.last_round()
+        if last > seen:
+            seen, checked = last, time.monotonic()
+            report(Progress("rounds", seen, rounds, round_line(run, seen)))
+        elif run.failure() is not None:
+            raise _failure(run, link, flower_run)
+        elif time.monotonic() - checked > DOUBT_SECONDS:  # it may have ended without a word
+            if not link.alive() or link.status(flower_run).startswith("finished"):
+                raise _failure(run, link, flower_run)
+            checked = time.monotonic()
+
+
+def _failure(run: RunFolder, link: SuperLink, flower_run: str) -> RuntimeError:
+    if link.alive():
+        link.save_log(flower_run, run.path / "flower.log")
+    reason = run.failure() or "Flower ended without a word"
+    return RuntimeError(f"the run failed: {reason}; all of it: {run.path / 'flower.log'}")
 
 
 def stop(home: ServerHome) -> RunFolder:

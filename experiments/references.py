@@ -5,21 +5,16 @@ a subject's few calibration trials are repeated as often as that takes.
 """
 
 import math
-import multiprocessing
-import os
-import signal
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
-from federation.guard import die_with_parent
 from federation.run_folder import RunFolder
 from federation.site import write_tensors
 from federation.site_network import site_network
 from federation.site_trials import branch_name, branches, calibration_trials, count_training, digest, training_trials
+from federation.workers import n_at_once, start_workers, stop_workers
 from mfscsn.network import ExtractorAlone, SplitModule
 from mfscsn.training import derive_seed, train_round
 
@@ -54,7 +49,6 @@ def reference_jobs(run: RunFolder) -> list[Job]:
 def train_references(run: RunFolder, jobs: Sequence[Job], report: Callable[[int, int], None]) -> None:
     """Train those references that are missing, several at once; `report` is told how many of how many are done."""
     threads = int(run.environment["threads"])
-    n_parallel = max(1, (os.cpu_count() or 1) // threads)
     counter = iter(range(1, len(jobs) + 1))
 
     def done() -> None:
@@ -69,28 +63,16 @@ def train_references(run: RunFolder, jobs: Sequence[Job], report: Callable[[int,
             missing.append(job)
     if not missing:
         return
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(n_parallel, len(missing)), context, initializer=start_worker)
+    pool = start_workers(n_at_once(threads, len(missing)), threads)
     try:
-        for future in as_completed([pool.submit(_train, run.path, job, threads) for job in missing]):
+        for future in as_completed([pool.submit(_train, run.path, job) for job in missing]):
             future.result()
             done()
-    except BaseException:
-        for worker in multiprocessing.active_children():  # do not wait for what nobody will use
-            worker.kill()
-        raise
     finally:
-        pool.shutdown(cancel_futures=True)
+        stop_workers(pool)  # do not wait for what nobody will use
 
 
-def start_worker() -> None:
-    """Begin a process of a pool: it leaves Ctrl-C to the command, and ends with it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the command's affair
-    die_with_parent()
-
-
-def _train(path: Path, job: Job, threads: int) -> None:
-    torch.set_num_threads(threads)
+def _train(path: Path, job: Job) -> None:
     run = RunFolder(path)
     site, contract, seed = run.federation.site[job.site], run.federation.contract, run.federation.training.seed
     network: SplitModule

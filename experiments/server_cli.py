@@ -108,7 +108,7 @@ def train(
     """Start a run with the sites that are connected, and follow it to its end."""
     from experiments.deploy import begin, reopen, running_server
     from experiments.deploy import train as train_run
-    from experiments.show import ProgressLines, site_score_table
+    from experiments.show import ProgressLines, secure_line, site_score_table
     from federation.server_home import ServerHome
 
     opened = ServerHome(home)
@@ -125,6 +125,7 @@ def train(
         typer.echo("no longer followed; what has started goes on: `--resume` follows it, `mfscsn server stop` ends it")
         raise typer.Exit(130) from None
     site_score_table(started.site_scores())
+    secure_line(started.secure_aggregation())
     typer.echo(f"run folder: {_shown(started.path)}")
 
 

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from statistics import mean
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from rich import box
 from rich.console import Console
@@ -14,6 +14,9 @@ from rich.table import Table
 
 from experiments.evaluate import METHODS, Score, paired_difference
 from experiments.simulate import Progress
+
+if TYPE_CHECKING:
+    from experiments.speed import Row
 
 
 class ProgressLines:
@@ -68,6 +71,15 @@ def site_score_table(rows: Sequence[Mapping[str, str]]) -> None:
     Console().print(table)
 
 
+def secure_line(found: Mapping[str, Any] | None) -> None:
+    """Print what secure aggregation did to the layers, if a run had it."""
+    if found:
+        print(
+            f"secure aggregation of {found['sites']} sites: a value of the common layers is"
+            f" within {found['error']:.1e} of the plain mean"
+        )
+
+
 def server_status(found: Mapping[str, Any]) -> None:
     """Print how a server, its sites and its newest run stand."""
     print(f"server: {found['server']}; its certificate runs for {found['certificate_days']} more days")
@@ -82,6 +94,18 @@ def server_status(found: Mapping[str, Any]) -> None:
         print(f"  round {run['round']}, site {name}: {state}")
     if run["failure"]:
         print(f"  failed: {run['failure']}")
+
+
+def speed_title() -> None:
+    """Print the head of the table that `speed_row` goes on with; rows come one by one, as they are measured."""
+    print("| part | what | ours | rival | ratio |\n|---|---|---|---|---|")
+
+
+def speed_row(row: "Row") -> None:
+    """Print one measurement."""
+    rival = "" if row.rival is None else f"{row.rival:.3g} {row.unit}, {row.against}"
+    times = "" if row.ratio is None else f"{row.ratio:.3g}"
+    print(f"| {row.part} | {row.what} | {row.ours:.3g} {row.unit} | {rival} | {times} |", flush=True)
 
 
 def score_table(scores: Sequence[Score]) -> None:

@@ -1,19 +1,21 @@
 """Simulate: a whole federation on one machine, through real Flower, from prepared trials to scores."""
 
-import os
-import time
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+
+from flwr.app import Context, RecordDict
+from flwr.app.user_config import UserConfig
 
 from data.errors import InputError
 from experiments.evaluate import Score, evaluate
 from experiments.references import reference_jobs, train_references
 from federation.contract import Federation, first_difference
+from federation.local_grid import RUN_ID, LocalGrid
 from federation.run_folder import RunFolder
-from federation.superlink import SuperLink, superlink
-
-POLL_SECONDS = 0.2
-DOUBT_SECONDS = 10.0  # without news, ask Flower whether the run is still alive
+from federation.server_app import app
 
 
 @dataclass(frozen=True)
@@ -75,50 +77,49 @@ def check_resumed(run: RunFolder, federation: Federation, rounds: int | None, se
 
 
 def train_rounds(run: RunFolder, report: Callable[[Progress], None]) -> None:
-    """Train the rounds that are left, through Flower; raise RuntimeError when the run fails."""
-    rounds, began_at = run.federation.training.rounds, run.last_round()
-    if began_at == rounds:
+    """Train the rounds that are left, through Flower's apps; raise RuntimeError when the run fails."""
+    rounds, seen = run.federation.training.rounds, run.last_round()
+    if seen == rounds:
         return
-    report(Progress("rounds", began_at, rounds, "starting Flower"))
-    with superlink(run.path / "flower.log") as link:
-        (run.path / "failure.txt").unlink(missing_ok=True)
-        flower_run = link.start_run(
-            {"run": str(run.path), "store": str(run.store), "threads": int(run.environment["threads"])},
-            {
-                "num-supernodes": len(run.federation.site),
-                "client-resources-num-cpus": 1,
-                "init-args-num-cpus": min(len(run.federation.site), os.cpu_count() or 1),
-            },
-        )
-        follow_rounds(run, link, flower_run, report)
 
+    def watch() -> None:
+        nonlocal seen
+        if (last := run.last_round()) > seen:
+            seen = last
+            report(Progress("rounds", seen, rounds, round_line(run, seen)))
 
-def follow_rounds(run: RunFolder, link: SuperLink, flower_run: str, report: Callable[[Progress], None]) -> None:
-    """Watch a run until its last round; raise RuntimeError, which says why, when it ends before."""
-    rounds, seen, checked = run.federation.training.rounds, run.last_round(), time.monotonic()
     report(Progress("rounds", seen, rounds))
-    while seen < rounds:
-        time.sleep(POLL_SECONDS)
-        last = run.last_round()
-        if last > seen:
-            seen, checked = last, time.monotonic()
-            report(Progress("rounds", seen, rounds, _round_line(run, seen)))
-        elif run.failure() is not None:
-            raise _failure(run, link, flower_run)
-        elif time.monotonic() - checked > DOUBT_SECONDS:  # it may have ended without a word
-            if not link.alive() or link.status(flower_run).startswith("finished"):
-                raise _failure(run, link, flower_run)
-            checked = time.monotonic()
+    (run.path / "failure.txt").unlink(missing_ok=True)
+    threads, log = int(run.environment["threads"]), run.path / "flower.log"
+    config: UserConfig = {"run": str(run.path), "store": str(run.store), "threads": threads, "nodes": ""}
+    grid = LocalGrid(len(run.federation.site), config, threads, log, watch)
+    with flower_logs_to(log) as logger, grid:
+        try:
+            app(grid, Context(RUN_ID, 0, {}, RecordDict(), config))
+        except Exception as error:
+            logger.exception("the run failed")
+            raise RuntimeError(
+                f"the run failed: {run.failure() or error}{_site_failure(run)}; all of it: {log}"
+            ) from error
+        watch()
 
 
-def _failure(run: RunFolder, link: SuperLink, flower_run: str) -> RuntimeError:
-    if link.alive():
-        link.save_log(flower_run, run.path / "flower.log")
-    reason = run.failure() or "Flower ended without a word"
-    return RuntimeError(f"the run failed: {reason}{_site_failure(run)}; all of it: {run.path / 'flower.log'}")
+@contextmanager
+def flower_logs_to(path: Path) -> Iterator[logging.Logger]:
+    """Have Flower add to a file what it would print, as long as the block lasts."""
+    logger, out = logging.getLogger("flwr"), logging.FileHandler(path)
+    out.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    before = logger.handlers, logger.propagate
+    logger.handlers, logger.propagate = [out], False  # libraries of EEG print what reaches the root
+    try:
+        yield logger
+    finally:
+        logger.handlers, logger.propagate = before
+        out.close()
 
 
-def _round_line(run: RunFolder, number: int) -> str:
+def round_line(run: RunFolder, number: int) -> str:
+    """Say how a round went: its mean loss, and who did not answer well."""
     rows = [row for row in run.history() if row["round"] == str(number)]
     losses = [float(row["loss"]) for row in rows if row["loss"]]
     out = [f"{row['site']} {row['status']}" for row in rows if row["status"] != "ok"]

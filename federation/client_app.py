@@ -27,7 +27,15 @@ app = ClientApp()
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Train one round at this site."""
-    return _answer(message, context, _train)
+
+    def work(message: Message, run: RunFolder, site: Site, folder: SiteFolder) -> RecordDict:
+        if run.federation.contract.secure_aggregation:
+            return _train_in_secret(message, context, run, site, folder)
+        if set(message.content) != {COMMON, CONFIG}:
+            raise InputError(f"the server sent the records {sorted(message.content)}, expected {[COMMON, CONFIG]}")
+        return _train(message, run, site, folder)
+
+    return _answer(message, context, work)
 
 
 @app.evaluate()
@@ -68,9 +76,21 @@ def _train(message: Message, run: RunFolder, site: Site, folder: SiteFolder) -> 
         {
             COMMON: ArrayRecord(network.common_state()),
             METRICS: MetricRecord({N_TRIALS: weight, **{k: measured[k] for k in site.metrics}}),
-            SITE: ConfigRecord({"name": site.name}),
+            SITE: _name(site),
         }
     )
+
+
+def _train_in_secret(message: Message, context: Context, run: RunFolder, site: Site, folder: SiteFolder) -> RecordDict:
+    """Answer one stage of secure aggregation: keys, shares of secrets, the masked update, shares again."""
+    from federation.secagg import answer_stage  # Flower's protocol, which a plain run does not need
+
+    def train() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], int]:
+        content = _train(message, run, site, folder)
+        after = content.array_records[COMMON].to_torch_state_dict()
+        return _common(message), dict(after), int(content.metric_records[METRICS][N_TRIALS])  # type: ignore[arg-type]
+
+    return RecordDict({**answer_stage(message, context, run.federation.contract.weighting, train), SITE: _name(site)})
 
 
 def _evaluate(message: Message, run: RunFolder, site: Site, folder: SiteFolder) -> RecordDict:
@@ -89,7 +109,7 @@ def _evaluate(message: Message, run: RunFolder, site: Site, folder: SiteFolder) 
 
         scores = mean_score(run, site)
     folder.log(f"round {number}: the last; sends {' and '.join(scores) or 'no score'}")
-    return RecordDict({METRICS: MetricRecord({**scores}), SITE: ConfigRecord({"name": site.name})})
+    return RecordDict({METRICS: MetricRecord({**scores}), SITE: _name(site)})
 
 
 def _answer(
@@ -131,6 +151,10 @@ def _open(message: Message, context: Context) -> tuple[RunFolder, Site]:
         return SiteHome(str(home)).open_run(str(config["run"]), rounds, str(config["contract"]))
     run = RunFolder(run_path(context.run_config, context.run_id))
     return run, run.federation.site[int(context.node_config["partition-id"])]
+
+
+def _name(site: Site) -> ConfigRecord:
+    return ConfigRecord({"name": site.name})
 
 
 def _config(message: Message) -> ConfigRecord:

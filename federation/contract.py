@@ -14,6 +14,7 @@ from data.errors import InputError, nearest
 from data.preprocessing import Preprocessing
 from data.sources import IN_FOLDERS
 from data.store import Recipe
+from federation.messages import FEWEST
 from mfscsn.extractors import EXTRACTORS
 from mfscsn.network import SHARES_EXTRACTOR, SHARES_HEAD, Architecture, Share
 from mfscsn.training import Settings
@@ -64,7 +65,9 @@ class Contract(Table):
     min_sites : int, optional
         Sites that must answer a round; 2 when left out, or 1 where there is one site.
     deadline : float
-        Seconds that a round may take.
+        Seconds that a round may take; with `secure_aggregation`, each of its four stages.
+    secure_aggregation : bool
+        The server sees the sites' sum alone: `federation.secagg`. At least 4 sites.
     """
 
     sfreq: Positive = 128.0
@@ -87,9 +90,14 @@ class Contract(Table):
     weighting: Literal["trials", "equal"] = "trials"
     min_sites: int | None = Field(None, ge=1)
     deadline: Positive = 3600.0
+    secure_aggregation: bool = False
 
     @model_validator(mode="after")
     def _check(self) -> "Contract":
+        if self.secure_aggregation and self.strategy == "fedmedian":
+            raise ValueError("secure_aggregation shows the server a sum alone, and fedmedian needs each site's update")
+        if self.secure_aggregation and self.share == "none":
+            raise ValueError("secure_aggregation: with share = 'none' nothing is shared that it could hide")
         fitting = {"recentred", "followed"} if self.extractor == "riemann" else {"euclidean", "standard", "none"}
         if self.alignment not in fitting:
             raise ValueError(
@@ -391,6 +399,11 @@ def read_federation(path: Path, data_root: Path | None = None) -> Federation:
 
 def check_min_sites(federation: Federation, where: str) -> None:
     """Raise InputError when a round needs more sites than there are."""
+    if federation.contract.secure_aggregation and len(federation.site) < FEWEST:
+        raise InputError(
+            f"{where}: secure_aggregation needs at least {FEWEST} sites, there are {len(federation.site)}: of two, each"
+            " knows the other's update, and of three, two that tell know the third's"
+        )
     if federation.min_sites > len(federation.site):
         raise InputError(
             f"{where}: contract.min_sites is {federation.min_sites}, but there are {len(federation.site)} sites"

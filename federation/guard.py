@@ -21,7 +21,7 @@ from typing import Any
 
 from data.errors import InputError
 
-PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+PR_SET_CHILD_SUBREAPER = 36
 
 
 def start_guarded(
@@ -63,11 +63,6 @@ def flower_environment(home: Path) -> dict[str, str]:
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "PYTHONSAFEPATH": "1",  # a folder `data` where the user stands is not our package
     }
-
-
-def die_with_parent() -> None:
-    """Have Linux end this process when its parent ends; elsewhere do nothing."""
-    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def end_with(pid: int) -> None:

@@ -13,7 +13,6 @@ import os
 import secrets
 import ssl
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -45,6 +44,7 @@ from federation.app_bundle import bundle_hash
 from federation.guard import end_guarded, end_with, flower_environment, free_port, program, start_guarded
 from federation.messages import REFUSALS, UNAPPROVED_APP
 from federation.site_home import SiteHome
+from federation.workers import warm_up
 
 POLL_SECONDS, AGAIN_SECONDS = 0.1, 5.0
 ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
@@ -72,11 +72,8 @@ def run_site(home: SiteHome, say: Callable[[str], object]) -> None:
     say(f"approved app bundle: {approved}")
     if home.invitation.app != approved:
         say(f"the invitation was made with another version of mfscsn (bundle {home.invitation.app}): rounds will fail")
-    # How sums are rounded depends on it, in torch and in numpy: a simulation has one thread a site as well
-    os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(home.threads))
+    warm_up(home.threads, "federation.launcher")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["federation.launcher", "federation.client_app"])
-    vars(sys.modules["__main__"]).pop("__file__", None)  # or each process would import the whole command line again
     while True:
         try:
             check_connection(home)
@@ -204,6 +201,7 @@ def _answer_messages(
             time.sleep(POLL_SECONDS)
             continue
         if answer.token:
+            began = time.monotonic()
             process = context.Process(target=answer_message, args=(address, answer.token, approved, os.getpid()))
             process.start()
             while process.is_alive():
@@ -212,6 +210,8 @@ def _answer_messages(
                     process.kill()
             if process.exitcode:
                 say(f"the process for a message ended with {process.exitcode}; this site has no answer in this round")
+            else:
+                say(f"answered a message in {time.monotonic() - began:.3f} s")
         time.sleep(POLL_SECONDS)
     client.close()
 
@@ -258,13 +258,16 @@ def sends(home: SiteHome) -> list[str]:
     shapes = ", ".join(f"{name} {tuple(values.shape)}" for name, values in layers.items())
     count = "nothing about the number of trials" if contract.weighting == "equal" else "the number of training trials"
     metrics = ", ".join(site.metrics) or "no training metric"
+    if contract.secure_aggregation:
+        count, metrics = "keys and shares of secrets that serve one round", "no training metric"
+    masked = ", masked: the server can read the sites' sum alone" if contract.secure_aggregation else ""
     scores = (
         "the mean balanced accuracy of your target subjects, and how many they are"
         if site.scores
         else "no score (scores = [] in site.toml)"
     )
     return [
-        f"in every round: the {len(layers)} arrays of the common layers, {n_values} numbers ({shapes})",
+        f"in every round: the {len(layers)} arrays of the common layers, {n_values} numbers ({shapes}){masked}",
         f"with them: {count}; {metrics}; the site's name {site.name!r}",
         f"after the last round: {scores}",
         "besides: this machine's network address, the site's public key, and how long a message took (Flower's own)",

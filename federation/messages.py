@@ -12,3 +12,5 @@ REFUSALS = {
     OTHER_CONTRACT: "holds another contract; send it the invitation again",
     UNAPPROVED_APP: "runs other code than the server's; install the same version at both ends",
 }
+
+FEWEST = 4  # sites of a secure sum: of two, each knows the other's update; of three, two that tell know the third's

@@ -6,6 +6,7 @@
 
 import csv
 import fcntl
+import functools
 import io
 import json
 import os
@@ -29,6 +30,7 @@ from federation.site import SiteFolder, read_tensors, write_tensors
 HISTORY = ("round", "site", "status", "n_trials", "loss", "accuracy")
 SITE_SCORES = ("site", "status", "n_targets", "balanced_accuracy")
 TIMING = ("round", "site", "seconds", "round_seconds")
+SECURE = "secure-aggregation.json"
 PACKAGES = ("mfscsn", "torch", "flwr", "numpy", "mne", "mne-bids", "moabb", "safetensors")
 
 
@@ -49,7 +51,7 @@ class RunFolder:
         self.path = path.resolve()
         if not (self.path / "federation.toml").is_file():
             raise InputError(f"{path}: no run here (federation.toml is missing)")
-        self.federation: Federation = read_federation(self.path / "federation.toml")
+        self.federation = _frozen(self.path / "federation.toml", (self.path / "federation.toml").stat().st_mtime_ns)
         try:
             self.environment: dict[str, Any] = json.loads((self.path / "environment.json").read_text())
             self.run_id: str = self.environment["run"]
@@ -168,6 +170,16 @@ class RunFolder:
         with path.open(newline="") as file:
             return list(csv.DictReader(file))
 
+    def keep_secure_aggregation(self, n_sites: int, error: float) -> None:
+        """Write down of a secure round how many sites were summed, and the bound of the quantisation error."""
+        with replaced(self.path / SECURE) as out:
+            out.write(json.dumps({"sites": n_sites, "error": error}).encode())
+
+    def secure_aggregation(self) -> dict[str, Any] | None:
+        """Read what was written down of the last secure round; None when there was none."""
+        path = self.path / SECURE
+        return dict(json.loads(path.read_text())) if path.exists() else None
+
     def fail(self, reason: str) -> None:
         """Write down why the run ended before its last round."""
         with replaced(self.path / "failure.txt") as out:
@@ -191,6 +203,12 @@ class RunFolder:
     @property
     def _common(self) -> Path:
         return self.path / "common"
+
+
+@functools.lru_cache(maxsize=8)
+def _frozen(path: Path, changed: int) -> Federation:
+    """Read a run's federation once a process: with a hundred sites that takes as long as a site's training."""
+    return read_federation(path)
 
 
 def runs_in(folder: Path) -> list[RunFolder]:

@@ -5,12 +5,13 @@ Training trials are all of a source subject's and a target subject's calibration
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from data.errors import InputError
 from data.files import kept_array
@@ -73,25 +74,18 @@ def training_trials(site: Site, contract: Contract, store_root: Path) -> dict[st
         When a store is missing or damaged, a split does not fit the recordings, or a branch has one class only.
     """
     check_site(site, contract, store_root)
-    parts: dict[str, list[tuple[NDArray[np.float32], NDArray[np.int64]]]] = {}
-    names: dict[str, tuple[str, ...]] = {}
+    of_branch: dict[str, list[_Subject]] = {}
     for subject in _subjects(site, contract, store_root):
-        branch = subject.branch(site)
-        names[branch] = subject.dataset.labels(contract)
-        chosen = subject.trials[subject.train]
-        parts.setdefault(branch, []).append(
-            (
-                _aligned(subject, subject.train, subject.train, contract, store_root),
-                _codes(chosen, subject.dataset, contract),
-            )
-        )
+        of_branch.setdefault(subject.branch(site), []).append(subject)
     return {
         branch: BranchTrials(
-            np.concatenate([signals for signals, _ in trials]),
-            np.concatenate([codes for _, codes in trials]),
-            names[branch],
+            _inputs([(subject, subject.train, subject.train) for subject in subjects], contract, store_root),
+            np.concatenate(
+                [_codes(subject.trials.labels[subject.train], subject.dataset, contract) for subject in subjects]
+            ),
+            subjects[0].dataset.labels(contract),
         )
-        for branch, trials in parts.items()
+        for branch, subjects in of_branch.items()
     }
 
 
@@ -102,10 +96,9 @@ def calibration_trials(
     found = {}
     for subject in _subjects(site, contract, store_root):
         if subject.test.any() and only in (None, subject.name):
-            chosen = subject.trials[subject.train]
             found[subject.dataset.name, subject.name] = BranchTrials(
-                _aligned(subject, subject.train, subject.train, contract, store_root),
-                _codes(chosen, subject.dataset, contract),
+                _inputs([(subject, subject.train, subject.train)], contract, store_root),
+                _codes(subject.trials.labels[subject.train], subject.dataset, contract),
                 subject.dataset.labels(contract),
             )
     return found
@@ -119,14 +112,14 @@ def target_trials(site: Site, contract: Contract, store_root: Path, transductive
     """
     for subject in _subjects(site, contract, store_root):
         if subject.test.any():
-            test, fitted = subject.trials[subject.test], subject.test if transductive else subject.train
+            fitted = subject.test if transductive else subject.train
             yield Target(
                 dataset=subject.dataset.name,
                 subject=subject.name,
                 branch=subject.branch(site),
-                signals=_aligned(subject, subject.test, fitted, contract, store_root),
-                labels=_codes(test, subject.dataset, contract),
-                outputs=_outputs(subject.trials[subject.train | subject.test], subject.dataset, contract),
+                signals=_inputs([(subject, subject.test, fitted)], contract, store_root),
+                labels=_codes(subject.trials.labels[subject.test], subject.dataset, contract),
+                outputs=_outputs(subject.trials.labels[subject.train | subject.test], subject.dataset, contract),
             )
 
 
@@ -228,17 +221,35 @@ def _mask(part: Part, trials: Trials) -> NDArray[np.bool_]:
     return mask & (place > (part.after or 0)) & (place <= (part.first or len(trials)) + (part.after or 0))
 
 
-def _aligned(
-    subject: _Subject, chosen: NDArray[np.bool_], fitted: NDArray[np.bool_], contract: Contract, store_root: Path
+Chosen = tuple[_Subject, NDArray[np.bool_], NDArray[np.bool_]]  # a subject, its trials to use, those to fit on
+
+
+def _inputs(parts: Sequence[Chosen], contract: Contract, store_root: Path) -> NDArray[np.float32]:
+    """Give the chosen trials of subjects, one after another, as the extractor takes them.
+
+    Nothing of it is learned in training: made once, it serves every round, and all processes share its pages.
+    """
+    made_of = [
+        [subject.digest, subject.trials.channels, chosen.tolist(), fitted.tolist()] for subject, chosen, fitted in parts
+    ]
+    how = [contract.extractor, contract.alignment, contract.shrinkage, riemann.VERSION]
+    name = hashlib.sha256(json.dumps([made_of, how]).encode()).hexdigest()[:32]
+    path = store_root / "inputs" / f"{name}.npy"
+
+    def make() -> NDArray[np.float32]:
+        with threadpool_limits(limits=1, user_api="blas"):  # how sums are rounded must not depend on who makes it
+            return np.concatenate([_input(*part, contract) for part in parts])
+
+    return kept_array(path, make)
+
+
+def _input(
+    subject: _Subject, chosen: NDArray[np.bool_], fitted: NDArray[np.bool_], contract: Contract
 ) -> NDArray[np.float32]:
-    """Give the chosen trials as the extractor takes them, aligned by what was fitted on others."""
+    """Align the chosen trials by what is fitted on others."""
     trials, fitted_on = subject.trials[chosen], subject.trials[fitted]
     if contract.extractor == "riemann":
-        # Nothing of it is learned: made once, it serves every round
-        followed = contract.alignment == "followed" and not np.array_equal(chosen, fitted)
-        made_of = [subject.digest, trials.channels, chosen.tolist(), fitted.tolist(), followed, riemann.VERSION]
-        name = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:32]
-        return kept_array(store_root / "tangent" / f"{name}.npy", lambda: _tangent(trials, fitted_on, followed))
+        return _tangent(trials, fitted_on, contract.alignment == "followed" and not np.array_equal(chosen, fitted))
     if contract.alignment == "none":
         return np.ascontiguousarray(trials.signals)
     if contract.alignment == "standard":
@@ -252,11 +263,11 @@ def _tangent(trials: Trials, fitted_on: Trials, followed: bool) -> NDArray[np.fl
     return riemann.follow(covs, mean, len(seen)) if followed else riemann.tangent(covs, mean)
 
 
-def _codes(trials: Trials, dataset: Dataset, contract: Contract) -> NDArray[np.int64]:
+def _codes(labels: NDArray[np.str_], dataset: Dataset, contract: Contract) -> NDArray[np.int64]:
     code = {name: k for k, name in enumerate(dataset.labels(contract))} | {UNLABELLED: -1}
-    return np.array([code[label] for label in trials.labels], dtype=np.int64)
+    return np.array([code[label] for label in labels.tolist()], dtype=np.int64)
 
 
-def _outputs(trials: Trials, dataset: Dataset, contract: Contract) -> NDArray[np.int64]:
-    codes = np.unique(_codes(trials, dataset, contract))
+def _outputs(labels: NDArray[np.str_], dataset: Dataset, contract: Contract) -> NDArray[np.int64]:
+    codes = np.unique(_codes(labels, dataset, contract))
     return codes[codes >= 0]

@@ -12,7 +12,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAdam, FedAvg, FedMedian, FedProx
 
 from federation.contract import Contract
-from federation.messages import COMMON, CONFIG, MAY_LEAVE, METRICS, N_TRIALS, REFUSALS, SCORES_MAY_LEAVE, SITE
+from federation.messages import COMMON, CONFIG, FEWEST, MAY_LEAVE, METRICS, N_TRIALS, REFUSALS, SCORES_MAY_LEAVE, SITE
 from federation.register import read_nodes
 from federation.run_folder import RunFolder
 
@@ -52,9 +52,12 @@ class CommonLayers(FedAvg):
         self.began = time.monotonic()
         self.sent = {name: array.numpy() for name, array in arrays.items()}
         needed, deadline = self.run.federation.min_sites, self.run.federation.contract.deadline
+        if self.run.federation.contract.secure_aggregation:
+            needed = max(needed, FEWEST)
         while (found := len(list(grid.get_node_ids()))) < needed:
             if time.monotonic() - self.began > deadline:
-                raise RunFailed(f"{found} sites are connected after {deadline:g} s, min_sites is {needed}")
+                whose = "min_sites is" if needed == self.run.federation.min_sites else "secure aggregation needs"
+                raise RunFailed(f"{found} sites are connected after {deadline:g} s, {whose} {needed}")
             time.sleep(0.5)
         self._describe_run(config)
         messages = list(super().configure_train(self._round(server_round), arrays, config, grid))
@@ -90,7 +93,8 @@ class CommonLayers(FedAvg):
             if name in good:
                 metrics = dict(good[name].content.metric_records[METRICS])
                 weight = 1 if federation.contract.weighting == "equal" else metrics[N_TRIALS]
-                row |= {"n_trials": weight if federation.contract.weighting == "trials" else ""}
+                seen = federation.contract.weighting == "trials" and not federation.contract.secure_aggregation
+                row |= {"n_trials": weight if seen else ""}
                 row |= {key: metrics[key] for key in ("loss", "accuracy") if key in metrics}
                 timing[name] = {"round": number, "site": name, "round_seconds": seconds}
                 timing[name] |= {"seconds": metrics.get("seconds", "")}

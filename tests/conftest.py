@@ -99,8 +99,8 @@ def tiny_file(tmp_path) -> Path:
 
 @pytest.fixture
 def copied_store(tmp_path, prepared) -> Path:
-    """A copy of the store that a test may damage."""
-    return Path(shutil.copytree(prepared, tmp_path / "store"))
+    """A copy of the store that a test may damage, without what was made of it."""
+    return Path(shutil.copytree(prepared, tmp_path / "store", ignore=shutil.ignore_patterns("inputs")))
 
 
 class LoopGrid:
@@ -112,6 +112,7 @@ class LoopGrid:
         self.sent: list[Message] = []
         self.replies: list[Message] = []
         self.nodes = {100 + k: k for k in range(len(run.federation.site))}
+        self.states = {node: RecordDict() for node in self.nodes}
 
     def get_node_ids(self) -> list[int]:
         return list(self.nodes)
@@ -127,7 +128,7 @@ class LoopGrid:
                 run_id=1,
                 node_id=message.metadata.dst_node_id,
                 node_config={"partition-id": site, "num-partitions": len(self.nodes)},
-                state=RecordDict(),
+                state=self.states[message.metadata.dst_node_id],
                 run_config={"run": str(self.run.path), "store": str(self.run.store), "threads": 1},
             )
             reply = client_app.app(message, context)

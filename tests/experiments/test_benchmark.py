@@ -52,20 +52,15 @@ def here(monkeypatch):
     """Jobs in this process."""
 
     class Pool:
-        def __init__(self, *args, **kwargs):
-            pass
-
         def submit(self, work, *args):
             future = benchmark_future()
             future.set_result(work(*args))
             return future
 
-        def shutdown(self, **kwargs):
-            pass
-
     from concurrent.futures import Future as benchmark_future
 
-    monkeypatch.setattr(benchmark, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(benchmark, "start_workers", lambda n_processes, threads: Pool())
+    monkeypatch.setattr(benchmark, "stop_workers", lambda pool: None)
 
 
 @pytest.mark.parametrize("weighting", ["trials", "equal"])

@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 
@@ -89,3 +90,12 @@ def test_where_no_run_can_be_made(tmp_path):
     check_free(tmp_path / "empty")
     check_free(tmp_path / "new" / "run")
     assert not (tmp_path / "new").exists()
+
+
+def test_a_federation_that_was_changed_is_read_again(make_run):
+    run = make_run()
+    path = run.path / "federation.toml"
+    assert RunFolder(run.path).federation is run.federation
+    path.write_text(path.read_text().replace("rounds = 2", "rounds = 3"))
+    os.utime(path, ns=(0, 0))
+    assert RunFolder(run.path).federation.training.rounds == 3

@@ -1,9 +1,11 @@
 import pytest
 import torch
 from braindecode.models import ShallowFBCSPNet
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
-from mfscsn.extractors import ShallowExtractor
+from mfscsn.extractors import ShallowExtractor, fused_convolution, fused_convolution_by_fourier
 from mfscsn.network import Architecture, Branch, ExtractorAlone
 
 
@@ -58,3 +60,36 @@ def test_shape_behind_the_extractor_depends_on_no_headset():
 def test_a_trial_that_is_too_short_is_refused():
     with pytest.raises(ValueError, match="n_times=40 at 128 Hz is too short: filter and pooling need 50 samples"):
         ShallowExtractor(3, 40, 128.0)
+
+
+@given(
+    n_chans=st.integers(1, 12),
+    kernel=st.integers(1, 30),
+    n_steps=st.integers(1, 90),
+    seed=st.integers(0, 1000),
+)
+def test_fourier_form_equals_the_plain_convolution_in_value_and_gradient(n_chans, kernel, n_steps, seed):
+    torch.manual_seed(seed)
+    x = torch.randn(3, n_chans, kernel + n_steps - 1, dtype=torch.float64)
+    spatial, temporal = torch.randn(4, 5, n_chans, dtype=torch.float64), torch.randn(5, kernel, dtype=torch.float64)
+    found = []
+    for form in (fused_convolution, fused_convolution_by_fourier):
+        weights = [spatial.clone().requires_grad_(), temporal.clone().requires_grad_()]
+        out = form(x, *weights)
+        found.append([out.detach(), *torch.autograd.grad(out.square().sum(), weights)])
+    assert found[0][0].shape == (3, 4, n_steps)
+    for plain, fourier in zip(*found, strict=True):
+        torch.testing.assert_close(fourier, plain)
+
+
+def test_the_fourier_form_is_taken_for_long_kernels():
+    assert ShallowExtractor(64, 640, 250.0).convolve is fused_convolution_by_fourier
+    assert ShallowExtractor(64, 416, 128.0).convolve is fused_convolution
+    assert ShallowExtractor(3, 640, 250.0).convolve is fused_convolution
+
+
+def test_the_fourier_form_in_single_precision():
+    torch.manual_seed(0)
+    x, spatial, temporal = torch.randn(60, 64, 640), torch.randn(40, 40, 64) * 0.02, torch.randn(40, 25) * 0.1
+    plain, fourier = (form(x, spatial, temporal) for form in (fused_convolution, fused_convolution_by_fourier))
+    assert (plain - fourier).abs().max() < 1e-5 * plain.abs().max()

@@ -1,0 +1,70 @@
+"""Processes of one machine that work side by side: forked from one that has imported all that training needs."""
+
+import multiprocessing
+import os
+import signal
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import forkserver
+from pathlib import Path
+
+from federation.guard import end_with
+
+# torch's optimisers import its compiler with the first step, which each process would wait for
+MODULES = ["federation.client_app", "federation.workers", "torch._dynamo"]
+
+
+def start_workers(n_processes: int, threads: int, log: Path | None = None) -> ProcessPoolExecutor:
+    """Start a pool whose processes begin at once, leave Ctrl-C to the command, and end with it.
+
+    Parameters
+    ----------
+    n_processes : int
+    threads : int
+        Of each process.
+    log : Path, optional
+        Where all that they print is added; without one they print here.
+    """
+    warm_up(threads)
+    context = multiprocessing.get_context("forkserver")
+    return ProcessPoolExecutor(n_processes, context, initializer=_begin, initargs=(threads, log, os.getpid()))
+
+
+def warm_up(threads: int, *modules: str) -> None:
+    """Have the process that others are forked from import what they need, while this one goes on.
+
+    Parameters
+    ----------
+    threads : int
+        Of each process: how sums are rounded depends on it, in torch and in numpy.
+    modules : str
+        To import besides those of training.
+    """
+    os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
+    multiprocessing.get_context("forkserver").set_forkserver_preload([*MODULES, *modules])
+    vars(sys.modules["__main__"]).pop("__file__", None)  # or each process would import the whole command line again
+    forkserver.ensure_running()
+
+
+def stop_workers(pool: ProcessPoolExecutor) -> None:
+    """End a pool at once, whatever its processes are doing."""
+    for process in list((pool._processes or {}).values()):
+        process.kill()
+    pool.shutdown(cancel_futures=True)
+
+
+def n_at_once(threads: int, n_tasks: int) -> int:
+    """Say how many processes of so many threads fill this machine's cores, and are of use."""
+    return max(1, min(n_tasks, len(os.sched_getaffinity(0)) // threads))
+
+
+def _begin(threads: int, log: Path | None, command: int) -> None:
+    import torch
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the command's affair
+    end_with(command)
+    torch.set_num_threads(threads)
+    if log is not None:
+        with log.open("ab") as out:
+            os.dup2(out.fileno(), 1)
+            os.dup2(out.fileno(), 2)

@@ -1,0 +1,59 @@
+"""Secure aggregation between four sites and a server over TLS; one of them goes away in the middle."""
+
+import pytest
+from conftest import mfscsn
+from deployment.harness import Deployment, kill, tiny_site, wait_for, whole_federation
+
+from experiments.prepare import prepare_sites
+from experiments.simulate import train_rounds
+from federation.contract import load_federation
+from federation.run_folder import RunFolder
+
+NAMES = ["east", "north", "south", "west"]
+
+
+@pytest.fixture(scope="module")
+def four(tmp_path_factory):
+    made = Deployment(tmp_path_factory.mktemp("secure"))
+    made.begin(
+        'name = "secure"\n[contract]\nsecure_aggregation = true\nmin_sites = 3\nweighting = "equal"\ndeadline = 60.0\n'
+        "[training]\nrounds = 2\n"
+    )
+    sources = ["simulated:clinic", "simulated:laboratory", "simulated:university", "simulated:clinic"]
+    for name, source in zip(NAMES, sources, strict=True):
+        made.add_site(name, tiny_site(source))
+    made.serve()
+    made.join(*NAMES)
+    yield made
+    made.end()
+
+
+def test_over_tls_as_in_a_simulation_and_a_site_may_go_away(four):
+    code, out, err = four.train()
+    assert code == 0, out + err
+    assert "within 4.8e-07 of the plain mean" in out
+    run = four.run()
+    assert [row["status"] for row in run.history()] == ["ok"] * 8 and run.secure_aggregation()["sites"] == 4
+    path = whole_federation(four, NAMES)
+    path.write_text(path.read_text().replace("secure_aggregation = true", "secure_aggregation = false"))
+    federation = prepare_sites(load_federation(path), four.folder / "store")
+    plain = RunFolder.create(four.folder / "plain", federation, four.folder / "store", 1)
+    train_rounds(plain, lambda step: None)
+    theirs = plain.load_common(1)
+    for name, layer in run.load_common(1).items():
+        assert (layer - theirs[name]).abs().max() < 5e-7
+
+    code, out, _ = mfscsn("site", "check", four.folder / "west", "--offline", cwd=four.folder)
+    assert code == 0 and "masked: the server can read the sites' sum alone" in out and "number of" not in out
+
+    following = four.train_beside("--rounds", "6")
+    wait_for(lambda: any(four.folder.glob("server/runs/*/common/round-0003.safetensors")), 120)
+    kill(four.running.pop("west"))
+    wait_for(lambda: any(row["status"] != "ok" for row in four.run().history()), 200)
+    four.join("west")  # the next round needs four again
+    out, err = following.communicate(timeout=400)
+    assert following.returncode == 0, out + err
+    rows = four.run().history()
+    assert {row["status"] for row in rows if row["site"] != "west"} == {"ok"}
+    missed = [int(row["round"]) for row in rows if row["site"] == "west" and row["status"] != "ok"]
+    assert missed and {row["round"] for row in rows} == {str(k) for k in range(1, 7)} and max(missed) < 6
