@@ -194,6 +194,6 @@ def test_a_site_whose_process_is_killed_fails_its_round_alone(make_run, monkeypa
 
 def test_a_site_that_takes_too_long_is_not_waited_for(make_run):
     # 100,000 epochs are minutes on any machine: a fast one answered a single epoch within the deadline
-    run = make_run(contract="deadline = 0.05\nlocal_epochs = 100000")
+    run = make_run(contract="deadline = 0.05", training="local_epochs = 100000")
     with pytest.raises(RuntimeError, match="gave no answer"):
         simulate(run, lambda step: None)
