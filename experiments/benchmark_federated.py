@@ -15,7 +15,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from federation.contract import Federation, Site
-from federation.site_network import server_network, site_network
+from federation.site_network import server_network, site_network, site_seed
 from federation.site_trials import calibration_trials, target_trials, training_trials
 from mfscsn.network import SHARES_EXTRACTOR, SplitModule
 from mfscsn.training import BranchTrials, derive_seed, fine_tune, predict, train_round
@@ -89,6 +89,9 @@ METHODS: dict[str, Method] = {
     "mf-scsn-sam": Method(sharpness=0.05),
     "mf-scsn-branch-by-subject": Method(site={"branch_by": "subject"}),
     "mf-scsn-branch-by-subject-mmd": Method(training={"mmd": 1.0}, site={"branch_by": "subject"}),
+    "mf-scsn-label-heads": Method({"heads": "label"}),
+    "mf-scsn-label-heads-unshared": Method({"heads": "label", "share": "none"}),
+    "mf-scsn-label-heads-no-fine-tuning": Method({"heads": "label"}, {"fine_tune": 0}),
     "mf-scsn-shallow": Method(SHALLOW, SHALLOW_TRAINING),
     "mf-scsn-shallow-unshared": Method({**SHALLOW, "share": "none"}, SHALLOW_TRAINING),
     "fedavg": _rival("all"),
@@ -188,6 +191,7 @@ def train_together(
         name: 1.0 if contract.weighting == "equal" else float(sum(len(t.labels) for t in of_site.values()))
         for name, of_site in trials.items()
     }
+    seeds = {site.name: site_seed(federation, site) for site in federation.site}
     for number in range(1, training.rounds + 1):
         for name in sorted(networks):
             began = time.process_time()
@@ -195,7 +199,7 @@ def train_together(
                 networks[name],
                 trials[name],
                 settings,
-                seed=derive_seed(training.seed, name, number),
+                seed=derive_seed(seeds[name], name, number),
                 optimiser_state=states[name],
             )
             seconds[name] += time.process_time() - began

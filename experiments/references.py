@@ -12,7 +12,7 @@ from pathlib import Path
 
 from federation.run_folder import RunFolder
 from federation.site import write_tensors
-from federation.site_network import site_network
+from federation.site_network import site_network, site_seed
 from federation.site_trials import branch_name, branches, calibration_trials, count_training, digest, training_trials
 from federation.workers import n_at_once, start_workers, stop_workers
 from mfscsn.network import ExtractorAlone, SplitModule
@@ -74,7 +74,8 @@ def train_references(run: RunFolder, jobs: Sequence[Job], report: Callable[[int,
 
 def _train(path: Path, job: Job) -> None:
     run = RunFolder(path)
-    site, contract, seed = run.federation.site[job.site], run.federation.contract, run.federation.training.seed
+    site, contract = run.federation.site[job.site], run.federation.contract
+    seed = site_seed(run.federation, site)
     network: SplitModule
     words: tuple[int | str, ...] = (seed, site.name)
     settings = replace(run.federation.settings, proximal_mu=0.0)  # nothing is shared: nothing to be pulled back to

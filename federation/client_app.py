@@ -13,11 +13,22 @@ from flwr.clientapp import ClientApp
 from data.errors import InputError
 from federation.contract import Site
 from federation.events import event
-from federation.messages import COMMON, CONFIG, METRICS, N_TRIALS, OTHER_CONTRACT, REFUSALS, SITE, SITE_FAILED
+from federation.ledger import LEDGER, BudgetSpent
+from federation.messages import (
+    BUDGET_SPENT,
+    COMMON,
+    CONFIG,
+    METRICS,
+    N_TRIALS,
+    OTHER_CONTRACT,
+    REFUSALS,
+    SITE,
+    SITE_FAILED,
+)
 from federation.run_folder import RunFolder, run_path
 from federation.site import SiteFolder, fail
 from federation.site_home import OtherContract, SiteHome
-from federation.site_network import server_network, site_network
+from federation.site_network import server_network, site_network, site_seed
 from federation.site_trials import digest, training_trials
 from mfscsn.training import derive_seed, train_round
 
@@ -33,7 +44,7 @@ def train(message: Message, context: Context) -> Message:
             return _train_in_secret(message, context, run, site, folder)
         if set(message.content) != {COMMON, CONFIG}:
             raise InputError(f"the server sent the records {sorted(message.content)}, expected {[COMMON, CONFIG]}")
-        return _train(message, run, site, folder)
+        return _train(message, context, run, site, folder)
 
     return _answer(message, context, work)
 
@@ -44,7 +55,7 @@ def evaluate(message: Message, context: Context) -> Message:
     return _answer(message, context, _evaluate)
 
 
-def _train(message: Message, run: RunFolder, site: Site, folder: SiteFolder) -> RecordDict:
+def _train(message: Message, context: Context, run: RunFolder, site: Site, folder: SiteFolder) -> RecordDict:
     began, number = time.monotonic(), _number(message)
     contract = run.federation.contract
     settings = replace(run.federation.settings, rounds=int(_config(message)["rounds"]))  # type: ignore[arg-type]
@@ -59,13 +70,18 @@ def _train(message: Message, run: RunFolder, site: Site, folder: SiteFolder) -> 
     if private:
         network.load_private(private[0])
     network.load_common(_common(message))
-    log, optimiser_state = train_round(
-        network,
-        trials,
-        settings,
-        seed=derive_seed(run.federation.training.seed, site.name, number),
-        optimiser_state=private[1] if private else None,
-    )
+    optimiser_state = private[1] if private else None
+    if site.privacy is None:
+        seed = derive_seed(site_seed(run.federation, site), site.name, number)
+        log, optimiser_state = train_round(network, trials, settings, seed=seed, optimiser_state=optimiser_state)
+    else:
+        from federation.private_training import train_within_budget  # Opacus, which others do not need
+
+        path = Path(str(context.node_config.get("site", folder.folder))) / LEDGER
+        log, optimiser_state, epsilon = train_within_budget(
+            path, site.privacy, run.run_id, number, network, trials, settings, optimiser_state
+        )
+        folder.log(f"round {number}: epsilon {epsilon:.3g} of {site.privacy.epsilon:g}, delta {site.privacy.delta:g}")
     folder.save_private(number, network.private_state(), optimiser_state, trials_digest)
 
     seconds = time.monotonic() - began
@@ -86,7 +102,7 @@ def _train_in_secret(message: Message, context: Context, run: RunFolder, site: S
     from federation.secagg import answer_stage  # Flower's protocol, which a plain run does not need
 
     def train() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], int]:
-        content = _train(message, run, site, folder)
+        content = _train(message, context, run, site, folder)
         after = content.array_records[COMMON].to_torch_state_dict()
         return _common(message), dict(after), int(content.metric_records[METRICS][N_TRIALS])  # type: ignore[arg-type]
 
@@ -129,6 +145,10 @@ def _answer(
         line = f"round {number}: refused, {error}"
         event(line) if folder is None else folder.log(line)
         return Message(Error(OTHER_CONTRACT, f"site {name!r} {REFUSALS[OTHER_CONTRACT]}"), reply_to=message)
+    except BudgetSpent as error:
+        assert folder is not None
+        folder.log(f"round {number}: not trained, {error}")
+        return Message(Error(BUDGET_SPENT, f"site {name!r} {REFUSALS[BUDGET_SPENT]}"), reply_to=message)
     except Exception as error:
         why = str(error) if isinstance(error, InputError) else traceback.format_exc(limit=-4)
         line = f"round {number}: failed with {type(error).__name__}; failure.txt"

@@ -37,6 +37,7 @@ class Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
+ROBUST = ("fedmedian", "fedtrimmedavg", "krum")  # strategies that look at single updates
 Checked = TypeVar("Checked", bound=Table)
 
 
@@ -56,10 +57,13 @@ class Contract(Table):
         Of Euclidean alignment, 0 to 1: as in `mfscsn.alignment.euclidean_whitener`.
     extractor, width, common_layers, head_layers, share
         As in `mfscsn.network.Architecture`.
+    heads : {"site", "label"}
+        What a head's first weights are drawn from: the site's own seed or, "label", the run's seed and the label's
+        name. With "label", sites that have a label in common begin with the same output for it, and tell nobody.
     channels, labels : list of str, optional
         One channel list that every site has, and one label list; which of them `share` needs is said there.
-    strategy : {"fedavg", "fedprox", "fedadam", "fedmedian"}
-        Flower's own. `proximal_mu` is FedProx's, `server_lr` FedAdam's.
+    strategy : {"fedavg", "fedprox", "fedadam", "fedmedian", "fedtrimmedavg", "krum"}
+        Flower's own. `proximal_mu` is FedProx's, `server_lr` FedAdam's, `bad_sites` how many sites the last two bear.
     weighting : {"trials", "equal"}
         How sites weigh in the average. With "equal", the number of trials is not sent either.
     min_sites : int, optional
@@ -73,7 +77,7 @@ class Contract(Table):
     sfreq: Positive = 128.0
     window: tuple[float, float] = (0.25, 3.5)
     band: tuple[Positive, Positive] = (4.0, 38.0)
-    extractor: Literal["riemann", "shallow"] = "riemann"
+    extractor: Literal["riemann", "shallow", "shallow-group"] = "riemann"
     alignment: Literal["recentred", "followed", "euclidean", "standard", "none"] = Field(
         default_factory=lambda data: "followed" if data.get("extractor") == "riemann" else "euclidean"
     )
@@ -82,11 +86,13 @@ class Contract(Table):
     common_layers: int = Field(1, ge=1, le=4)
     head_layers: int = Field(0, ge=0, le=3)
     share: Share = "middle"
+    heads: Literal["site", "label"] = "site"
     channels: list[str] | None = Field(None, min_length=1)
     labels: list[str] | None = Field(None, min_length=2)
-    strategy: Literal["fedavg", "fedprox", "fedadam", "fedmedian"] = "fedavg"
+    strategy: Literal["fedavg", "fedprox", "fedadam", "fedmedian", "fedtrimmedavg", "krum"] = "fedavg"
     proximal_mu: float = Field(0.01, ge=0)
     server_lr: Positive = 0.01
+    bad_sites: int = Field(1, ge=1)
     weighting: Literal["trials", "equal"] = "trials"
     min_sites: int | None = Field(None, ge=1)
     deadline: Positive = 3600.0
@@ -94,8 +100,10 @@ class Contract(Table):
 
     @model_validator(mode="after")
     def _check(self) -> "Contract":
-        if self.secure_aggregation and self.strategy == "fedmedian":
-            raise ValueError("secure_aggregation shows the server a sum alone, and fedmedian needs each site's update")
+        if self.secure_aggregation and self.strategy in ROBUST:
+            raise ValueError(
+                f"secure_aggregation shows the server a sum alone, and {self.strategy} needs each site's update"
+            )
         if self.secure_aggregation and self.share == "none":
             raise ValueError("secure_aggregation: with share = 'none' nothing is shared that it could hide")
         fitting = {"recentred", "followed"} if self.extractor == "riemann" else {"euclidean", "standard", "none"}
@@ -265,6 +273,27 @@ class Dataset(Table):
         )
 
 
+class Privacy(Table):
+    """A site's differential privacy: `federation.private_training`, counted in `federation.ledger`.
+
+    Parameters
+    ----------
+    epsilon : float
+        What all rounds of all runs together may tell about one trial; before it would be passed, the site stops.
+    delta : float
+        With which probability more may be told; below one over the number of trials.
+    noise : float, optional
+        Deviation of the noise, over `clip`; when left out, the least with which the run's rounds fit.
+    clip : float
+        Greatest length of a trial's gradient.
+    """
+
+    epsilon: Positive
+    delta: float = Field(1e-5, gt=0, lt=1)
+    noise: Positive | None = None
+    clip: Positive = 1.0
+
+
 class Site(Table):
     """One data centre.
 
@@ -281,6 +310,11 @@ class Site(Table):
         Scores on test trials that may leave the site after the last round: means over its target subjects.
     contract : table, optional
         Values of the contract that this site insists on; the federation is refused when it has others.
+    privacy : table, optional
+        Differential privacy of this site's trials.
+    secret_seed : int, optional
+        Takes the place of the run's seed in all that is the site's own: the first weights of its private layers,
+        batches, dropout. Who knows the run's seed, as the server does, else knows how they began.
     """
 
     name: Name
@@ -289,6 +323,8 @@ class Site(Table):
     metrics: list[Literal["loss", "accuracy", "seconds"]] = ["loss", "accuracy", "seconds"]
     scores: list[Literal["balanced_accuracy"]] = []
     contract: dict[str, Any] = {}
+    privacy: Privacy | None = None
+    secret_seed: int | None = Field(None, ge=0, lt=2**63)
 
     @model_validator(mode="after")
     def _check(self) -> "Site":
@@ -328,6 +364,8 @@ class Federation(Table):
                         f"site {site.name!r} disagrees on the contract: {key} = {value!r} there,"
                         f" {agreed[key]!r} in the federation"
                     )
+            if site.privacy is not None:
+                self._check_privacy(site)
             for dataset in site.dataset:
                 unknown = sorted(set(dataset.task_map.values()) - set(dataset.labels(self.contract)))
                 if unknown:
@@ -340,6 +378,22 @@ class Federation(Table):
                         f" {list(dataset.labels(self.contract))}; at least two are needed to train"
                     )
         return self
+
+    def _check_privacy(self, site: Site) -> None:
+        """Raise ValueError when something would tell of the trials that no noise covers."""
+        c = self.contract
+        for fault, wanted in (
+            (c.extractor != "shallow-group", 'contract.extractor = "shallow-group": batch norm mixes trials'),
+            (c.alignment not in ("none", "standard"), 'contract.alignment = "none" or "standard": others are fitted'),
+            (c.share == "none", "something to be shared"),
+            (c.weighting != "equal", 'contract.weighting = "equal": the number of trials tells'),
+            (c.strategy == "fedprox", "another strategy than fedprox"),
+            (self.training.mmd > 0, "training.mmd = 0: it compares trials with one another"),
+            (bool(site.metrics), "metrics = []: they are of the trials themselves"),
+            (bool(site.scores), "scores = []: they are of layers without noise"),
+        ):
+            if fault:
+                raise ValueError(f"site {site.name!r}: privacy needs {wanted}")
 
     @property
     def min_sites(self) -> int:
@@ -477,6 +531,7 @@ def _first_fault(error: ValidationError, document: Mapping[str, Any], model: typ
         "site": Site,
         "dataset": Dataset,
         "calibration": Part,
+        "privacy": Privacy,
         "test": Part,
     }
     names, table, value = [], model, document  # type: tuple[list[str], type[BaseModel], Any]

@@ -20,8 +20,6 @@ from typing import Any
 import numpy as np
 import torch
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.ciphers import Cipher
-from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.common import Code, FitRes, Status, ndarrays_to_parameters
@@ -32,6 +30,7 @@ from torch import Tensor
 
 from data.errors import InputError
 from federation.messages import FEWEST
+from federation.randomness import key_stream
 
 at_site: Any = import_module("flwr.client.mod.secure_aggregation.secaggplus_mod")  # a function has the module's name
 at_server: Any = import_module("flwr.server.workflow.secure_aggregation.secaggplus_workflow")
@@ -83,11 +82,6 @@ def stream_mask(seed: bytes, num_range: int, dimensions_list: list[tuple[int, ..
     values = np.frombuffer(key_stream(key, 4 * sum(sizes)), "<u4").astype(np.int64) & (num_range - 1)
     parts = np.split(values, np.cumsum(sizes)[:-1])
     return [part.reshape(shape) for part, shape in zip(parts, dimensions_list, strict=True)]
-
-
-def key_stream(key: bytes, n_bytes: int) -> bytes:
-    """Give the first bytes of ChaCha20's key stream (RFC 8439), with a nonce of zeros: a key serves once."""
-    return Cipher(ChaCha20(key, bytes(16)), mode=None).encryptor().update(bytes(n_bytes))
 
 
 _total = [0]

@@ -131,6 +131,11 @@ def branches(site: Site, contract: Contract, store_root: Path) -> dict[str, Bran
     }
 
 
+def branch_labels(site: Site, contract: Contract, store_root: Path) -> dict[str, tuple[str, ...]]:
+    """Give the label names of each branch, in the order of its head's outputs."""
+    return {subject.branch(site): subject.dataset.labels(contract) for subject in _subjects(site, contract, store_root)}
+
+
 def count_training(site: Site, contract: Contract, store_root: Path) -> int:
     """Count the trials that train at a site, without reading a signal."""
     return sum(int(subject.train.sum()) for subject in _subjects(site, contract, store_root))

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import FedAdam, FedAvg, FedMedian, FedProx
+from flwr.serverapp.strategy import FedAdam, FedAvg, FedMedian, FedProx, FedTrimmedAvg, Krum
 
 from federation.contract import Contract
 from federation.messages import COMMON, CONFIG, FEWEST, MAY_LEAVE, METRICS, N_TRIALS, REFUSALS, SCORES_MAY_LEAVE, SITE
@@ -234,6 +234,8 @@ def make_strategy(contract: Contract, run: RunFolder, first_round: int, nodes: P
         "fedprox": (FedProx, {"proximal_mu": contract.proximal_mu}),
         "fedadam": (FedAdam, {"eta": contract.server_lr}),
         "fedmedian": (FedMedian, {}),
+        "fedtrimmedavg": (FedTrimmedAvg, {"beta": contract.bad_sites / len(run.federation.site)}),
+        "krum": (Krum, {"num_malicious_nodes": contract.bad_sites}),
     }
     base, options = bases[contract.strategy]
     # Sites of a deployment come and go: `configure_train` waits for them no longer than the round may take

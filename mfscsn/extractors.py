@@ -62,6 +62,34 @@ def _fast_length(n_times: int) -> int:
         length += 1
 
 
+class FusedConvolution(nn.Module):
+    """A temporal convolution and the spatial one behind it, as one; in the form that is quicker for the kernel.
+
+    Parameters
+    ----------
+    n_chans, n_filters, kernel : int
+        Channels; temporal filters, and as many spatial ones; samples of a temporal filter.
+    """
+
+    def __init__(self, n_chans: int, n_filters: int, kernel: int):
+        super().__init__()
+        by_fourier = kernel >= FOURIER_KERNEL and kernel * n_chans >= FOURIER_TAPS
+        self.convolve = fused_convolution_by_fourier if by_fourier else fused_convolution
+        self.temporal = nn.Parameter(torch.empty(n_filters, kernel))
+        self.spatial = nn.Parameter(torch.empty(n_filters, n_filters, n_chans))
+        # Xavier of the two convolutions that are fused here: fan in and fan out as they would have
+        for weight, fans in (
+            (self.temporal, kernel + n_filters * kernel),
+            (self.spatial, 2 * n_filters * n_chans),
+        ):
+            bound = (6.0 / fans) ** 0.5
+            nn.init.uniform_(weight, -bound, bound)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map signals ``(batch, n_chans, n_times)`` to ``(batch, n_filters, n_times - kernel + 1)``."""
+        return self.convolve(x, self.spatial, self.temporal)
+
+
 class ShallowExtractor(nn.Module):
     """Band power of learned spatio-temporal filters: the front end of ShallowConvNet, fused.
 
@@ -116,26 +144,34 @@ class ShallowExtractor(nn.Module):
                 f"n_times={n_times} at {sfreq:g} Hz is too short: "
                 f"filter and pooling need {kernel + self.pool - 1} samples"
             )
-        by_fourier = kernel >= FOURIER_KERNEL and kernel * n_chans >= FOURIER_TAPS
-        self.convolve = fused_convolution_by_fourier if by_fourier else fused_convolution
-        self.temporal = nn.Parameter(torch.empty(n_filters, kernel))
-        self.spatial = nn.Parameter(torch.empty(n_filters, n_filters, n_chans))
-        self.norm = nn.BatchNorm1d(n_filters)
+        self.filters = FusedConvolution(n_chans, n_filters, kernel)
+        self.norm = self._norm(n_filters)
         self.drop = nn.Dropout(drop_prob)
-        # Xavier of the two convolutions that are fused here: fan in and fan out as they would have
-        for weight, fans in (
-            (self.temporal, kernel + n_filters * kernel),
-            (self.spatial, 2 * n_filters * n_chans),
-        ):
-            bound = (6.0 / fans) ** 0.5
-            nn.init.uniform_(weight, -bound, bound)
+
+    def _norm(self, n_filters: int) -> nn.Module:
+        return nn.BatchNorm1d(n_filters)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map signals ``(batch, n_chans, n_times)`` to log power ``(batch, n_features, n_steps)``."""
-        x = self.norm(self.convolve(x, self.spatial, self.temporal))
+        x = self.norm(self.filters(x))
         x = F.avg_pool1d(x * x, self.pool, self.stride)
         out: Tensor = self.drop(torch.log(x.clamp(min=LOG_FLOOR)))
         return out
+
+
+class ShallowGroupExtractor(ShallowExtractor):
+    """The shallow extractor with group norm, of one group, in place of batch norm: no trial sees another.
+
+    Each trial is brought to mean 0 and deviation 1 over its filters and samples, so what is left of band power is how
+    it is spread over filters. Differential privacy needs it: with batch norm, a trial moves the gradients of others.
+
+    References
+    ----------
+    Wu and He 2018, "Group normalization", ECCV.
+    """
+
+    def _norm(self, n_filters: int) -> nn.Module:
+        return nn.GroupNorm(1, n_filters)
 
 
 class TangentExtractor(nn.Module):
@@ -171,4 +207,5 @@ class TangentExtractor(nn.Module):
 EXTRACTORS: dict[str, type[ShallowExtractor] | type[TangentExtractor]] = {
     "riemann": TangentExtractor,
     "shallow": ShallowExtractor,
+    "shallow-group": ShallowGroupExtractor,
 }

@@ -98,7 +98,7 @@ def train_round(
     before = {name: p.detach().clone() for name, p in common.items()}
 
     optimiser = torch.optim.AdamW(network.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
-    _restore(optimiser, network, optimiser_state or {})
+    restore_optimiser(optimiser, network, optimiser_state or {})
 
     network.train()
     total = {"n": 0, "loss": 0.0, "right": 0.0}
@@ -145,7 +145,7 @@ def train_round(
         loss=total["loss"] / total["n"],
         accuracy=total["right"] / total["n"],
     )
-    return log, _private_optimiser_state(optimiser, network)
+    return log, private_optimiser_state(optimiser, network)
 
 
 def fine_tune(network: SplitModule, trials: BranchTrials, branch: str, settings: Settings, seed: int) -> SplitModule:
@@ -215,7 +215,8 @@ def _batches(
         yield {name: part[step] for name, part in parts.items() if len(part[step])}
 
 
-def _private_optimiser_state(optimiser: torch.optim.AdamW, network: SplitModule) -> OptimiserState:
+def private_optimiser_state(optimiser: torch.optim.AdamW, network: SplitModule) -> OptimiserState:
+    """Copy the optimiser's state of the private layers, flat: ``"<parameter>/<moment>"`` -> tensor."""
     common = set(network.common_names())
     return {
         f"{name}/{moment}": value.detach().clone()
@@ -225,7 +226,8 @@ def _private_optimiser_state(optimiser: torch.optim.AdamW, network: SplitModule)
     }
 
 
-def _restore(optimiser: torch.optim.AdamW, network: SplitModule, state: OptimiserState) -> None:
+def restore_optimiser(optimiser: torch.optim.AdamW, network: SplitModule, state: OptimiserState) -> None:
+    """Take up the optimiser's state as `private_optimiser_state` gave it; ValueError when a parameter is unknown."""
     parameters = dict(network.named_parameters())
     for key, value in state.items():
         name, moment = key.rsplit("/", 1)

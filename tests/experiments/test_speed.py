@@ -33,9 +33,9 @@ def test_the_plain_form_gives_what_ours_gives(n_chans, n_times, training):
     plain = PlainShallow(n_chans, n_times, 4, 25, 75, 15)
     ours.extractor.drop.p = plain.drop.p = 0.0
     with torch.no_grad():
-        plain.temporal.weight.copy_(ours.extractor.temporal[:, None, None])
+        plain.temporal.weight.copy_(ours.extractor.filters.temporal[:, None, None])
         plain.temporal.bias.zero_()
-        plain.spatial.weight.copy_(ours.extractor.spatial[..., None])
+        plain.spatial.weight.copy_(ours.extractor.filters.spatial[..., None])
         plain.classifier.load_state_dict(ours.classifier.state_dict())
     x = torch.randn(8, n_chans, n_times)
     assert torch.allclose(plain.train(training)(x), ours.train(training)(x, ""), atol=1e-4)

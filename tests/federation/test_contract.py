@@ -60,7 +60,11 @@ def test_tasks_may_be_renamed(tmp_path):
         ("first = 12", "frist = 12", "calibration, frist: unknown key; did you mean 'first'?"),
         ("first = 12", 'sessions = ["0"], runs = ["0"]', "expected one of {runs = [...]}"),
         ("{ first = 12 }", "{}", "expected one of {runs = [...]}"),
-        ('extractor = "shallow"', 'extractor = "deep"', "contract, extractor: expected 'riemann' or 'shallow'"),
+        (
+            'extractor = "shallow"',
+            'extractor = "deep"',
+            "contract, extractor: expected 'riemann', 'shallow' or 'shallow-group'",
+        ),
         ('extractor = "shallow"', 'alignment = "euclidean"', "alignment 'euclidean' does not fit extractor 'riemann'"),
         (
             'extractor = "shallow"',

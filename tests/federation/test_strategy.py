@@ -301,7 +301,7 @@ def test_sharing_all_sends_no_buffer(make_run, tmp_path):
     grid = LoopGrid(run)
     federate(grid, run)
     names = set(grid.replies[0].content[COMMON])
-    assert {"extractors.shared.spatial", "heads.shared.0.weight", "common.0.weight"} <= names
+    assert {"extractors.shared.filters.spatial", "heads.shared.0.weight", "common.0.weight"} <= names
     assert not any("running" in name or "num_batches" in name for name in names)
     assert run.last_round() == 2
 

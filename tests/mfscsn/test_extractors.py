@@ -15,8 +15,8 @@ def copy_from_braindecode(theirs: ShallowFBCSPNet, ours: ExtractorAlone) -> None
     time, spat, norm = parts["conv_time_spat.conv_time"], parts["conv_time_spat.conv_spat"], parts["bnorm"]
     temporal, spatial = time.weight[:, 0, :, 0], spat.weight[:, :, 0, :]
     with torch.no_grad():
-        ours.extractor.temporal.copy_(temporal)
-        ours.extractor.spatial.copy_(spatial)
+        ours.extractor.filters.temporal.copy_(temporal)
+        ours.extractor.filters.spatial.copy_(spatial)
         constant = torch.einsum("ofc,f->o", spatial, time.bias)
         ours.extractor.norm.weight.copy_(norm.weight)
         ours.extractor.norm.bias.copy_(norm.bias)
@@ -83,9 +83,9 @@ def test_fourier_form_equals_the_plain_convolution_in_value_and_gradient(n_chans
 
 
 def test_the_fourier_form_is_taken_for_long_kernels():
-    assert ShallowExtractor(64, 640, 250.0).convolve is fused_convolution_by_fourier
-    assert ShallowExtractor(64, 416, 128.0).convolve is fused_convolution
-    assert ShallowExtractor(3, 640, 250.0).convolve is fused_convolution
+    assert ShallowExtractor(64, 640, 250.0).filters.convolve is fused_convolution_by_fourier
+    assert ShallowExtractor(64, 416, 128.0).filters.convolve is fused_convolution
+    assert ShallowExtractor(3, 640, 250.0).filters.convolve is fused_convolution
 
 
 def test_the_fourier_form_in_single_precision():

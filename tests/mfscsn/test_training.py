@@ -65,7 +65,7 @@ def test_the_optimisers_memory_is_of_private_layers_and_is_used(trials):
         again = SeparateCommonSeparate(ARCHITECTURE, SHAPES)
         again.load_state_dict(network.state_dict())
         train_round(again, trials, settings, seed=5, optimiser_state=memory)
-        outcomes.append(again.extractors["of-a"].spatial.detach().clone())
+        outcomes.append(again.extractors["of-a"].filters.spatial.detach().clone())
     assert not torch.equal(*outcomes)
 
 
@@ -92,7 +92,7 @@ def test_private_layers_train_first_and_then_stand_still(trials):
         assert all(p.requires_grad for p in network.parameters())
         moved = not torch.equal(start["common.0.weight"], network.common_state()["common.0.weight"])
         assert moved == bool(epochs)
-        found[first, epochs] = network.extractors["of-a"].spatial.detach().clone()
+        found[first, epochs] = network.extractors["of-a"].filters.spatial.detach().clone()
     assert torch.equal(found[1, 0], found[1, 1]) and not torch.equal(found[1, 0], found[2, 0])
 
 
