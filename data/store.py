@@ -9,12 +9,14 @@ import fcntl
 import hashlib
 import json
 import re
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from data.errors import InputError, nearest
 from data.files import replaced, sha256
@@ -25,6 +27,7 @@ from data.trials import Trials, concatenate, in_order
 FORMAT = 1
 MANIFEST = "manifest.json"
 KEYS = {"recipe", "subjects", "n_times", "sfreq"}
+Relabel = Callable[[str, str, NDArray[np.str_], NDArray[np.str_]], NDArray[np.str_]]
 ENTRY_KEYS = {"file", "fingerprint", "sha256", "channels", "annotations", "labels", "sessions", "runs"}
 
 
@@ -251,6 +254,26 @@ def _cut_subject(recipe: Recipe, subject: str, recordings: Iterator[Recording]) 
             f"{recipe.source}: recordings of subject {subject!r} differ: {error}; name those to use, channels = [...]"
         ) from error
     return joined, sorted(annotations)
+
+
+def relabelled_store(root: Path, out: Path, relabel: Relabel) -> None:
+    """Copy all stores under `root` with other labels; signals are links. A control, or an attack, trains on it.
+
+    Parameters
+    ----------
+    relabel : callable
+        Gets the store's folder name, the subject, and copies of its labels and runs; gives the labels to write.
+    """
+    shutil.rmtree(out, ignore_errors=True)
+    for manifest in sorted(root.glob(f"*/{MANIFEST}")):
+        document = json.loads(manifest.read_text())
+        folder = out / manifest.parent.name
+        folder.mkdir(parents=True)
+        for subject, entry in document["subjects"].items():
+            labels, runs = np.array(entry["labels"]), np.array(entry["runs"])
+            entry["labels"] = relabel(manifest.parent.name, subject, labels, runs).tolist()
+            (folder / entry["file"]).symlink_to((manifest.parent / entry["file"]).resolve())
+        (folder / MANIFEST).write_text(json.dumps(document))
 
 
 def _check_tasks(recipe: Recipe, annotations: Sequence[Sequence[str]]) -> None:

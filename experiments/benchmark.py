@@ -3,18 +3,20 @@
 import hashlib
 import itertools
 import json
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from pydantic import Field
 
 from data.errors import InputError, nearest
 from data.files import replaced
+from data.store import relabelled_store
 from experiments.benchmark_alone import ALONE, SEEDED, run_alone
 from experiments.benchmark_federated import METHODS, configured, run_method
 from experiments.prepare import prepare_sites
@@ -260,21 +262,14 @@ def shuffled_store(store: Path, out: Path, seed: int = 0) -> None:
 
     Within runs, so that a subject's calibration and test keep their tasks.
     """
-    import numpy as np
-
     rng = np.random.default_rng(seed)
-    shutil.rmtree(out, ignore_errors=True)
-    for manifest in sorted(store.glob("*/manifest.json")):
-        document = json.loads(manifest.read_text())
-        folder = out / manifest.parent.name
-        folder.mkdir(parents=True)
-        for entry in document["subjects"].values():
-            labels, runs = np.array(entry["labels"]), np.array(entry["runs"])
-            for run in dict.fromkeys(entry["runs"]):
-                labels[runs == run] = rng.permutation(labels[runs == run])
-            entry["labels"] = labels.tolist()
-            (folder / entry["file"]).symlink_to((manifest.parent / entry["file"]).resolve())
-        (folder / manifest.name).write_text(json.dumps(document))
+
+    def shuffled(folder: str, subject: str, labels: NDArray[np.str_], runs: NDArray[np.str_]) -> NDArray[np.str_]:
+        for run in dict.fromkeys(runs.tolist()):
+            labels[runs == run] = rng.permutation(labels[runs == run])
+        return labels
+
+    relabelled_store(store, out, shuffled)
 
 
 def _trials(federation: Federation, store: Path) -> str:

@@ -157,6 +157,43 @@ def benchmark(
 
 
 @app.command()
+def audit(
+    run: Annotated[Path, typer.Argument(help="The run's folder.", metavar="RUN", show_default=False)],
+    parts: Annotated[
+        str, typer.Option(help="What to play, with commas between.", metavar="PART,...")
+    ] = "inversion,membership,identity,price,bad-site",
+    seeds: Annotated[int, typer.Option(min=1, help="How often, each time with another seed.")] = 3,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes.  \\[default: one a core]")] = None,
+) -> None:
+    """Attack a finished simulation: as a server that reads, as a site that pries, as a bad site."""
+    from experiments.audit import PARTS
+    from experiments.audit import audit as play
+    from experiments.audit_show import plot_price, print_audit
+    from experiments.show import ProgressLines
+    from experiments.simulate import Progress
+    from federation.run_folder import RunFolder
+
+    chosen = [part.strip() for part in parts.split(",")]
+    for part in chosen:
+        if part not in PARTS:
+            raise InputError(
+                f"--parts: no such part {part!r}{nearest(part, list(PARTS))}; there are {', '.join(PARTS)}"
+            )
+    opened = RunFolder(run)
+    with ProgressLines() as show:
+        found = play(
+            opened,
+            chosen,
+            seeds,
+            jobs or os.cpu_count() or 1,
+            lambda what, done, total: show.progress(Progress(what, done, total)),
+        )
+    print_audit(found)
+    files = [opened.path / "audit.csv", *(plot_price(found, opened.path) if "price" in chosen else [])]
+    typer.echo(f"the audit: {', '.join(os.path.relpath(file) for file in files)}")
+
+
+@app.command()
 def evaluate(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs.", metavar="RUN...", show_default=False)],
 ) -> None:

@@ -1,0 +1,105 @@
+"""Audit: one site sends bad updates. What is left of the others' scores, and which of Flower's averages bears it?"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from flwr.app import ArrayRecord, Message
+from flwr.app.user_config import UserConfig
+
+from data.store import relabelled_store
+from experiments.simulate import flower_logs_to
+from federation.contract import Federation, Site
+from federation.local_grid import LocalGrid
+from federation.messages import COMMON, SITE
+from federation.run_folder import RunFolder
+from federation.server_app import federate
+from federation.site_scores import mean_score
+
+STRATEGIES = ("fedavg", "fedmedian", "fedtrimmedavg", "krum")
+MISDEEDS = ("none", "sign flipped", "scaled", "random", "labels flipped")
+SCALE = 5.0
+
+
+class GridWithBadSite(LocalGrid):
+    """A grid in which one site's updates are spoiled on their way."""
+
+    bad = ""
+    misdeed = MISDEEDS[0]
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        """Send messages, and spoil one reply."""
+        sent = list(messages)
+        before = {
+            name: torch.from_numpy(array.numpy()) for name, array in sent[0].content.array_records[COMMON].items()
+        }
+        replies = super().send_and_receive(sent, timeout=timeout)
+        for reply in replies:
+            if reply.has_content() and reply.content.config_records[SITE]["name"] == self.bad:
+                after = reply.content.array_records[COMMON].to_torch_state_dict()
+                reply.content[COMMON] = ArrayRecord(spoiled(before, after, self.misdeed, next(self.numbers)))
+        return replies
+
+
+def spoiled(before: Any, after: Any, misdeed: str, seed: int) -> dict[str, torch.Tensor]:
+    """Give the layers that a bad site sends in place of those it trained."""
+    generator, found = torch.Generator().manual_seed(seed), {}
+    for name in before:
+        change = after[name] - before[name]
+        if misdeed == "sign flipped":
+            change = -SCALE * change
+        elif misdeed == "scaled":
+            change = SCALE * change
+        elif misdeed == "random":
+            noise = torch.randn(change.shape, generator=generator)
+            change = SCALE * noise * change.norm() / noise.norm()
+        found[name] = before[name] + change
+    return found
+
+
+def score_beside(federation: Federation, store: Path, bad: Site, misdeed: str, strategy: str, work: Path) -> float:
+    """Train a federation in which one site sends bad updates; give the others' mean balanced accuracy.
+
+    Parameters
+    ----------
+    federation : Federation
+        Its trials are prepared under `store`.
+    bad : Site
+        One of its sites.
+    misdeed : str
+        Of `MISDEEDS`.
+    strategy : str
+        Of `STRATEGIES`.
+    work : Path
+        A folder that is not there yet.
+    """
+    if misdeed == "labels flipped":
+        flipped_store(store, work / "store", federation, bad)
+        store = work / "store"
+    contract = federation.contract.model_copy(update={"strategy": strategy, "bad_sites": 1})
+    run = RunFolder.create(work / "run", federation.model_copy(update={"contract": contract}), store, 1)
+    config: UserConfig = {"run": str(run.path), "store": str(store), "threads": 1, "nodes": ""}
+    log = run.path / "flower.log"
+    with flower_logs_to(log), GridWithBadSite(len(federation.site), config, 1, log) as grid:
+        grid.bad, grid.misdeed = bad.name, misdeed
+        federate(grid, run)
+    found = [mean_score(run, site) for site in federation.site if site.name != bad.name]
+    return float(np.mean([score["balanced_accuracy"] for score in found if score]))
+
+
+def flipped_store(store: Path, out: Path, federation: Federation, bad: Site) -> None:
+    """Copy prepared trials with each label of one site's subjects replaced by the next of their labels."""
+    flipped: dict[tuple[str, str], dict[str, str]] = {}
+    for dataset in bad.dataset:
+        labels = list(dataset.labels(federation.contract))
+        following = dict(zip(labels, [*labels[1:], labels[0]], strict=True))
+        folder = dataset.recipe(federation.contract).folder(store).name
+        flipped |= {(folder, subject): following for subject in dataset.subjects or []}
+
+    def relabel(folder: str, subject: str, labels: Any, runs: Any) -> Any:
+        following = flipped.get((folder, subject), {})
+        return np.array([following.get(label, label) for label in labels.tolist()])
+
+    relabelled_store(store, out, relabel)
