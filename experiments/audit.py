@@ -26,7 +26,6 @@ from experiments.attack_membership import auc, infer_membership, parted
 from experiments.simulate import train_rounds
 from experiments.views import NOISES, VIEWS, Layers, View, flat, mean_layers, trained, update_of_round
 from federation.contract import Federation, Privacy, Site
-from federation.ledger import LEDGER, Ledger
 from federation.run_folder import RunFolder
 from federation.site_network import site_network
 from federation.site_scores import mean_score
@@ -226,11 +225,7 @@ def price(run: RunFolder, number: int, seed: int, work: Path) -> list[Finding]:
     scores = [100 * float(score["balanced_accuracy"]) for score in of_sites if score]
     found = [Finding("price", str(View(noise=noise)), "score", float(np.mean(scores)), len(scores), seed=seed)]
     if noise is not None:
-        spent = [
-            Ledger(trained_run.site(site.name).folder / LEDGER, site.privacy).epsilon
-            for site in federation.site
-            if site.privacy is not None
-        ]
+        spent = [epsilon for epsilon, _, _ in trained_run.spent().values()]
         found.append(Finding("price", str(View(noise=noise)), "epsilon", max(spent), len(spent), seed=seed))
     return found
 

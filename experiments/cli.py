@@ -13,6 +13,7 @@ import typer
 
 from data.errors import InputError, nearest
 from experiments.beetl_cli import app as beetl_app
+from experiments.privacy_cli import app as privacy_app
 from experiments.server_cli import app as server_app
 from experiments.site_cli import app as site_app
 from federation.workers import warm_up
@@ -29,6 +30,7 @@ app = typer.Typer(
 )
 
 app.add_typer(beetl_app, name="beetl")
+app.add_typer(privacy_app, name="privacy")
 app.add_typer(server_app, name="server")
 app.add_typer(site_app, name="site")
 
@@ -326,7 +328,7 @@ def _resume(path: Path, out: Path | None, federation: "Federation", rounds: int 
 
 
 def _simulate(run: "RunFolder") -> None:
-    from experiments.show import ProgressLines, score_table, secure_line
+    from experiments.show import ProgressLines, privacy_lines, score_table, secure_line
     from experiments.simulate import simulate as run_simulation
 
     try:
@@ -337,6 +339,7 @@ def _simulate(run: "RunFolder") -> None:
         raise typer.Exit(130) from None
     score_table(scores)
     secure_line(run.secure_aggregation())
+    privacy_lines(run.spent())
     typer.echo(f"run folder: {os.path.relpath(run.path)}")
 
 

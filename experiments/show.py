@@ -80,6 +80,12 @@ def secure_line(found: Mapping[str, Any] | None) -> None:
         )
 
 
+def privacy_lines(spent: Mapping[str, tuple[float, float, float]]) -> None:
+    """Print what sites with differential privacy have spent."""
+    for site, (epsilon, budget, delta) in spent.items():
+        print(f"privacy of site {site}: epsilon {epsilon:.3g} of {budget:g} is spent (delta {delta:g}), of one trial")
+
+
 def server_status(found: Mapping[str, Any]) -> None:
     """Print how a server, its sites and its newest run stand."""
     print(f"server: {found['server']}; its certificate runs for {found['certificate_days']} more days")

@@ -1,6 +1,7 @@
 """`mfscsn site ...`: what the engineer of a site types."""
 
 import os
+import secrets
 import shutil
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -27,6 +28,9 @@ SITE_FILE = """\
 name = "{name}"                              # as the coordinator registers it
 metrics = ["loss", "accuracy", "seconds"]    # of training, may leave in every round; [] for none
 scores = []                                  # ["balanced_accuracy"]: the mean over targets may leave after the last
+secret_seed = {seed}
+#   private layers begin from it: keep it here, for who knows how they began can undo an update of the first rounds
+# privacy = {{ epsilon = 8.0 }}               # differential privacy of one trial, over all runs; docs/privacy.md
 
 # One for each data set; with another headset or other tasks, add another [[site.dataset]].
 [[site.dataset]]
@@ -58,7 +62,7 @@ def init(
     home.chmod(0o700)
     make_site_key(chosen, home / "site.key", home / f"{chosen}.pub")
     with replaced(home / "site.toml") as out:
-        out.write(SITE_FILE.format(name=chosen).encode())
+        out.write(SITE_FILE.format(name=chosen, seed=secrets.randbits(62)).encode())
     with replaced(home / "invitation.toml") as out:
         out.write(invitation.read_bytes())
     typer.echo(

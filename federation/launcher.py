@@ -42,6 +42,7 @@ from data.errors import InputError
 from data.files import replaced
 from federation.app_bundle import bundle_hash
 from federation.guard import end_guarded, end_with, flower_environment, free_port, program, start_guarded
+from federation.ledger import LEDGER, Ledger
 from federation.messages import REFUSALS, UNAPPROVED_APP
 from federation.site_home import SiteHome
 from federation.workers import warm_up
@@ -72,7 +73,7 @@ def run_site(home: SiteHome, say: Callable[[str], object]) -> None:
     say(f"approved app bundle: {approved}")
     if home.invitation.app != approved:
         say(f"the invitation was made with another version of mfscsn (bundle {home.invitation.app}): rounds will fail")
-    warm_up(home.threads, "federation.launcher")
+    warm_up(home.threads, "federation.launcher", *(["federation.private_training"] if home.site.privacy else []))
     context = multiprocessing.get_context("forkserver")
     while True:
         try:
@@ -266,9 +267,17 @@ def sends(home: SiteHome) -> list[str]:
         if site.scores
         else "no score (scores = [] in site.toml)"
     )
+    noised = []
+    if site.privacy is not None:
+        spent = Ledger(home.path / LEDGER, site.privacy).epsilon
+        noised = [
+            f"with noise: all rounds of all runs tell at most epsilon {site.privacy.epsilon:g} (delta"
+            f" {site.privacy.delta:g}) of one trial, {spent:.3g} is spent ({LEDGER}); then this site trains no more"
+        ]
     return [
         f"in every round: the {len(layers)} arrays of the common layers, {n_values} numbers ({shapes}){masked}",
         f"with them: {count}; {metrics}; the site's name {site.name!r}",
+        *noised,
         f"after the last round: {scores}",
         "besides: this machine's network address, the site's public key, and how long a message took (Flower's own)",
         "never: recordings, trials, labels, channel lists, subjects, or a layer of the site's own",

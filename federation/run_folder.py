@@ -25,6 +25,7 @@ from torch import Tensor
 from data.errors import InputError
 from data.files import replaced
 from federation.contract import Federation, read_federation
+from federation.ledger import LEDGER, Ledger
 from federation.site import SiteFolder, read_tensors, write_tensors
 
 HISTORY = ("round", "site", "status", "n_trials", "loss", "accuracy")
@@ -179,6 +180,15 @@ class RunFolder:
         """Read what was written down of the last secure round; None when there was none."""
         path = self.path / SECURE
         return dict(json.loads(path.read_text())) if path.exists() else None
+
+    def spent(self) -> dict[str, tuple[float, float, float]]:
+        """Say what a simulation's sites with privacy have spent: site -> (epsilon, budget, delta)."""
+        found = {}
+        for site in self.federation.site:
+            if site.privacy is not None:
+                ledger = Ledger(self.site(site.name).folder / LEDGER, site.privacy)
+                found[site.name] = ledger.epsilon, site.privacy.epsilon, site.privacy.delta
+        return found
 
     def fail(self, reason: str) -> None:
         """Write down why the run ended before its last round."""
