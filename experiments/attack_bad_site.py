@@ -32,9 +32,10 @@ class GridWithBadSite(LocalGrid):
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         """Send messages, and spoil one reply."""
         sent = list(messages)
-        before = {
-            name: torch.from_numpy(array.numpy()) for name, array in sent[0].content.array_records[COMMON].items()
-        }
+        if not sent:
+            return []
+        layers = sent[0].content.array_records[COMMON]
+        before = {name: torch.from_numpy(array.numpy()) for name, array in layers.items()}
         replies = super().send_and_receive(sent, timeout=timeout)
         for reply in replies:
             if reply.has_content() and reply.content.config_records[SITE]["name"] == self.bad:

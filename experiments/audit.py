@@ -284,14 +284,18 @@ def audit(
     finally:
         stop_workers(pool)
         shutil.rmtree(work, ignore_errors=True)
-    findings = [finding for job in jobs for finding in found[job]]
+        findings = [finding for job in jobs for finding in found.get(job, [])]
+        _write(run.path / "audit.csv", findings)
+    return findings
+
+
+def _write(path: Path, findings: Sequence[Finding]) -> None:
     text = io.StringIO()
     writer = csv.DictWriter(text, [field.name for field in fields(Finding)], lineterminator="\n")
     writer.writeheader()
     writer.writerows(asdict(finding) for finding in findings)
-    with replaced(run.path / "audit.csv") as out:
+    with replaced(path) as out:
         out.write(text.getvalue().encode())
-    return findings
 
 
 def _play(path: Path, job: tuple[str, int, int], work: Path) -> list[Finding]:

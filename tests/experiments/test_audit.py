@@ -9,7 +9,7 @@ from conftest import LoopGrid, federation_of, mfscsn, refused, tiny_toml
 
 from data.store import Store
 from experiments import audit
-from experiments.attack_bad_site import flipped_store, spoiled
+from experiments.attack_bad_site import flipped_store, score_beside, spoiled
 from experiments.attack_identity import n_named
 from experiments.attack_inversion import gradient_of_trial, invert, likeness, log_power
 from experiments.attack_membership import auc, infer_membership, parted
@@ -130,6 +130,16 @@ def test_what_a_bad_site_sends():
     assert torch.equal(spoiled(before, after, "scaled", 0)["w"], torch.tensor([6.0, -4.0]))
     moved = spoiled(before, after, "random", 0)["w"] - before["w"]
     assert float(moved.norm()) == pytest.approx(5 * 2**0.5)
+
+
+@pytest.mark.parametrize(("misdeed", "strategy"), [("sign flipped", "fedavg"), ("labels flipped", "fedmedian")])
+def test_the_others_are_scored_beside_a_bad_site(tmp_path, audited, misdeed, strategy):
+    federation = audited.federation
+    score = score_beside(federation, audited.store, federation.site[0], misdeed, strategy, tmp_path / "work")
+    assert 0 <= score <= 1
+    run = RunFolder(tmp_path / "work" / "run")
+    assert run.last_round() == 2 and run.federation.contract.strategy == strategy
+    assert {row["status"] for row in run.history()} == {"ok"}
 
 
 def test_labels_are_flipped_at_the_bad_site_alone(tmp_path, audited, prepared):
