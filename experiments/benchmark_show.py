@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import wilcoxon
 
-OURS, UNSHARED = "mf-scsn", "mf-scsn-unshared"
+OURS, TWIN = "mf-scsn", "-unshared"
+UNSHARED = f"{OURS}{TWIN}"
 N_BOOTSTRAP = 2000
 
 
@@ -93,23 +94,24 @@ def print_benchmark(rows: pd.DataFrame, name: str) -> None:
     for asked in sorted(rows["asked"].unique().tolist()):
         part = rows[rows["asked"] == asked]
         amount = f", the first {asked} calibration trials" if asked else ""
-        if {OURS, UNSHARED} <= set(part["method"]):
-            console.print(sharing_line(part), markup=False)
+        for method in sorted(set(part["method"]), key=lambda name: (name != OURS, name)):
+            if f"{method}{TWIN}" in set(part["method"]):
+                console.print(sharing_line(part, method), markup=False)
         console.print(benchmark_table(part, f"{name}{amount}: balanced accuracy on held-back trials, percent"))
         if {OURS, UNSHARED} <= set(part["method"]):
             console.print(joining_table(part))
 
 
-def sharing_line(rows: pd.DataFrame) -> str:
-    """Say whether sharing itself gives a gain."""
-    gain = paired(rows, OURS, UNSHARED)
+def sharing_line(rows: pd.DataFrame, method: str = OURS) -> str:
+    """Say whether sharing itself gives a gain: a method against its unshared twin."""
+    gain = paired(rows, method, f"{method}{TWIN}")
     if gain.gain.low > 0:
         verdict = "sharing the common layers gives a gain"
     elif gain.gain.high < 0:
         verdict = "sharing the common layers costs"
     else:
         verdict = "a gain by sharing the common layers cannot be told from zero"
-    return f"{verdict}: {OURS} minus {UNSHARED} {gain}"
+    return f"{verdict}: {method} minus {method}{TWIN} {gain}"
 
 
 def joining_table(rows: pd.DataFrame) -> Table:

@@ -458,6 +458,13 @@ def check_min_sites(federation: Federation, where: str) -> None:
             f"{where}: secure_aggregation needs at least {FEWEST} sites, there are {len(federation.site)}: of two, each"
             " knows the other's update, and of three, two that tell know the third's"
         )
+    bad = federation.contract.bad_sites
+    needed = {"krum": 2 * bad + 3, "fedtrimmedavg": 2 * bad + 1}.get(federation.contract.strategy, 0)
+    if len(federation.site) < needed:
+        raise InputError(
+            f"{where}: strategy {federation.contract.strategy!r} bears bad_sites = {bad} among at least {needed} sites,"
+            f" there are {len(federation.site)}"
+        )
     if federation.min_sites > len(federation.site):
         raise InputError(
             f"{where}: contract.min_sites is {federation.min_sites}, but there are {len(federation.site)} sites"

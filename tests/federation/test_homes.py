@@ -12,6 +12,8 @@ from federation import app_bundle
 from federation.contract import Contract, read_toml
 from federation.invitation import read_invitation
 from federation.keys import hosts, make_site_key
+from federation.launcher import sends
+from federation.ledger import Ledger
 from federation.register import Node, read_nodes, write_nodes
 from federation.server_home import FederationFile, ServerFile, ServerHome
 from federation.site_home import OtherContract, SiteHome
@@ -205,3 +207,22 @@ def test_the_bundle_changes_with_the_code_and_with_nothing_else(tmp_path, monkey
     assert app_bundle.bundle_hash() != first
     app_bundle.write_app(tmp_path / "app")
     assert ("0" * 64) in (tmp_path / "app" / "pyproject.toml").read_text()
+
+
+def test_a_site_says_what_its_noise_lets_out(tmp_path):
+    contract = Contract(window=(0.5, 2.5), extractor="shallow-group", alignment="standard", weighting="equal")
+    server = ServerHome.create(
+        tmp_path / "server", ServerFile(hosts=["127.0.0.1"]), FederationFile(name="tiny", contract=contract)
+    )
+    home = tmp_path / "north"
+    home.mkdir()
+    shutil.copy(server.path / "invitation.toml", home)
+    north = {**read_tiny(tmp_path)["site"][0], "metrics": [], "privacy": {"epsilon": 4.0}}
+    (home / "site.toml").write_text(tomli_w.dumps({"site": [north]}))
+    opened = SiteHome(home)
+    assert any("at most epsilon 4 (delta 1e-05) of one trial, 0 is spent" in line for line in sends(opened))
+    after = Ledger(home / "privacy.json", opened.site.privacy).charge("a", 1, 2.0, 4, 0.25)
+    assert 0 < after < 4 and any(f", {after:.3g} is spent" in line for line in sends(opened))
+    (home / "site.toml").write_text(tomli_w.dumps({"site": [{**north, "metrics": ["loss"]}]}))
+    with pytest.raises(InputError, match=r"site 'north': privacy needs metrics = \[\]"):
+        SiteHome(home)

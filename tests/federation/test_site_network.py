@@ -3,7 +3,7 @@
 import torch
 from conftest import federation_of, tiny_toml
 
-from federation.site_network import server_network, site_network
+from federation.site_network import server_network, site_network, site_seed
 
 TWO_LAYERS = "common_layers = 2\nhead_layers = 1"
 
@@ -32,6 +32,18 @@ def test_heads_of_one_label_start_alike_and_others_do_not(tmp_path, prepared):
 def test_heads_start_by_site_unless_told(tmp_path, prepared):
     found = rows(federation_of(tiny_toml(), tmp_path), prepared)
     assert not torch.equal(found["north", "right_hand"], found["south", "right_hand"])
+
+
+def test_a_secret_seed_moves_what_is_the_sites_own_and_nothing_else(tmp_path, prepared):
+    plain, secret = (
+        federation_of(tiny_toml(north=north), tmp_path) for north in ("", "secret_seed = 4611686018427387904")
+    )
+    assert site_seed(plain, plain.site[0]) == 0 and site_seed(secret, secret.site[0]) == 2**62
+    before, after = (site_network(f, f.site[0], prepared) for f in (plain, secret))
+    assert all(torch.equal(before.common_state()[name], value) for name, value in after.common_state().items())
+    private = "extractors.of-clinic.filters.spatial"
+    assert not torch.equal(before.private_state()[private], after.private_state()[private])
+    assert plain.digest() == secret.digest()  # the server need not know
 
 
 def test_common_layers_start_the_same_everywhere(tmp_path, prepared):

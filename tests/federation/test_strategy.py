@@ -10,6 +10,7 @@ import torch
 from conftest import LoopGrid, tiny_toml
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
 
+from data.errors import InputError
 from experiments.evaluate import evaluate
 from experiments.prepare import prepare_sites
 from experiments.references import reference_jobs, train_references
@@ -114,6 +115,50 @@ def test_every_strategy_goes_on_after_a_break_as_if_unbroken(make_run, strategy)
     federate(LoopGrid(broken), broken)
     assert same(unbroken, broken)
     assert all(v.dtype == torch.float32 for v in broken.load_common(2).values())
+
+
+def five_toml(strategy: str) -> str:
+    head, _, rest = tiny_toml(contract=f'strategy = "{strategy}"\nweighting = "equal"').partition("[[site]]")
+    north = rest.partition("[[site]]")[0].replace(
+        'targets = [3]\ncalibration = { runs = ["0"] }', "subjects = [SUBJECTS]"
+    )
+    sites = ("1", "2", "3", "1, 2", "2, 3")
+    return head + "".join(
+        f"[[site]]{north}".replace('"north"', f'"site-{k}"').replace("SUBJECTS", subjects)
+        for k, subjects in enumerate(sites)
+    )
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "fedmedian", "fedtrimmedavg", "krum"])
+def test_averages_that_bear_a_bad_site(tmp_path, prepared, strategy):
+    (tmp_path / "five.toml").write_text(five_toml(strategy))
+    run = RunFolder.create(tmp_path / strategy, load_federation(tmp_path / "five.toml"), prepared, 1)
+    sent = {}
+
+    def spoil(number, site, reply):
+        layers = reply.content["common"].to_torch_state_dict()
+        if site == "site-2":  # far away, but nearer than what is left out as absurd
+            layers = {name: values - 0.1 for name, values in layers.items()}
+            reply.content["common"] = ArrayRecord(layers)
+        if number == 1:
+            sent[site] = layers["common.0.weight"].numpy()
+        return reply
+
+    federate(LoopGrid(run, spoil), run)
+    assert {row["status"] for row in history(run)} == {"ok"}
+    stacked, found = np.sort(np.stack(list(sent.values())), axis=0), run.load_common(1)["common.0.weight"].numpy()
+    if strategy == "krum":
+        assert any(np.array_equal(found, values) for site, values in sent.items() if site != "site-2")
+    else:
+        wanted = {"fedavg": stacked.mean(0), "fedmedian": stacked[2], "fedtrimmedavg": stacked[1:4].mean(0)}[strategy]
+        np.testing.assert_allclose(found, wanted, atol=1e-6)
+
+
+def test_too_few_sites_for_an_average_that_bears_bad_ones(tmp_path):
+    for strategy, needed in (("krum", 5), ("fedtrimmedavg", 3)):
+        (tmp_path / "two.toml").write_text(tiny_toml(contract=f'strategy = "{strategy}"'))
+        with pytest.raises(InputError, match=f"bears bad_sites = 1 among at least {needed} sites, there are 2"):
+            load_federation(tmp_path / "two.toml")
 
 
 def test_the_optimiser_of_private_layers_goes_on_between_rounds(make_run):
