@@ -17,10 +17,12 @@ from federation.messages import COMMON, SITE
 from federation.run_folder import RunFolder
 from federation.server_app import federate
 from federation.site_scores import mean_score
+from federation.strategy import ABSURD
 
 STRATEGIES = ("fedavg", "fedmedian", "fedtrimmedavg", "krum")
 MISDEEDS = ("none", "sign flipped", "scaled", "random", "labels flipped")
-SCALE = 5.0
+SCALE = 50.0  # of an update that is turned round, or made longer
+LENGTH = 0.9 * ABSURD  # of random layers, over those that were sent: the server believes it
 
 
 class GridWithBadSite(LocalGrid):
@@ -45,7 +47,7 @@ class GridWithBadSite(LocalGrid):
 
 
 def spoiled(before: Any, after: Any, misdeed: str, seed: int) -> dict[str, torch.Tensor]:
-    """Give the layers that a bad site sends in place of those it trained."""
+    """Give the layers that a bad site sends in place of those it trained: as bad as the server's checks let through."""
     generator, found = torch.Generator().manual_seed(seed), {}
     for name in before:
         change = after[name] - before[name]
@@ -55,7 +57,7 @@ def spoiled(before: Any, after: Any, misdeed: str, seed: int) -> dict[str, torch
             change = SCALE * change
         elif misdeed == "random":
             noise = torch.randn(change.shape, generator=generator)
-            change = SCALE * noise * change.norm() / noise.norm()
+            change = LENGTH * noise * before[name].norm() / noise.norm()
         found[name] = before[name] + change
     return found
 

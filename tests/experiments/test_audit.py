@@ -126,10 +126,10 @@ def test_frozen_layers_stay(trials):
 def test_what_a_bad_site_sends():
     before, after = {"w": torch.tensor([1.0, 1.0])}, {"w": torch.tensor([2.0, 0.0])}
     assert torch.equal(spoiled(before, after, "none", 0)["w"], after["w"])
-    assert torch.equal(spoiled(before, after, "sign flipped", 0)["w"], torch.tensor([-4.0, 6.0]))
-    assert torch.equal(spoiled(before, after, "scaled", 0)["w"], torch.tensor([6.0, -4.0]))
+    assert torch.equal(spoiled(before, after, "sign flipped", 0)["w"], torch.tensor([-49.0, 51.0]))
+    assert torch.equal(spoiled(before, after, "scaled", 0)["w"], torch.tensor([51.0, -49.0]))
     moved = spoiled(before, after, "random", 0)["w"] - before["w"]
-    assert float(moved.norm()) == pytest.approx(5 * 2**0.5)
+    assert float(moved.norm()) == pytest.approx(9 * 2**0.5)
 
 
 @pytest.mark.parametrize(("misdeed", "strategy"), [("sign flipped", "fedavg"), ("labels flipped", "fedmedian")])
