@@ -105,6 +105,9 @@ def plot_price(found: Sequence[Finding], folder: Path) -> list[Path]:
         for at, score, name in zip(x, y, names, strict=True):
             axes.annotate(f"noise {name}", (at, score), xytext=(4, 6), textcoords="offset points", fontsize="small")
         axes.set_xscale("log")
+        axes.set_xticks(x, [f"{epsilon:.3g}" for epsilon in x])
+        axes.minorticks_off()
+        axes.margins(x=0.15)
     axes.set_xlabel("epsilon of a trial, the largest of all sites (delta 1e-5)")
     axes.set_ylabel("balanced accuracy, percent")
     axes.legend(fontsize="small")
