@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 from torch.nn import functional as F
 
-from experiments.views import View, mean_layers, trained
+from experiments.views import View, summed, trained
 from mfscsn.network import SeparateCommonSeparate
 from mfscsn.training import BranchTrials, Settings, derive_seed
 
@@ -65,10 +65,7 @@ def infer_membership(
     target, strange = copy.deepcopy(target), copy.deepcopy(strange)
     seen = {name: value for name, value in target.state_dict().items() if name in view.names(target)}
     if view.secure:
-        layers = [{n: v for n, v in o.state_dict().items() if n in seen} for o in others]
-        mean = mean_layers([seen, *layers])
-        # A sum in which no other site has a part gives that part away
-        seen = {n: seen[n] if not any(n in part for part in layers) else mean[n] for n in seen}
+        seen = summed(seen, [other.state_dict() for other in others])
     if view.everything:
         attacker = target
         attacker.load_state_dict(seen, strict=False)

@@ -24,7 +24,7 @@ from experiments.attack_identity import n_named
 from experiments.attack_inversion import gradient_of_trial, invert, likeness, log_power
 from experiments.attack_membership import auc, infer_membership, parted
 from experiments.simulate import train_rounds
-from experiments.views import NOISES, VIEWS, Layers, View, flat, mean_layers, trained, update_of_round
+from experiments.views import NOISES, VIEWS, Layers, View, flat, summed, trained, update_of_round
 from federation.contract import Federation, Privacy, Site
 from federation.run_folder import RunFolder
 from federation.site_network import site_network
@@ -82,6 +82,8 @@ def check_auditable(run: RunFolder, parts: Sequence[str]) -> None:
     for site in federation.site:
         if site.privacy is not None:
             raise InputError(f"{run.path}: site {site.name!r} has privacy; audit a run without, noise is added here")
+    if any(dataset.subjects is None for site in federation.site for dataset in site.dataset):
+        raise InputError(f"{run.path}: does not name its subjects; audit a run that `mfscsn simulate` made")
     try:
         private(federation, NOISES[0])
     except ValueError as error:
@@ -117,7 +119,7 @@ def inversion(run: RunFolder, number: int, seed: int, work: Path) -> list[Findin
         x, label = _trial(trials, int(k))
         gradients = gradient_of_trial(network, branch, x, label, view)
         if view.secure:
-            gradients = mean_layers([gradients, *_gradients_of_others(run, site, rng)])
+            gradients = summed(gradients, _gradients_of_others(run, site, rng, view))
         shape = int(x.shape[0]), int(x.shape[1])
         words = derive_seed(seed, "inversion", int(k))
         made = invert(attacker, branch, gradients, label, shape, contract.band, contract.sfreq, words)
@@ -184,7 +186,7 @@ def identity(run: RunFolder, number: int, seed: int, work: Path) -> list[Finding
                 layers = {name: pair[half][name] for name in view.names(networks[site])}
                 if view.secure:
                     drawn = [updates[o][int(rng.integers(len(updates[o])))][half] for o in updates if o != site]
-                    layers = mean_layers([layers, *({n: part[n] for n in part if n in layers} for part in drawn)])
+                    layers = summed(layers, drawn)
                 seen[half].append(flat(layers))
         return seen
 
@@ -332,14 +334,14 @@ def _trial(trials: BranchTrials, number: int) -> tuple[Tensor, Tensor]:
     return signals, torch.tensor(int(trials.labels[number]))
 
 
-def _gradients_of_others(run: RunFolder, site: Site, rng: np.random.Generator) -> list[Layers]:
-    """Give the gradients of one trial of each other site, in the layers that a sum with them has."""
+def _gradients_of_others(run: RunFolder, site: Site, rng: np.random.Generator, view: View) -> list[Layers]:
+    """Give the gradients of one trial of each other site, in the layers that are seen."""
     found = []
     for other, branch, trials in _branches(run):
         if other.name != site.name:
             network = site_network(run.federation, other, run.store).double().eval()
             x, label = _trial(trials, int(rng.integers(len(trials.labels))))
-            found.append(gradient_of_trial(network, branch, x, label, View()))
+            found.append(gradient_of_trial(network, branch, x, label, view))
     return found
 
 

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from experiments.attack_bad_site import MISDEEDS, STRATEGIES
 from experiments.audit import Finding
+from experiments.plots import new_figure, write_figure
 
 COLUMNS = {  # part, measure -> head of the column
     ("inversion", "correlation"): "trial made anew: correlation",
@@ -81,13 +82,7 @@ def _bad_site(found: Sequence[Finding]) -> Table:
 
 def plot_price(found: Sequence[Finding], folder: Path) -> list[Path]:
     """Draw score against epsilon, a point a noise, with the score without; give the files."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    matplotlib.rcParams["svg.hashsalt"] = "audit"  # the same findings, the same file
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(6, 4))
+    figure, axes = new_figure("audit", 6, 4)
     prices = [finding for finding in found if finding.part == "price"]
     points = []
     for view in dict.fromkeys(f.view for f in prices):
@@ -111,9 +106,4 @@ def plot_price(found: Sequence[Finding], folder: Path) -> list[Path]:
     axes.set_xlabel("epsilon of a trial, the largest of all sites (delta 1e-5)")
     axes.set_ylabel("balanced accuracy, percent")
     axes.legend(fontsize="small")
-    figure.tight_layout()
-    files = [folder / f"audit.{kind}" for kind in ("svg", "png")]
-    for file in files:
-        figure.savefig(file, dpi=150, metadata={"Date": None} if file.suffix == ".svg" else None)
-    pyplot.close(figure)
-    return files
+    return write_figure(figure, folder, "audit")

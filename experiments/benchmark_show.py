@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import wilcoxon
 
+from experiments.plots import new_figure, write_figure
+
 OURS, TWIN = "mf-scsn", "-unshared"
 UNSHARED = f"{OURS}{TWIN}"
 N_BOOTSTRAP = 2000
@@ -127,16 +129,9 @@ def joining_table(rows: pd.DataFrame) -> Table:
 
 def plot(rows: pd.DataFrame, folder: Path, name: str) -> list[Path]:
     """Draw the methods with their intervals and, where calibration was swept, the curve; give the files."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    matplotlib.rcParams["svg.hashsalt"] = name  # the same rows, the same file
-    from matplotlib import pyplot
-
-    folder.mkdir(parents=True, exist_ok=True)
     methods = list(dict.fromkeys(rows["method"]))
     amounts = sorted(rows["asked"].unique())
-    figure, axes = pyplot.subplots(figsize=(7, 0.3 * len(methods) + 1 if len(amounts) == 1 else 4))
+    figure, axes = new_figure(name, 7, 0.3 * len(methods) + 1 if len(amounts) == 1 else 4)
     for k, method in enumerate(methods):
         found = [estimate(rows[rows["asked"] == amount], method) for amount in amounts]
         means = np.array([f.mean for f in found])
@@ -152,12 +147,7 @@ def plot(rows: pd.DataFrame, folder: Path, name: str) -> list[Path]:
         axes.set_xlabel("calibration trials of a subject")
         axes.set_ylabel("balanced accuracy, percent (95 %)")
         axes.legend(fontsize="small")
-    figure.tight_layout()
-    files = [folder / f"{name}.{kind}" for kind in ("svg", "png")]
-    for file in files:
-        figure.savefig(file, dpi=150, metadata={"Date": None} if file.suffix == ".svg" else None)
-    pyplot.close(figure)
-    return files
+    return write_figure(figure, folder, name)
 
 
 def _sites(rows: pd.DataFrame) -> list[str]:

@@ -108,9 +108,7 @@ def benchmark(
     store: StoreRoot = PREPARED,
 ) -> None:
     """Compare all methods on the same trials; resumable."""
-    for module in ("braindecode", "matplotlib", "pyriemann"):
-        if importlib.util.find_spec(module) is None:
-            raise InputError(f"the benchmark needs {module}; pip install 'mfscsn[benchmark]'")
+    _needs("braindecode", "matplotlib", "pyriemann")
     from experiments.benchmark import (
         check_method,
         chosen_rows,
@@ -168,6 +166,7 @@ def audit(
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes.  \\[default: one a core]")] = None,
 ) -> None:
     """Attack a finished simulation: as a server that reads, as a site that pries, as a bad site."""
+    _needs("matplotlib")
     from experiments.audit import PARTS
     from experiments.audit import audit as play
     from experiments.audit_show import plot_price, print_audit
@@ -261,9 +260,7 @@ def speed(
     import tempfile
     from dataclasses import asdict
 
-    for module in ("braindecode",):
-        if importlib.util.find_spec(module) is None:
-            raise InputError(f"the measurement needs {module}; pip install 'mfscsn[benchmark]'")
+    _needs("braindecode")
     from data.files import replaced
     from experiments.show import speed_row, speed_title
     from experiments.speed import PARTS, measure
@@ -285,6 +282,13 @@ def speed(
     if as_json is not None:
         with replaced(as_json) as out:
             out.write(json.dumps(rows, indent=1).encode())
+
+
+def _needs(*modules: str) -> None:
+    """Raise InputError when something is not installed that a command needs and training does not."""
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            raise InputError(f"this command needs {module}; pip install 'mfscsn[benchmark]'")
 
 
 def _load(path: Path, data_root: Path | None, rounds: int | None, seed: int | None) -> "Federation":

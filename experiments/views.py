@@ -86,11 +86,13 @@ def update_of_round(
     return {name: (now[name] - before[name]).detach() for name in view.names(network)}
 
 
-def mean_layers(layers: Sequence[Layers]) -> Layers:
-    """Average layers that several sites have; one that only the first has stays as it is, over their number."""
-    return {
-        name: torch.stack([part[name] for part in layers if name in part]).sum(0) / len(layers) for name in layers[0]
-    }
+def summed(own: Layers, others: Sequence[Layers]) -> Layers:
+    """Give what a secure sum shows of a site's layers: the mean over the sites that have a layer.
+
+    A layer that nobody else has is in the sum as it is; which headsets there are is no secret of the protocol.
+    """
+    having = {name: [own[name], *(part[name] for part in others if name in part)] for name in own}
+    return {name: torch.stack(parts).mean(0) for name, parts in having.items()}
 
 
 def flat(layers: Layers) -> Tensor:

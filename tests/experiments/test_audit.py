@@ -14,7 +14,7 @@ from experiments.attack_identity import n_named
 from experiments.attack_inversion import gradient_of_trial, invert, likeness, log_power
 from experiments.attack_membership import auc, infer_membership, parted
 from experiments.prepare import prepare_sites
-from experiments.views import View, flat, mean_layers, trained, update_of_round
+from experiments.views import View, flat, summed, trained, update_of_round
 from federation.run_folder import RunFolder
 from federation.server_app import federate
 from mfscsn.network import Architecture, Branch, SeparateCommonSeparate
@@ -112,8 +112,14 @@ def test_updates_are_of_the_layers_that_are_seen(trials):
     found = update_of_round(network, {"a": trials}, Settings(), View(), seed=0)
     assert found.keys() == {"common.0.weight", "common.0.bias"} and found["common.0.weight"].any()
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
-    mean = mean_layers([found, {name: torch.zeros_like(value) for name, value in found.items()}])
-    torch.testing.assert_close(2 * mean["common.0.bias"], found["common.0.bias"])
+
+
+def test_a_sum_hides_only_what_several_sites_have():
+    own, other = (
+        {"a": torch.tensor([4.0]), "b": torch.tensor([6.0])},
+        {"a": torch.tensor([2.0]), "c": torch.tensor([9.0])},
+    )
+    assert summed(own, [other]) == {"a": torch.tensor([3.0]), "b": torch.tensor([6.0])}
 
 
 def test_frozen_layers_stay(trials):
