@@ -234,7 +234,7 @@ def make_strategy(contract: Contract, run: RunFolder, first_round: int, nodes: P
         "fedprox": (FedProx, {"proximal_mu": contract.proximal_mu}),
         "fedadam": (FedAdam, {"eta": contract.server_lr}),
         "fedmedian": (FedMedian, {}),
-        "fedtrimmedavg": (FedTrimmedAvg, {"beta": (contract.bad_sites + 0.5) / len(run.federation.site)}),
+        "fedtrimmedavg": (FedTrimmedAvg, {"beta": (contract.bad_sites + 0.1) / len(run.federation.site)}),
         "krum": (Krum, {"num_malicious_nodes": contract.bad_sites}),
     }
     base, options = bases[contract.strategy]

@@ -154,6 +154,15 @@ def test_averages_that_bear_a_bad_site(tmp_path, prepared, strategy):
         np.testing.assert_allclose(found, wanted, atol=1e-6)
 
 
+def test_as_many_bad_sites_as_the_contract_says(tmp_path, prepared):
+    for strategy in ("krum", "fedtrimmedavg"):
+        (tmp_path / "five.toml").write_text(five_toml(strategy))
+        run = RunFolder.create(tmp_path / strategy, load_federation(tmp_path / "five.toml"), prepared, 1)
+        made = make_strategy(run.federation.contract.model_copy(update={"bad_sites": 2}), run, 1)
+        borne = made.num_malicious_nodes if strategy == "krum" else int(made.beta * len(run.federation.site))
+        assert borne == 2
+
+
 def test_too_few_sites_for_an_average_that_bears_bad_ones(tmp_path):
     for strategy, needed in (("krum", 5), ("fedtrimmedavg", 3)):
         (tmp_path / "two.toml").write_text(tiny_toml(contract=f'strategy = "{strategy}"'))
