@@ -29,7 +29,7 @@ name = "{name}"                              # as the coordinator registers it
 metrics = ["loss", "accuracy", "seconds"]    # of training, may leave in every round; [] for none
 scores = []                                  # ["balanced_accuracy"]: the mean over targets may leave after the last
 secret_seed = {seed}
-#   private layers begin from it: keep it here, for who knows how they began can undo an update of the first rounds
+#   private layers begin from it: keep it here, for who knows it knows the extractor as it began
 # privacy = {{ epsilon = 8.0 }}               # differential privacy of one trial, over all runs; docs/privacy.md
 
 # One for each data set; with another headset or other tasks, add another [[site.dataset]].
