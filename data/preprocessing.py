@@ -62,6 +62,14 @@ class Recording:
             return set(self.raw.event_id) - {UNLABELLED}
         return {str(name) for name in self.raw.annotations.description}
 
+    def cue_interval(self, tasks: Mapping[str, str]) -> float | None:
+        """Give the median seconds from one cue of the tasks to the next; None where there are too few to tell."""
+        if hasattr(self.raw, "event_id"):  # cut into trials already: when they were recorded is gone
+            return None
+        known = zip(self.raw.annotations.onset, self.raw.annotations.description, strict=True)
+        onsets = np.unique([onset for onset, name in known if name in tasks])
+        return float(np.median(np.diff(onsets))) if len(onsets) > 4 else None
+
 
 def cut_trials(
     recording: Recording,

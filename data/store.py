@@ -112,6 +112,10 @@ class Store:
             sfreq=self.manifest["sfreq"],
         )
 
+    def cue_intervals(self, subject: str) -> dict[str, float]:
+        """Give the median seconds between cues of each recording: ``"session/run"`` -> seconds."""
+        return dict(self._entry(subject).get("cue_intervals", {}))  # stores of older versions have none
+
     def digest(self, subject: str) -> str:
         """Digest a subject's signals and labels as the manifest knows them."""
         entry = self._entry(subject)
@@ -193,7 +197,7 @@ def prepare(
                 _check_file(folder, entry)
                 progress(subject, "kept")
                 continue
-            trials, annotations = _cut_subject(recipe, subject, source.recordings(subject))
+            trials, annotations, intervals = _cut_subject(recipe, subject, source.recordings(subject))
             file = f"sub-{re.sub(r'[^A-Za-z0-9-]', '_', subject)}.npy"
             with replaced(folder / file) as out:
                 np.save(out, np.ascontiguousarray(trials.signals))
@@ -203,6 +207,7 @@ def prepare(
                 "sha256": sha256(folder / file),
                 "channels": list(trials.channels),
                 "annotations": annotations,
+                "cue_intervals": intervals,
                 "labels": trials.labels.tolist(),
                 "sessions": trials.sessions.tolist(),
                 "runs": trials.runs.tolist(),
@@ -233,12 +238,18 @@ def _open_manifest(recipe: Recipe, folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def _cut_subject(recipe: Recipe, subject: str, recordings: Iterator[Recording]) -> tuple[Trials, list[str]]:
-    """Cut a subject's recordings; give its trials and the names of all its annotations."""
+def _cut_subject(
+    recipe: Recipe, subject: str, recordings: Iterator[Recording]
+) -> tuple[Trials, list[str], dict[str, float]]:
+    """Cut a subject's recordings; give its trials, the names of all its annotations, and how far cues are apart."""
     parts: list[Trials] = []
     annotations: set[str] = set()
+    intervals: dict[str, float] = {}
     for recording in recordings:
         annotations |= recording.annotations()
+        interval = recording.cue_interval(recipe.tasks)
+        if interval is not None:
+            intervals[f"{recording.session}/{recording.run}"] = interval
         parts.append(cut_trials(recording, recipe.preprocessing, recipe.tasks, subject, recipe.channels))
     with_trials = [part for part in parts if len(part)]
     if not with_trials:
@@ -253,7 +264,7 @@ def _cut_subject(recipe: Recipe, subject: str, recordings: Iterator[Recording]) 
         raise InputError(
             f"{recipe.source}: recordings of subject {subject!r} differ: {error}; name those to use, channels = [...]"
         ) from error
-    return joined, sorted(annotations)
+    return joined, sorted(annotations), intervals
 
 
 def relabelled_store(root: Path, out: Path, relabel: Relabel) -> None:

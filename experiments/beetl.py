@@ -26,8 +26,9 @@ from experiments.score import BeetlScore, as_document, score
 from experiments.simulate import Progress, train_rounds
 from federation.contract import Federation, parse_federation, read_toml, with_root
 from federation.run_folder import RunFolder, check_free
-from federation.site_scores import federated_network, fine_tuned
+from federation.site_scores import fine_tuned
 from federation.site_trials import target_trials
+from mfscsn.network import SplitModule
 from mfscsn.training import predict
 
 ABOUT = "beetl.json"
@@ -208,8 +209,9 @@ def predictions(run: RunFolder, method: str, transductive: bool = False) -> Iter
     for k, site in enumerate(run.federation.site):
         if site.name not in TARGETS:
             continue
-        load = {"mf-scsn": federated_network, "local-site": local_network}.get(method)
-        network = load(run, site) if load else None
+        network: SplitModule | None = None
+        if method != "own-calibration":
+            network = run.load_network(site.name) if method == "mf-scsn" else local_network(run, site)
         for target in target_trials(site, contract, run.store, transductive):
             labels = site.dataset[0].labels(contract)
             if network is not None:

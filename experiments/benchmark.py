@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import as_completed
 from dataclasses import dataclass
@@ -93,6 +94,13 @@ def load_bench(path: Path, data_root: Path | None = None) -> tuple[Bench, Federa
     document = {key: value for key, value in read_toml(described).items() if key != "data_root"}
     made_with = {"federation": json.loads(json.dumps(document, default=str)), "new_site": bench.new_site}
     return bench, load_federation(described, data_root), made_with
+
+
+def results_path(bench: Bench, path: Path, name: str) -> Path:
+    """Say where the results of a BENCH.toml are kept: where it says, unless they go by another name than its own."""
+    if bench.results and name == path.stem:
+        return Path(os.path.normpath(path.parent / bench.results))
+    return Path("results") / f"{name}.csv"
 
 
 def check_method(method: str, known: Sequence[str], where: str) -> None:

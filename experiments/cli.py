@@ -13,6 +13,8 @@ import typer
 
 from data.errors import InputError, nearest
 from experiments.beetl_cli import app as beetl_app
+from experiments.begin_cli import app as begin_app
+from experiments.layers_cli import app as layers_app
 from experiments.privacy_cli import app as privacy_app
 from experiments.server_cli import app as server_app
 from experiments.site_cli import app as site_app
@@ -29,6 +31,8 @@ app = typer.Typer(
     help="Federated transfer learning for motor-imagery EEG: only the common layers leave a site.",
 )
 
+app.add_typer(begin_app)
+app.add_typer(layers_app)
 app.add_typer(beetl_app, name="beetl")
 app.add_typer(privacy_app, name="privacy")
 app.add_typer(server_app, name="server")
@@ -49,7 +53,7 @@ PREPARED = Path("prepared")
 
 @app.command()
 def prepare(federation: FedFile, data_root: DataRoot = None, store: StoreRoot = PREPARED) -> None:
-    """Turn recordings into trials on disk; only what is new or changed."""
+    """Turn recordings into trials on disk; only what is new."""
     _prepare(_load(federation, data_root, None, None), store)
     typer.echo(f"prepared trials: {store}")
 
@@ -65,7 +69,7 @@ def simulate(
     store: StoreRoot = PREPARED,
     threads: Threads = 1,
 ) -> None:
-    """Train a federation on this machine, from recordings to scores."""
+    """Train a federation on this machine, to scores and a report."""
     warm_up(threads)
     if resume is None:
         _simulate_new(_load(federation, data_root, rounds, seed), out, store, threads)
@@ -108,7 +112,7 @@ def benchmark(
     store: StoreRoot = PREPARED,
 ) -> None:
     """Compare all methods on the same trials; resumable."""
-    _needs("braindecode", "matplotlib", "pyriemann")
+    _needs("braindecode", "pyriemann")
     from experiments.benchmark import (
         check_method,
         chosen_rows,
@@ -116,10 +120,12 @@ def benchmark(
         missing_jobs,
         prepare_bench,
         read_results,
+        results_path,
         run_benchmark,
         shuffled_store,
     )
-    from experiments.benchmark_show import plot, print_benchmark
+    from experiments.benchmark_show import print_benchmark
+    from experiments.report_benchmark import report_benchmark
     from experiments.show import ProgressLines
     from experiments.simulate import Progress
 
@@ -130,10 +136,7 @@ def benchmark(
     plan = plan.model_copy(update={"methods": chosen, "seeds": seeds or plan.seeds})
     made_with["shuffled_labels"] = shuffle_labels
     name = bench.stem + ("" if shuffle_labels is None else f"-shuffled-{shuffle_labels}")
-    kept = Path("results") / f"{name}.csv"
-    if plan.results and shuffle_labels is None:
-        kept = Path(os.path.normpath(bench.parent / plan.results))
-    table = results or kept
+    table = results or results_path(plan, bench, name)
     rows = read_results(table, made_with)
     if missing_jobs(plan, rows):
         with ProgressLines() as show:
@@ -152,8 +155,41 @@ def benchmark(
             )
     rows = chosen_rows(plan, rows)
     print_benchmark(rows, name)
-    plot(rows, table.parent, table.stem)
+    page = report_benchmark(rows, table, name)
     typer.echo(f"results: {table}; plots: {table.with_suffix('.svg')}, {table.with_suffix('.png')}")
+    typer.echo(f"report: {page}")
+
+
+@app.command()
+def report(
+    what: Annotated[
+        Path,
+        typer.Argument(help="A run's folder, or a benchmark's file.", metavar="RUN|BENCH.toml", show_default=False),
+    ],
+    results: Annotated[
+        Path | None, typer.Option("--results", help="A benchmark's table, in place of the file's.", metavar="FILE")
+    ] = None,
+) -> None:
+    """Write report.html: scores, curves, maps, costs, warnings."""
+    from federation.run_folder import RunFolder
+
+    if what.suffix != ".toml":
+        if results is not None:
+            raise InputError(f"--results {results} is of a benchmark, and {what} is no BENCH.toml")
+        from experiments.report import report as report_run
+
+        typer.echo(f"report: {os.path.relpath(report_run(RunFolder(what)))}")
+        return
+    from experiments.benchmark import chosen_rows, load_bench, read_results, results_path
+    from experiments.report_benchmark import report_benchmark
+
+    plan, _, made_with = load_bench(what)
+    made_with["shuffled_labels"] = None
+    table = results or results_path(plan, what, what.stem)
+    rows = chosen_rows(plan, read_results(table, made_with))
+    if rows.empty:
+        raise InputError(f"{table}: no results yet; `mfscsn benchmark {what}` computes them")
+    typer.echo(f"report: {report_benchmark(rows, table, what.stem)}")
 
 
 @app.command()
@@ -165,8 +201,7 @@ def audit(
     seeds: Annotated[int, typer.Option(min=1, help="How often, each time with another seed.")] = 3,
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes.  \\[default: one a core]")] = None,
 ) -> None:
-    """Attack a finished simulation: as a server that reads, as a site that pries, as a bad site."""
-    _needs("matplotlib")
+    """Attack a finished simulation, as server and as site."""
     from experiments.audit import PARTS
     from experiments.audit import audit as play
     from experiments.audit_show import plot_price, print_audit
@@ -198,7 +233,7 @@ def audit(
 def evaluate(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs.", metavar="RUN...", show_default=False)],
 ) -> None:
-    """Score finished runs' saved layers on the test trials of their target subjects; several runs are averaged."""
+    """Score finished runs again; several are averaged."""
     from experiments.evaluate import evaluate as score_run
     from experiments.show import score_table
     from federation.run_folder import RunFolder
@@ -218,7 +253,7 @@ def score(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Score an answer to BEETL's motor-imagery task as its organisers do."""
+    """Score an answer to BEETL as its organisers do."""
     import json
     from dataclasses import asdict
 
@@ -344,7 +379,10 @@ def _simulate(run: "RunFolder") -> None:
     score_table(scores)
     secure_line(run.secure_aggregation())
     privacy_lines(run.spent())
-    typer.echo(f"run folder: {os.path.relpath(run.path)}")
+    from experiments.report import report as report_run
+
+    page = report_run(run)
+    typer.echo(f"run folder: {os.path.relpath(run.path)}\nreport: {os.path.relpath(page)}")
 
 
 def main() -> None:

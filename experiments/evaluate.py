@@ -5,8 +5,6 @@ subject's calibration where the settings say so; nothing is chosen on test trial
 subject's own tasks.
 """
 
-import csv
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,19 +12,20 @@ import numpy as np
 from scipy.stats import wilcoxon
 
 from data.errors import InputError
-from data.files import replaced
+from data.files import write_csv
 from experiments.references import OWN, Job
 from federation.contract import Site
 from federation.run_folder import RunFolder
 from federation.site import read_tensors
 from federation.site_network import site_network
-from federation.site_scores import balanced_accuracy, federated_network, fine_tuned
+from federation.site_scores import balanced_accuracy, chosen_outputs, fine_tuned
 from federation.site_trials import Target, branches, check_labelled, digest, target_trials
 from mfscsn.network import ExtractorAlone, SplitModule
 from mfscsn.training import predict
 
 METHODS = ("own-calibration", "local-site", "mf-scsn")
 COLUMNS = ("site", "dataset", "subject", "method", "seed", "n_test", "balanced_accuracy")
+PREDICTED = ("site", "dataset", "subject", "method", "seed", "trial", "label", "predicted")
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class Score:
 
 
 def evaluate(run: RunFolder) -> list[Score]:
-    """Score all target subjects of a finished run and write ``scores.csv``.
+    """Score all target subjects of a finished run; write ``scores.csv`` and, trial by trial, ``predictions.csv``.
 
     Raises
     ------
@@ -58,13 +57,13 @@ def evaluate(run: RunFolder) -> list[Score]:
             f"{run.path}: ended at round {last} of {run.federation.training.rounds};"
             f" go on with the command that began it and --resume {run.path}"
         )
-    scores = [score for k in range(len(run.federation.site)) for score in _site_scores(run, k)]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows([getattr(score, column) for column in COLUMNS] for score in scores)
-    with replaced(run.path / "scores.csv") as out:
-        out.write(text.getvalue().encode())
+    scores, predicted = [], []
+    for score, trials in (found for k in range(len(run.federation.site)) for found in _site_scores(run, k)):
+        scores.append(score)
+        of_all = (score.site, score.dataset, score.subject, score.method, score.seed)
+        predicted += [(*of_all, number, *pair) for number, pair in enumerate(trials)]
+    write_csv(run.path / "predictions.csv", PREDICTED, predicted)
+    write_csv(run.path / "scores.csv", COLUMNS, [[getattr(score, column) for column in COLUMNS] for score in scores])
     return scores
 
 
@@ -92,9 +91,12 @@ def paired_difference(scores: Sequence[Score], method: str, rival: str) -> Diffe
     return Difference(float(gains.mean()), int((gains > 0).sum()), len(gains), p)
 
 
-def _site_scores(run: RunFolder, site_number: int) -> Iterator[Score]:
+Predicted = list[tuple[str, str]]  # (label, predicted) of each test trial, in time order
+
+
+def _site_scores(run: RunFolder, site_number: int) -> Iterator[tuple[Score, Predicted]]:
     site, contract = run.federation.site[site_number], run.federation.contract
-    federated, local = federated_network(run, site), local_network(run, site)
+    federated, local = run.load_network(site.name), local_network(run, site)
     for target in target_trials(site, contract, run.store):
         own = own_network(run, site_number, target)
         for method, network, branch in zip(
@@ -103,7 +105,7 @@ def _site_scores(run: RunFolder, site_number: int) -> Iterator[Score]:
             (OWN, target.branch, target.branch),
             strict=True,
         ):
-            yield _score(run, site.name, target, method, network, branch)
+            yield _score(run, site, target, method, network, branch)
 
 
 def local_network(run: RunFolder, site: Site) -> SplitModule:
@@ -121,12 +123,16 @@ def own_network(run: RunFolder, site_number: int, target: Target) -> SplitModule
     return network
 
 
-def _score(run: RunFolder, site: str, target: Target, method: str, network: SplitModule, branch: str) -> Score:
+def _score(
+    run: RunFolder, site: Site, target: Target, method: str, network: SplitModule, branch: str
+) -> tuple[Score, Predicted]:
     probabilities = predict(network, target.signals, branch)
     accuracy = balanced_accuracy(probabilities, target.labels, target.outputs)
-    return Score(
-        site, target.dataset, target.subject, method, run.federation.training.seed, len(target.labels), accuracy
-    )
+    seed, n_test = run.federation.training.seed, len(target.labels)
+    names = next(d for d in site.dataset if d.name == target.dataset).labels(run.federation.contract)
+    chosen = chosen_outputs(probabilities, target.outputs)
+    trials = [(names[label], names[output]) for label, output in zip(target.labels, chosen, strict=True)]
+    return Score(site.name, target.dataset, target.subject, method, seed, n_test, accuracy), trials
 
 
 def _load_whole(network: SplitModule, job: Job, run: RunFolder) -> None:

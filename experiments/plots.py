@@ -6,13 +6,20 @@ from typing import Any
 
 def new_figure(name: str, width: float, height: float) -> tuple[Any, Any]:
     """Begin a plot of `width` by `height` inches; give matplotlib's figure and axes."""
+    figure, axes = new_grid(name, width, height, 1, 1)
+    return figure, axes[0, 0]
+
+
+def new_grid(name: str, width: float, height: float, n_rows: int, n_columns: int) -> tuple[Any, Any]:
+    """Begin a plot of several axes; give matplotlib's figure and its axes as an array ``(n_rows, n_columns)``."""
     import matplotlib
 
     matplotlib.use("Agg")
     matplotlib.rcParams["svg.hashsalt"] = name
     from matplotlib import pyplot
 
-    return pyplot.subplots(figsize=(width, height))  # type: ignore[no-any-return]
+    found = pyplot.subplots(n_rows, n_columns, figsize=(width, height), squeeze=False, layout="constrained")
+    return found  # type: ignore[no-any-return]
 
 
 def write_figure(figure: Any, folder: Path, name: str) -> list[Path]:
@@ -20,9 +27,14 @@ def write_figure(figure: Any, folder: Path, name: str) -> list[Path]:
     from matplotlib import pyplot
 
     folder.mkdir(parents=True, exist_ok=True)
-    figure.tight_layout()
     files = [folder / f"{name}.{kind}" for kind in ("svg", "png")]
     for file in files:
-        figure.savefig(file, dpi=150, metadata={"Date": None} if file.suffix == ".svg" else None)
+        figure.savefig(
+            file,
+            dpi=150,
+            bbox_inches="tight",
+            pad_inches=0.05,
+            metadata={"Date": None} if file.suffix == ".svg" else None,
+        )
     pyplot.close(figure)
     return files

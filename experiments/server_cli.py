@@ -11,7 +11,7 @@ import typer
 from data.errors import InputError
 from data.files import sha256
 
-app = typer.Typer(no_args_is_help=True, help="Coordinate a federation of separate sites (docs/deployment.md).")
+app = typer.Typer(no_args_is_help=True, help="Coordinate separate sites (docs/deployment.md).")
 
 CHANGED = "the contract or the version changed: send invitation.toml to all sites again"
 Home = Annotated[Path, typer.Argument(help="The server's folder.", metavar="DIR", show_default=False)]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from federation.run_folder import RunFolder
     from federation.site_home import SiteHome
 
-app = typer.Typer(no_args_is_help=True, help="Take part in a federation from one's own machine (docs/deployment.md).")
+app = typer.Typer(no_args_is_help=True, help="Take part in a federation (docs/deployment.md).")
 
 Home = Annotated[Path, typer.Argument(help="The site's folder.", metavar="DIR", show_default=False)]
 SITE_FILE = """\

@@ -16,6 +16,7 @@ from data.sources import IN_FOLDERS
 from data.store import Recipe
 from federation.messages import FEWEST
 from mfscsn.extractors import EXTRACTORS
+from mfscsn.inputs import Alignment
 from mfscsn.network import SHARES_EXTRACTOR, SHARES_HEAD, Architecture, Share
 from mfscsn.training import Settings
 
@@ -133,6 +134,11 @@ class Contract(Table):
     def preprocessing(self) -> Preprocessing:
         """The part that decides how recordings become trials."""
         return Preprocessing(self.sfreq, self.window, self.band)
+
+    @property
+    def fitting(self) -> Alignment:
+        """The part that brings a subject's trials to a common reference."""
+        return Alignment(self.alignment, self.sfreq, self.shrinkage)
 
     @property
     def architecture(self) -> Architecture:

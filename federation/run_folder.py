@@ -7,7 +7,6 @@
 import csv
 import fcntl
 import functools
-import io
 import json
 import os
 import platform
@@ -22,13 +21,16 @@ from typing import Any
 
 from torch import Tensor
 
-from data.errors import InputError
-from data.files import replaced
+from data.errors import InputError, nearest
+from data.files import replaced, write_csv
 from federation.contract import Federation, read_federation
 from federation.ledger import LEDGER, Ledger
 from federation.site import SiteFolder, read_tensors, write_tensors
+from federation.site_network import site_network
+from federation.site_trials import digest
+from mfscsn.network import SeparateCommonSeparate
 
-HISTORY = ("round", "site", "status", "n_trials", "loss", "accuracy")
+HISTORY = ("round", "site", "status", "n_trials", "loss", "accuracy", "distance")
 SITE_SCORES = ("site", "status", "n_targets", "balanced_accuracy")
 TIMING = ("round", "site", "seconds", "round_seconds")
 SECURE = "secure-aggregation.json"
@@ -103,6 +105,33 @@ class RunFolder:
         """Read the common layers as they were averaged in that round."""
         return read_tensors(self._common / f"round-{round_number:04d}.safetensors")[0]
 
+    def load_network(self, name: str) -> SeparateCommonSeparate:
+        """Load a site's network as it stands after the last whole round.
+
+        Returns
+        -------
+        SeparateCommonSeparate
+            A torch module: the last averaged common layers, the site's own last private ones. Its `branches` say
+            `n_chans` and `n_outputs` of each data set, its `architecture` says `n_times` and `sfreq`;
+            ``network(signals, branch)`` gives logits.
+
+        Raises
+        ------
+        InputError
+            For a site that is not in the run, or that has no private layers of it.
+        """
+        names = [site.name for site in self.federation.site]
+        if name not in names:
+            raise InputError(f"{self.path}: no such site {name!r}{nearest(name, names)}; there are {', '.join(names)}")
+        site, last, folder = self.federation.site[names.index(name)], self.last_round(), self.site(name)
+        private = folder.load_private(last, digest(site, self.federation.contract, self.store))
+        if private is None:
+            raise InputError(f"site {name!r}: no private layers in {folder.folder}; did it ever train?")
+        network = site_network(self.federation, site, self.store)
+        network.load_private(private[0])
+        network.load_common(self.load_common(last))
+        return network
+
     def load_server_optimiser(self, round_number: int) -> dict[str, Tensor]:
         """Read what a strategy with a memory (FedAdam) kept after that round; empty for the others."""
         path = self._common / f"server-optimiser-{round_number:04d}.safetensors"
@@ -146,7 +175,10 @@ class RunFolder:
         (self.path / "failure.txt").unlink(missing_ok=True)
 
     def history(self) -> list[dict[str, str]]:
-        """Read the rows of ``history.csv`` so far."""
+        """Read the rows of ``history.csv`` so far.
+
+        Besides what sites let out: `distance`, how far a site's common layers ended from the average, over its norm.
+        """
         path = self.path / "history.csv"
         if not path.exists():
             return []
@@ -272,12 +304,7 @@ def run_path(run_config: Mapping[str, Any], run_id: int) -> Path:
 
 def _write_rows(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
     """Write a table in one step."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
-    writer.writeheader()
-    writer.writerows(rows)
-    with replaced(path) as out:
-        out.write(text.getvalue().encode())
+    write_csv(path, columns, [[row.get(column, "") for column in columns] for row in rows])
 
 
 def _version(package: str) -> str | None:

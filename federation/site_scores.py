@@ -4,13 +4,17 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import recall_score
 
-from data.errors import InputError
 from federation.contract import Site
 from federation.run_folder import RunFolder
-from federation.site_network import site_network
-from federation.site_trials import Target, calibration_trials, check_labelled, digest, target_trials
+from federation.site_trials import Target, calibration_trials, check_labelled, target_trials
 from mfscsn.network import SplitModule
 from mfscsn.training import derive_seed, fine_tune, predict
+
+
+def chosen_outputs(probabilities: NDArray[np.float64], outputs: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Predict: the likeliest of the `outputs` that may be, for each row of ``(n_trials, n_outputs)``."""
+    chosen: NDArray[np.int64] = outputs[probabilities[:, outputs].argmax(axis=1)]
+    return chosen
 
 
 def balanced_accuracy(
@@ -25,21 +29,9 @@ def balanced_accuracy(
     outputs : array of int
         The outputs that may be predicted.
     """
-    predicted = outputs[probabilities[:, outputs].argmax(axis=1)]
+    predicted = chosen_outputs(probabilities, outputs)
     # Over the test's own classes: a prediction outside them is simply wrong
     return float(recall_score(labels, predicted, labels=np.unique(labels), average="macro"))
-
-
-def federated_network(run: RunFolder, site: Site) -> SplitModule:
-    """Load a site's network: the last averaged common layers, its own last private ones."""
-    last, folder = run.last_round(), run.site(site.name)
-    private = folder.load_private(last, digest(site, run.federation.contract, run.store))
-    if private is None:
-        raise InputError(f"site {site.name!r}: no private layers in {folder.folder}; did it ever train?")
-    network = site_network(run.federation, site, run.store)
-    network.load_private(private[0])
-    network.load_common(run.load_common(last))
-    return network
 
 
 def fine_tuned(run: RunFolder, site: Site, network: SplitModule, target: Target) -> SplitModule:
@@ -53,7 +45,7 @@ def fine_tuned(run: RunFolder, site: Site, network: SplitModule, target: Target)
 def mean_score(run: RunFolder, site: Site) -> dict[str, int | float]:
     """Score the federated network: a mean over the site's target subjects, and how many they are; {} without any."""
     check_labelled(site, run.federation.contract, run.store)
-    network = federated_network(run, site)
+    network = run.load_network(site.name)
     found = [
         balanced_accuracy(
             predict(fine_tuned(run, site, network, target), target.signals, target.branch),

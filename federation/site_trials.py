@@ -19,7 +19,6 @@ from data.store import Store
 from data.trials import UNLABELLED, Trials, in_order
 from federation.contract import Contract, Dataset, Part, Site
 from mfscsn import riemann
-from mfscsn.alignment import align, euclidean_whitener, standardise
 from mfscsn.network import Branch
 from mfscsn.training import BranchTrials
 
@@ -87,6 +86,22 @@ def training_trials(site: Site, contract: Contract, store_root: Path) -> dict[st
         )
         for branch, subjects in of_branch.items()
     }
+
+
+def training_signals(site: Site, contract: Contract, store_root: Path) -> dict[str, list[Trials]]:
+    """Open the recorded signals of the trials that train, by branch: a subject after another, as `training_trials`."""
+    of_branch: dict[str, list[Trials]] = {}
+    for subject in _subjects(site, contract, store_root):
+        of_branch.setdefault(subject.branch(site), []).append(subject.trials[subject.train])
+    return of_branch
+
+
+def training_of_subject(site: Site, contract: Contract, store_root: Path, dataset: str, name: str) -> Trials | None:
+    """Open what trains of one subject, as recorded; None for a subject that the site does not have."""
+    for subject in _subjects(site, contract, store_root):
+        if (subject.dataset.name, subject.name) == (dataset, name):
+            return subject.trials[subject.train]
+    return None
 
 
 def calibration_trials(
@@ -252,20 +267,8 @@ def _input(
     subject: _Subject, chosen: NDArray[np.bool_], fitted: NDArray[np.bool_], contract: Contract
 ) -> NDArray[np.float32]:
     """Align the chosen trials by what is fitted on others."""
-    trials, fitted_on = subject.trials[chosen], subject.trials[fitted]
-    if contract.extractor == "riemann":
-        return _tangent(trials, fitted_on, contract.alignment == "followed" and not np.array_equal(chosen, fitted))
-    if contract.alignment == "none":
-        return np.ascontiguousarray(trials.signals)
-    if contract.alignment == "standard":
-        return standardise(trials.signals)
-    return align(trials.signals, euclidean_whitener(fitted_on.signals, contract.shrinkage))
-
-
-def _tangent(trials: Trials, fitted_on: Trials, followed: bool) -> NDArray[np.float32]:
-    covs, seen = (riemann.covariances(part.signals, part.sfreq) for part in (trials, fitted_on))
-    mean = riemann.centre(seen)
-    return riemann.follow(covs, mean, len(seen)) if followed else riemann.tangent(covs, mean)
+    reference = contract.fitting.fit(subject.trials.signals[fitted])
+    return reference.inputs(subject.trials.signals[chosen], follow=not np.array_equal(chosen, fitted))
 
 
 def _codes(labels: NDArray[np.str_], dataset: Dataset, contract: Contract) -> NDArray[np.int64]:

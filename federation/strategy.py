@@ -112,6 +112,10 @@ class CommonLayers(FedAvg):
         assert arrays is not None
         # FedAdam's step comes out in double precision
         layers = {name: torch.from_numpy(array.numpy().astype(np.float32)) for name, array in arrays.items()}
+        if not federation.contract.secure_aggregation:  # else no site's own layers are seen
+            for row in history:
+                if row["site"] in good:
+                    row["distance"] = _distance(good[row["site"]].content.array_records[COMMON], layers)
         self.run.finish_round(number, layers, self._optimiser_state(), history, [timing[name] for name in sorted(good)])
         return ArrayRecord(layers), None
 
@@ -225,6 +229,13 @@ class CommonLayers(FedAvg):
         if not isinstance(weight, int) or not 0 < weight <= MOST_TRIALS:
             return f"number of trials is {weight!r}"
         return None
+
+
+def _distance(arrays: ArrayRecord, average: dict[str, torch.Tensor]) -> float:
+    """Give how far a site's layers are from the average, over its norm; six digits."""
+    apart = sum(float(np.square(array.numpy() - average[name].numpy()).sum()) for name, array in arrays.items())
+    norm = sum(float(layer.double().square().sum()) for layer in average.values())
+    return float(f"{(apart / max(norm, 1e-12)) ** 0.5:.6g}")
 
 
 def make_strategy(contract: Contract, run: RunFolder, first_round: int, nodes: Path | None = None) -> CommonLayers:

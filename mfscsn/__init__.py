@@ -1,1 +1,11 @@
-"""Separate-common-separate networks for motor-imagery EEG: the method, in torch and numpy alone."""
+"""Federated transfer learning for motor-imagery EEG: separate-common-separate networks. Imports nothing by itself."""
+
+import importlib
+from typing import Any
+
+
+def __getattr__(name: str) -> Any:
+    """Find `MFSCSNClassifier`, the scikit-learn estimator, where it lives: above this package."""
+    if name == "MFSCSNClassifier":
+        return importlib.import_module("experiments.classifier").MFSCSNClassifier
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

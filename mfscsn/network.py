@@ -132,7 +132,8 @@ class SeparateCommonSeparate(SplitModule):
         super().__init__()
         if not branches:
             raise ValueError("a network needs at least one branch")
-        a = architecture
+        a = self.architecture = architecture
+        self.branches = dict(branches)
         shares_extractor, shares_head = a.share in SHARES_EXTRACTOR, a.share in SHARES_HEAD
         for shared, shapes in (
             (shares_extractor, {b.n_chans for b in branches.values()}),

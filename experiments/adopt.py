@@ -1,0 +1,156 @@
+"""Adopt: a new site, headset or subject takes a finished federation's common layers and trains its own around them.
+
+Nothing is sent and no server is asked. The result is a run's folder like any other, of one site: `evaluate`, `report`
+and `predict` work on it. In its tables `mf-scsn` is the network around the adopted layers, `local-site` the same
+network with common layers of its own.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from data.errors import InputError
+from data.files import replaced, write_csv
+from experiments.common_layers import CommonLayers
+from experiments.evaluate import METHODS, Score, evaluate
+from experiments.references import reference_jobs, train_references
+from experiments.simulate import Progress
+from federation.contract import Dataset, Federation, Part, Site
+from federation.run_folder import RunFolder
+from federation.site_network import site_network
+from federation.site_scores import balanced_accuracy
+from federation.site_trials import digest, target_trials, training_trials
+from mfscsn.network import SeparateCommonSeparate
+from mfscsn.training import OptimiserState, RoundLog, Settings, derive_seed, predict, train_round
+
+PASSES = 10  # over the new site's trials in each of the run's rounds: few trials make few steps
+AMOUNTS = (5, 10, 20, 40, 60)  # calibration trials of the curve
+SEEDS = 3  # of the curve
+_, LOCAL, OURS = METHODS
+CURVE = ("subject", "method", "seed", "n_calibration", "balanced_accuracy")
+
+
+def adopting(common: CommonLayers, site: Site, seed: int | None = None) -> Federation:
+    """Describe the federation of one site that adopts common layers."""
+    contract = common.contract.model_copy(update={"min_sites": None, "secure_aggregation": False, "strategy": "fedavg"})
+    if common.contract.share != "middle":
+        raise InputError(
+            f"{common.name}: its sites share {common.contract.share!r}; only with 'middle' can another headset take"
+            " the common layers"
+        )
+    training = common.training.model_copy(
+        update={
+            "local_epochs": PASSES * common.training.local_epochs,
+            "fine_tune": 0,
+            **({} if seed is None else {"seed": seed}),
+        }
+    )
+    return Federation(name=f"{common.name}-adopted", contract=contract, training=training, site=[site])
+
+
+def adopt(run: RunFolder, common: CommonLayers, report: Callable[[Progress], None]) -> list[Score]:
+    """Train a site's separate layers around common ones that stay as they are; then its references; then score.
+
+    Parameters
+    ----------
+    run : RunFolder
+        New, of one prepared site, as `adopting` describes it.
+    common : CommonLayers
+    report : callable
+        Called with a `Progress` at every step.
+    """
+    with replaced(run.path / "adopted.json") as out:
+        out.write(json.dumps({"common": common.name}).encode())
+    (site,), contract, rounds = run.federation.site, run.federation.contract, run.federation.training.rounds
+    trials_digest = digest(site, contract, run.store)
+    network = _around(run.federation, site, run.store, common)
+    began = time.monotonic()
+    report(Progress("rounds", 0, rounds))
+    for number, log, state in _train(network, run.federation, site, run.store, _private_alone(run.federation.settings)):
+        run.site(site.name).save_private(number, network.private_state(), state, trials_digest)
+        seconds, began = round(time.monotonic() - began, 3), time.monotonic()
+        row = {"round": number, "site": site.name}
+        history = {**row, "status": "ok", "n_trials": log.n_trials, "loss": log.loss, "accuracy": log.accuracy}
+        run.finish_round(number, common.layers, {}, [history], [{**row, "seconds": seconds, "round_seconds": seconds}])
+        report(Progress("rounds", number, rounds, f"loss {log.loss:.3f}"))
+    train_references(run, reference_jobs(run), lambda done, total: report(Progress("references", done, total)))
+    scores = evaluate(run)
+    _curve(run, common, report)
+    return scores
+
+
+def _around(federation: Federation, site: Site, store: Path, common: CommonLayers) -> SeparateCommonSeparate:
+    network = site_network(federation, site, store)
+    try:
+        network.load_common(common.layers)
+    except ValueError as error:
+        raise InputError(
+            f"the common layers of {common.name} do not fit the contract that came with them: {error}"
+        ) from error
+    return network
+
+
+def _train(
+    network: SeparateCommonSeparate, federation: Federation, site: Site, store: Path, settings: Settings
+) -> Iterator[tuple[int, RoundLog, OptimiserState]]:
+    """Train a site's network round by round, in place."""
+    trials, state = training_trials(site, federation.contract, store), None
+    for number in range(1, settings.rounds + 1):
+        seed = derive_seed(federation.training.seed, site.name, number)
+        log, state = train_round(network, trials, settings, seed=seed, optimiser_state=state)
+        yield number, log, state
+
+
+def _private_alone(settings: Settings) -> Settings:
+    return replace(settings, private_first=settings.local_epochs, local_epochs=0)
+
+
+def _curve(run: RunFolder, common: CommonLayers, report: Callable[[Progress], None]) -> None:
+    """Train with the first few calibration trials of each target, with common layers and without; score the same test.
+
+    Only where calibration is so many first trials: else "the first five" would be of another kind.
+    """
+    (site,) = run.federation.site
+    most = [d.calibration.first for d in site.dataset if d.targets and d.calibration is not None]
+    if not most or any(first is None for first in most):
+        return
+    amounts = sorted({n for n in AMOUNTS if n < min(n for n in most if n)} | {min(n for n in most if n)})
+    rows: list[tuple[str, str, int, int, float]] = []
+    jobs = [(amount, seed) for amount in amounts for seed in range(SEEDS)]
+    for k, (amount, seed) in enumerate(jobs):
+        report(Progress("calibration curve", k, len(jobs), f"{amount} trials"))
+        federation = _with_calibration(run.federation, site, amount, seed)
+        try:
+            rows += [(*row, seed, amount, score) for *row, score in _scores(federation, run.store, common)]  # type: ignore[misc]
+        except InputError:  # so few trials that one class is missing
+            continue
+    report(Progress("calibration curve", len(jobs), len(jobs)))
+    write_csv(run.path / "calibration.csv", CURVE, rows)
+
+
+def _with_calibration(federation: Federation, site: Site, amount: int, seed: int) -> Federation:
+    def fewer(dataset: Dataset) -> Dataset:
+        if not dataset.targets or dataset.calibration is None:
+            return dataset
+        rest = Part(after=dataset.calibration.first) if dataset.test == "rest" else dataset.test
+        return dataset.model_copy(update={"calibration": Part(first=amount), "test": rest})
+
+    changed = site.model_copy(update={"dataset": [fewer(dataset) for dataset in site.dataset]})
+    training = federation.training.model_copy(update={"seed": federation.training.seed + seed})
+    return federation.model_copy(update={"site": [changed], "training": training})
+
+
+def _scores(federation: Federation, store: Path, common: CommonLayers) -> Sequence[tuple[str, str, float]]:
+    (site,), settings = federation.site, federation.settings
+    around, alone = _around(federation, site, store, common), site_network(federation, site, store)
+    for network, how in ((around, _private_alone(settings)), (alone, settings)):
+        for _ in _train(network, federation, site, store, how):
+            pass
+    found = []
+    for target in target_trials(site, federation.contract, store):
+        for method, network in ((OURS, around), (LOCAL, alone)):
+            score = balanced_accuracy(predict(network, target.signals, target.branch), target.labels, target.outputs)
+            found.append((target.subject, method, score))
+    return found

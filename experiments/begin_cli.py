@@ -1,0 +1,50 @@
+"""`mfscsn doctor` and `mfscsn new`: before the first run."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer()
+
+
+@app.command()
+def doctor(
+    federation: Annotated[
+        Path | None, typer.Argument(help="Whose recordings are looked for.", metavar="[FED.toml]", show_default=False)
+    ] = None,
+    data_root: Annotated[
+        Path | None, typer.Option(help="Where bids: folders lie, in place of the file's data_root.")
+    ] = None,
+    store: Annotated[Path, typer.Option(help="Folder for prepared trials.")] = Path("prepared"),
+    runs: Annotated[Path, typer.Option("--out", help="Folder of the run, or of runs.")] = Path("runs"),
+    ports: Annotated[list[int] | None, typer.Option("--port", help="Must be free; a server's is 9092.")] = None,
+) -> None:
+    """Look at this machine before a run does; say what to mend."""
+    from experiments.doctor import examine
+
+    good = True
+    for finding in examine(federation, data_root, store, runs, ports or []):
+        typer.echo(str(finding))
+        good = good and finding.good
+    if not good:
+        raise typer.Exit(1)
+
+
+@app.command()
+def new(
+    path: Annotated[Path, typer.Argument(help="The file to write.", metavar="FED.toml", show_default=False)],
+    site: Annotated[
+        list[str],
+        typer.Option(help="A site and its BIDS folder; once for each site.", metavar="NAME=FOLDER", show_default=False),
+    ],
+) -> None:
+    """Look into BIDS folders and write a FED.toml to go on from."""
+    from experiments.new import parse_sites, write_federation
+
+    for found in write_federation(path, parse_sites(site)):
+        typer.echo(
+            f"{found.folder}: {len(found.subjects)} subjects, {len(found.channels)} channels, {found.sfreq:g} Hz;"
+            f" tasks {', '.join(found.tasks)}; targets {', '.join(found.targets)}"
+        )
+    typer.echo(f"federation: {path}\nread it, then: mfscsn simulate {path}")

@@ -1,0 +1,132 @@
+"""Common layers on the road: exported with what is needed to use them, and read from an export or a run's folder."""
+
+import json
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from torch import Tensor
+
+from data.errors import InputError
+from data.files import replaced
+from federation.contract import Contract, Federation, Training, parse_table
+from federation.run_folder import RunFolder
+from federation.site import read_tensors, write_tensors
+
+FILE, CARD = "common.safetensors", "README.md"
+KIND = "mfscsn common layers"
+
+MODEL_CARD = """\
+---
+library_name: mfscsn
+tags: [eeg, motor-imagery, bci, federated-learning]
+---
+
+# Common layers of the federation {name}
+
+The middle layers of separate-common-separate networks for motor-imagery EEG (MF-SCSN, Wei and Faisal 2022,
+arXiv:2211.10976), averaged over {n_sites} sites in {rounds} rounds ({strategy}). First and last layers are not in it:
+they stay at the sites, and a new site trains its own.
+
+| | |
+|---|---|
+| trials | {start:g} to {end:g} s after the cue, {low:g} to {high:g} Hz, {sfreq:g} Hz |
+| extractor, alignment | {extractor}, {alignment} |
+| arrays | {arrays} |
+| shared | {share} |
+| written by | mfscsn {version}, run {run} |
+
+## Use
+
+```
+mfscsn adopt {file} --data bids:FOLDER           # train a new site's own layers around these, and say what they give
+```
+
+In Python, `mfscsn.MFSCSNClassifier(common="{file}")` continues from them.
+
+## Limits
+
+The layers were trained on the sites' trials and can leak what they were trained on; docs/privacy.md of the project says
+what its own attacks found. Whether they help a new site must be measured there: `adopt` does, beside the same network
+without them. No clinical use.
+"""
+
+
+@dataclass(frozen=True)
+class CommonLayers:
+    """The common layers of a finished run: name -> tensor, and the contract and training that they came from."""
+
+    name: str
+    contract: Contract
+    training: Training
+    layers: dict[str, Tensor]
+
+
+def read_common(path: Path) -> CommonLayers:
+    """Read common layers from a run's folder or an exported file.
+
+    Raises
+    ------
+    InputError
+        When there are none, or the run has not reached its last round.
+    """
+    if path.is_dir() and (path / FILE).exists():
+        path = path / FILE
+    if path.is_dir() or not path.exists():
+        run = RunFolder(path)
+        _check_finished(run)
+        f = run.federation
+        return CommonLayers(f.name, f.contract, f.training, run.load_common(run.last_round()))
+    layers, about = read_tensors(path)
+    if about.get("kind") != KIND:
+        raise InputError(f"{path}: no exported common layers; `mfscsn export RUN` writes them")
+    contract = parse_table(Contract, json.loads(about["contract"]), str(path))
+    training = parse_table(Training, json.loads(about["training"]), str(path))
+    return CommonLayers(about["name"], contract, training, layers)
+
+
+def export_common(run: RunFolder, folder: Path) -> list[Path]:
+    """Write a finished run's common layers, ``common.safetensors``, and a model card into a folder; give the files."""
+    _check_finished(run)
+    f: Federation = run.federation
+    layers = run.load_common(run.last_round())
+    about = {
+        "kind": KIND,
+        "name": f.name,
+        "run": run.run_id,
+        "round": str(run.last_round()),
+        "contract": f.contract.model_dump_json(exclude_none=True),
+        "training": f.training.model_dump_json(),
+    }
+    write_tensors(folder / FILE, layers, about)
+    card = MODEL_CARD.format(
+        name=f.name,
+        n_sites=len(f.site),
+        rounds=run.last_round(),
+        strategy=f.contract.strategy,
+        start=f.contract.window[0],
+        end=f.contract.window[1],
+        low=f.contract.band[0],
+        high=f.contract.band[1],
+        sfreq=f.contract.sfreq,
+        extractor=f.contract.extractor,
+        alignment=f.contract.alignment,
+        arrays=", ".join(f"`{name}` {tuple(layer.shape)}" for name, layer in layers.items()),
+        share=f.contract.share,
+        version=version("mfscsn"),
+        run=run.run_id,
+        file=FILE,
+    )
+    with replaced(folder / CARD) as out:
+        out.write(card.encode())
+    return [folder / FILE, folder / CARD]
+
+
+def _check_finished(run: RunFolder) -> None:
+    last, rounds = run.last_round(), run.federation.training.rounds
+    if last < rounds:
+        raise InputError(
+            f"{run.path}: ended at round {last} of {rounds}; go on with --resume before its layers are used"
+        )
+    if run.federation.contract.share == "none":
+        raise InputError(f"{run.path}: share = 'none', so it has no common layers")

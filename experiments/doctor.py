@@ -1,0 +1,144 @@
+"""`mfscsn doctor`: look at this machine before a run does; a line a finding, with what to do."""
+
+import os
+import re
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+
+import psutil
+from packaging.requirements import Requirement
+
+from data.errors import InputError
+from data.sources import open_source
+from federation.contract import load_federation
+
+MEMORY, DISK = 4.0, 10.0  # GiB, below which the demonstration or an installation has failed
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at: in order or not, what was seen, and what to do where it is not."""
+
+    good: bool
+    seen: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        return f"{'ok   ' if self.good else 'wrong'} {self.seen}" + (f"; {self.remedy}" if self.remedy else "")
+
+
+def examine(
+    federation: Path | None, data_root: Path | None, store: Path, runs: Path, ports: list[int]
+) -> Iterator[Finding]:
+    """Look at packages, folders, data, ports and memory, one after another.
+
+    Parameters
+    ----------
+    federation, data_root : Path, optional
+        Whose recordings are looked for, and where its ``bids:`` folders lie.
+    store, runs : Path
+        Folders that a run writes into.
+    ports : list of int
+        That must be free on this machine.
+    """
+    yield _torch_pair()
+    yield from _packages()
+    for what, folder in (("prepared trials", store), ("runs", runs)):
+        yield _writable(what, folder)
+    if federation is not None:
+        yield from _recordings(federation, data_root)
+    for port in ports:
+        yield _port(port)
+    yield from _room(store)
+
+
+def _torch_pair() -> Finding:
+    found = {name: _installed(name) for name in ("torch", "torchaudio")}
+    seen = f"torch {found['torch']}, torchaudio {found['torchaudio']}"
+    remedy = "they must be of one release: pip install 'torch==2.11.*' 'torchaudio==2.11.*'"
+    pair = [re.match(r"\d+\.\d+", value or "") for value in found.values()]
+    good = all(pair) and pair[0].group() == pair[1].group()  # type: ignore[union-attr]
+    return Finding(good, seen, "" if good else remedy)
+
+
+def _packages() -> Iterator[Finding]:
+    wrong = []
+    for line in requires("mfscsn") or []:
+        requirement = Requirement(line)
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        found = _installed(requirement.name)
+        if found is None or not requirement.specifier.contains(found, prereleases=True):
+            wrong.append(f"{requirement.name} {found or 'is missing'}, expected {requirement.specifier}")
+    for line in wrong:
+        yield Finding(False, line, "pip install --upgrade mfscsn in an environment of its own")
+    if not wrong:
+        yield Finding(True, f"mfscsn {version('mfscsn')} and all packages that it asks for")
+
+
+def _writable(what: str, folder: Path) -> Finding:
+    there = next(path for path in (folder.resolve(), *folder.resolve().parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            return Finding(True, f"{folder}: {what} can be written")
+    except OSError as error:
+        name = "--store" if what == "prepared trials" else "--out"
+        return Finding(
+            False, f"{folder}: {what} cannot be written ({error.strerror})", f"give another {name}, or mend its rights"
+        )
+
+
+def _recordings(path: Path, data_root: Path | None) -> Iterator[Finding]:
+    try:
+        federation = load_federation(path, data_root)
+    except InputError as error:
+        yield Finding(False, str(error))
+        return
+    yield Finding(True, f"{path}: {len(federation.site)} sites")
+    for site in federation.site:
+        for dataset in site.dataset:
+            try:
+                subjects = open_source(dataset.source, dataset.options).subjects()
+                missing = sorted({*(dataset.subjects or []), *dataset.targets} - set(subjects))
+                if missing:
+                    raise InputError(
+                        f"{dataset.source}: no subject {', '.join(missing)}; there are {', '.join(subjects)}"
+                    )
+            except InputError as error:
+                yield Finding(False, f"site {site.name!r}: {error}")
+            else:
+                yield Finding(True, f"site {site.name!r}: {dataset.source}, {len(subjects)} subjects")
+
+
+def _port(port: int) -> Finding:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError as error:
+            return Finding(
+                False, f"port {port} is taken ({error.strerror})", "stop what listens there, or give another port"
+            )
+    return Finding(True, f"port {port} is free")
+
+
+def _room(store: Path) -> Iterator[Finding]:
+    there = next(path for path in (store.resolve(), *store.resolve().parents) if path.exists())
+    memory, disk = psutil.virtual_memory().available / 2**30, shutil.disk_usage(there).free / 2**30
+    cores = len(os.sched_getaffinity(0))
+    few = "" if memory >= MEMORY else f"at least {MEMORY:g} are needed; close other programs"
+    yield Finding(not few, f"{memory:.1f} GiB of memory free, {cores} cores", few)
+    few = "" if disk >= DISK else f"at least {DISK:g} are needed; give --store on another disk"
+    yield Finding(not few, f"{disk:.0f} GiB of disk free at {there}", few)
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,181 @@
+"""`mfscsn new`: look into folders of recordings, and write a federation's file with what was found there."""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from data.errors import InputError
+from data.files import replaced
+from data.sources import BidsSource
+from federation.contract import Contract, load_federation
+
+FEWEST = 4  # trials of a subject: what is annotated less often is no task
+PAUSE = 1.5  # "rest" that comes so much more often than the other tasks is the pause between cues
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one subject of a folder shows.
+
+    Parameters
+    ----------
+    folder : Path
+    subjects : list of str
+        All of the folder.
+    looked_at : str
+        The subject whose recordings were opened.
+    channels : list of str
+    sfreq : float
+        Hz, the lowest of its recordings.
+    counts : dict
+        Annotation -> how often.
+    runs : dict
+        Run -> annotations in it.
+    shortest : float
+        Seconds of the shortest cue, or to the next; 0 where nothing tells.
+    """
+
+    folder: Path
+    subjects: list[str]
+    looked_at: str
+    channels: list[str]
+    sfreq: float
+    counts: dict[str, int]
+    runs: dict[str, set[str]]
+    shortest: float
+
+    @property
+    def tasks(self) -> list[str]:
+        """The annotations that look like tasks, in the order of their names."""
+        often = {n: k for n, k in self.counts.items() if k >= FEWEST and not n.lower().startswith(("bad", "edge"))}
+        others = [k for n, k in often.items() if n != "rest"]
+        if len(others) > 1 and often.get("rest", 0) > PAUSE * max(others):
+            often.pop("rest")
+        return sorted(often)
+
+    @property
+    def targets(self) -> list[str]:
+        """The last third of the subjects; all where there are fewer than three."""
+        n = len(self.subjects)
+        return self.subjects if n < 3 else self.subjects[-max(1, n // 3) :]
+
+    @property
+    def calibration(self) -> dict[str, object]:
+        """The first run, where it holds all tasks; else the first third of the trials."""
+        with_tasks = [run for run, names in self.runs.items() if names & set(self.tasks)]
+        if len(with_tasks) > 1 and with_tasks[0] and set(self.tasks) <= self.runs[with_tasks[0]]:
+            return {"runs": [with_tasks[0]]}
+        return {"first": max(1, sum(self.counts[task] for task in self.tasks) // 3)}
+
+
+def look(folder: Path) -> Found:
+    """Open the first subject of a BIDS folder; raise InputError when it holds nothing to train on."""
+    source = BidsSource(folder)
+    subjects = source.subjects()
+    channels: list[str] = []
+    rates, counts, runs, gaps = [], Counter[str](), dict[str, set[str]](), []
+    for recording in source.recordings(subjects[0]):
+        raw = recording.raw
+        channels = channels or raw.copy().pick("eeg", exclude=()).ch_names
+        rates.append(float(raw.info["sfreq"]))
+        names = list(map(str, raw.annotations.description))
+        counts.update(names)
+        runs.setdefault(recording.run, set()).update(names)
+        gaps += [float(seconds) for seconds in raw.annotations.duration if seconds > 0]
+    found = Found(folder, subjects, subjects[0], channels, min(rates), dict(counts), runs, min(gaps, default=0.0))
+    if len(found.tasks) < 2:
+        raise InputError(
+            f"bids:{folder}: subject {subjects[0]!r} has the annotations {dict(counts)}; a task needs at least"
+            f" {FEWEST}, and two tasks are needed. Name them as trial_type in *_events.tsv"
+        )
+    return found
+
+
+def write_federation(path: Path, sites: Mapping[str, Path]) -> list[Found]:
+    """Look into each site's folder and write a commented FED.toml; raise InputError when a file lies there already.
+
+    Parameters
+    ----------
+    path : Path
+        Of the new file; its name names the federation.
+    sites : mapping of str to Path
+        Site -> BIDS folder.
+    """
+    if path.exists():
+        raise InputError(f"{path}: already exists; give another name, or remove it")
+    found = {name: look(folder) for name, folder in sites.items()}
+    with replaced(path) as out:
+        out.write(_text(path, found).encode())
+    try:
+        load_federation(path)
+    except InputError:
+        path.unlink()
+        raise
+    return list(found.values())
+
+
+def _text(path: Path, found: Mapping[str, Found]) -> str:
+    plain = Contract()
+    start, end = plain.window
+    shortest = min((f.shortest for f in found.values() if f.shortest), default=end)
+    end = min(end, shortest) if shortest > start + 1 else end
+    high = min(plain.band[1], *(0.45 * f.sfreq for f in found.values()))
+    lines = [
+        f"# A federation of {len(found)} site{'s' * (len(found) > 1)}, as the recordings suggest it. Read it, then",
+        f"# train it on this machine: mfscsn simulate {path.name}. All keys: federation/contract.py.",
+        "",
+        'data_root = "."  # where bids: folders lie, relative to this file',
+        "",
+        "[contract]  # what all sites must agree on",
+        f"sfreq = {plain.sfreq}  # Hz, after resampling",
+        f"window = [{start}, {end:g}]  # a trial, in seconds after the cue",
+        f"band = [{plain.band[0]}, {high:g}]  # Hz",
+        'extractor = "riemann"  # or "shallow", ShallowConvNet\'s layers',
+        "",
+        "[training]",
+        "rounds = 20",
+        "seed = 0",
+    ]
+    for name, f in found.items():
+        source = os.path.relpath(f.folder.resolve(), path.resolve().parent)
+        counted = ", ".join(f"{n} {k}" for n, k in sorted(f.counts.items()))
+        lines += [
+            "",
+            "[[site]]",
+            f"name = {_value(name)}",
+            "",
+            "[[site.dataset]]",
+            f"source = {_value(f'bids:{source}')}",
+            f"# {len(f.subjects)} subjects; {f.looked_at} has {len(f.channels)} channels at {f.sfreq:g} Hz and the",
+            f"# annotations {counted}",
+            f'tasks = {_value(f.tasks)}  # a table renames: {{ hands = "both_hands", feet = "feet" }}',
+            f"# channels = {_value(f.channels)}",
+            f"targets = {_value(f.targets)}  # who is scored; all others train whole",
+            f"calibration = {_table(f.calibration)}  # what of a target trains",
+            'test = "rest"  # what of a target is scored: all that is not calibration',
+        ]
+    return "\n".join([*lines, ""])
+
+
+def _value(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)  # strings and lists are written alike in TOML
+
+
+def _table(values: Mapping[str, object]) -> str:
+    return "{ " + ", ".join(f"{key} = {_value(value)}" for key, value in values.items()) + " }"
+
+
+def parse_sites(words: Sequence[str]) -> dict[str, Path]:
+    """Read ``NAME=FOLDER`` words; raise InputError for one that is none."""
+    sites: dict[str, Path] = {}
+    for word in words:
+        name, equals, folder = word.partition("=")
+        if not equals or not name or not folder:
+            raise InputError(f"--site {word}: expected NAME=FOLDER, such as clinic=recordings/clinic")
+        if name in sites:
+            raise InputError(f"--site {word}: site {name!r} stands there twice")
+        sites[name] = Path(folder)
+    return sites

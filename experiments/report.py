@@ -1,0 +1,325 @@
+"""A run's report: what was run, how well each site and subject did, what the networks look at, what it cost."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from data.errors import InputError
+from data.store import Store
+from experiments import report_figures as figures
+from experiments.benchmark_show import Estimate
+from experiments.evaluate import METHODS
+from experiments.patterns import filter_patterns, label_patterns
+from experiments.report_page import Figure, Section, TableOf, write_page
+from experiments.report_scores import ScoreDraws
+from federation.contract import Site
+from federation.run_folder import RunFolder
+from federation.site_trials import branch_labels, training_signals, training_trials
+
+OWN, LOCAL, OURS = METHODS
+OFF = 0.1  # cues further apart or closer than in a subject's other recordings, as a share
+N_BRANCHES = 4  # whose patterns are drawn, of a site
+
+
+def report(run: RunFolder) -> Path:
+    """Write ``report.html`` into a run's folder, and its figures, as PNG and SVG, into ``figures/``.
+
+    What is missing is left out, with a line that says how to get it: a server of a deployment has no recordings, a
+    run that was stopped has no scores.
+
+    Returns
+    -------
+    Path
+        Of the report.
+    """
+    folder = run.path / "figures"
+    draws = _draws(run)
+    sections = [
+        _summary(run, draws),
+        _sites(run),
+        _scores(run, draws, folder),
+        _rounds(run, folder),
+        _confusion(run, folder),
+        _patterns(run, folder),
+        _calibration(run, folder),
+        _cost(run),
+        _configuration(run),
+    ]
+    path = run.path / "report.html"
+    environment = run.environment
+    about = f"Run of {environment['started'][:16].replace('T', ' ')}, seed {run.federation.training.seed}, mfscsn"
+    about += f" {environment['packages']['mfscsn']}" + (
+        f", commit {environment['commit'][:12]}" if environment["commit"] else ""
+    )
+    write_page(path, f"{run.federation.name}: report of a run", about, [s for s in sections if s is not None])
+    return path
+
+
+def warnings(run: RunFolder, draws: ScoreDraws | None) -> list[str]:
+    """Say what a reader should know before believing the rest."""
+    found = []
+    if run.last_round() < run.federation.training.rounds:
+        found.append(f"The run stands at round {run.last_round()} of {run.federation.training.rounds}.")
+    for row in run.history():
+        if row["status"] != "ok":
+            found.append(f"Round {row['round']}: site {row['site']} was left out, it {row['status']}.")
+    if len(found) > 12:
+        found = [*found[:12], f"and {len(found) - 12} more rounds without a site: history.csv has them."]
+    if draws is not None:
+        for site, keys in draws.sites().items():
+            score, chance = draws.of(keys, OURS), draws.chance(keys)
+            if score.low <= chance:
+                found.append(f"Site {site} is not told from chance: {score} where guessing gives {chance:.1f}.")
+            change = draws.of(keys, OURS, LOCAL)
+            if change.high < 0:
+                found.append(f"Site {site} loses by sharing: {_signed(change)} points against itself unshared.")
+            worse = [key[2] for key in keys if draws.of([key], OURS, LOCAL).high < 0]
+            if worse and not (change.high < 0 and len(keys) == 1):
+                found.append(f"Site {site}: sharing costs subject {', '.join(worse)} more than test trials explain.")
+    return found + [line for site in run.federation.site for line in _odd_rates(run, site)]
+
+
+def _odd_rates(run: RunFolder, site: Site) -> Iterator[str]:
+    """Name recordings whose cues come faster or slower than in the subject's others."""
+    for dataset in site.dataset:
+        try:
+            store = Store(dataset.recipe(run.federation.contract).folder(run.store))
+            intervals = {name: store.cue_intervals(name) for name in dataset.subjects or store.subjects()}
+        except InputError:  # said elsewhere
+            return
+        for subject, of_run in intervals.items():
+            usual = float(np.median(list(of_run.values()))) if of_run else 0.0
+            odd = {name: seconds for name, seconds in of_run.items() if abs(seconds / usual - 1) > OFF}
+            if odd:
+                shown = ", ".join(f"{name.strip('/')} ({seconds:.2f} s)" for name, seconds in odd.items())
+                yield (
+                    f"Site {site.name}, subject {subject}: cues are usually {usual:.2f} s apart, but not in {shown}."
+                    " Another paradigm, or a recording whose effective sampling rate is off."
+                )
+
+
+def _draws(run: RunFolder) -> ScoreDraws | None:
+    path = run.path / "predictions.csv"
+    if not path.exists():
+        return None
+    predictions = pd.read_csv(path, dtype={"subject": str, "label": str, "predicted": str})
+    return ScoreDraws(predictions) if len(predictions) else None
+
+
+def _summary(run: RunFolder, draws: ScoreDraws | None) -> Section:
+    contract, training = run.federation.contract, run.federation.training
+    words = [
+        f"{len(run.federation.site)} sites, {run.last_round()} rounds, extractor {contract.extractor}, alignment"
+        f" {contract.alignment}, strategy {contract.strategy}, shared: {contract.share}. Trials from"
+        f" {contract.window[0]:g} to {contract.window[1]:g} s after the cue, {contract.band[0]:g} to"
+        f" {contract.band[1]:g} Hz, {contract.sfreq:g} Hz; learning rate {training.lr:g}, batches of"
+        f" {training.batch_size}."
+    ]
+    adopted = run.path / "adopted.json"
+    if adopted.exists():
+        words.append(
+            f"The common layers were adopted from {json.loads(adopted.read_text())['common']} and stayed as they were;"
+            f" {OURS} is the network around them, {LOCAL} the same network with common layers of its own."
+        )
+    if draws is None:
+        words.append("There are no scores here: `mfscsn evaluate` writes them where the test trials are.")
+    else:
+        keys = list(draws.of_subject)
+        for rival in (OWN, LOCAL):
+            change = draws.of(keys, OURS, rival)
+            better = sum(draws.of([key], OURS, rival).mean > 0 for key in keys)
+            words.append(
+                f"{OURS} minus {rival}: {_signed(change)} points over {len(keys)} target subjects, {better} better."
+            )
+        words.append(
+            "Intervals are 95 % over these subjects' test trials. One seed: another one, and other subjects, differ by"
+            " more. `mfscsn evaluate RUN...` averages runs of several seeds."
+        )
+    return Section("Summary", words, warnings=warnings(run, draws))
+
+
+def _sites(run: RunFolder) -> Section | None:
+    rows, electrodes = [], {}
+    for site in run.federation.site:
+        for dataset in site.dataset:
+            try:
+                store = Store(dataset.recipe(run.federation.contract).folder(run.store))
+                subjects = dataset.subjects or store.subjects()
+                trials = store.trials(subjects[0])
+            except InputError as error:
+                return Section("Sites", [f"Prepared trials cannot be read any more: {error}"])
+            n_trials = sum(len(store.trials(subject)) for subject in subjects)
+            labels = ", ".join(dataset.labels(run.federation.contract))
+            counts = (len(trials.channels), len(subjects), len(dataset.targets), n_trials)
+            source = dataset.source.partition(":")
+            where = f"{source[0]}:{source[2].rpartition('/')[2]}"
+            rows.append([site.name, where, *map(str, counts), labels])
+            electrodes[f"electrodes of site {site.name}, {dataset.name}"] = ", ".join(trials.channels)
+    if not rows:
+        return None
+    columns = [("site", ""), ("data set", ""), *((n, "number") for n in ("channels", "subjects", "targets", "trials"))]
+    return Section("Sites", tables=[TableOf([*columns, ("labels", "words")], rows)], details=electrodes)
+
+
+def _scores(run: RunFolder, draws: ScoreDraws | None, folder: Path) -> Section | None:
+    if draws is None:
+        rows = [
+            [r["site"], r["status"], r["n_targets"] or "-", _percent(r["balanced_accuracy"])] for r in run.site_scores()
+        ]
+        columns = [("site", ""), ("last layers", ""), ("targets", "number"), ("balanced accuracy, percent", "number")]
+        return Section("Scores", tables=[TableOf(columns, rows, "what sites let out")]) if rows else None
+    columns = [("site", ""), ("subject", ""), *((method, "number") for method in METHODS)]
+    columns += [("minus local-site", "number"), ("chance", "number")]
+    table, means = [], []
+
+    def row(site: str, subject: str, keys: Sequence[tuple[str, ...]]) -> list[str]:
+        cells = [str(draws.of(keys, method)) for method in METHODS]
+        return [site, subject, *cells, _signed(draws.of(keys, OURS, LOCAL)), f"{draws.chance(keys):.0f}"]
+
+    for site, keys in draws.sites().items():
+        several = len({key[1] for key in keys}) > 1
+        table += [row(site, f"{key[1]} {key[2]}" if several else key[2], [key]) for key in keys]
+        means.append(row(site, "mean", keys))
+    caption = "balanced accuracy on held-back trials, percent (95 % over test trials)"
+    lost = [key for key in draws.of_subject if draws.of([key], OURS, LOCAL).mean < 0]
+    words = [
+        f"By joining, {len(draws.of_subject) - len(lost)} of {len(draws.of_subject)} target subjects gained or stayed"
+        f" against their site unshared" + (f"; {', '.join(f'{k[0]} {k[2]}' for k in lost)} lost." if lost else ".")
+    ]
+    return Section(
+        "Scores",
+        words,
+        [TableOf(columns, means, f"sites: {caption}"), TableOf(columns, table, f"subjects: {caption}")],
+        [figures.gains(draws, folder)],
+    )
+
+
+def _rounds(run: RunFolder, folder: Path) -> Section | None:
+    path = run.path / "history.csv"
+    if not path.exists():
+        return None
+    history = pd.read_csv(path, dtype={"site": str})
+    wanted = [
+        ("loss", "training loss"),
+        ("accuracy", "training accuracy"),
+        ("distance", "distance from the average"),
+    ]
+    drawn = [figures.curves(history, name, what, folder) for name, what in wanted if name in history]
+    return Section(
+        "Rounds",
+        [
+            "Loss and accuracy are of training trials, measured while training, and only where a site lets them out."
+            " The distance is of a site's common layers from the sites' average, over the norm of that."
+        ],
+        figures=[figure for figure in drawn if figure is not None],
+    )
+
+
+def _confusion(run: RunFolder, folder: Path) -> Section | None:
+    path = run.path / "predictions.csv"
+    if not path.exists():
+        return None
+    rows = pd.read_csv(path, dtype=str)
+    drawn = []
+    for site in run.federation.site:
+        for dataset in site.dataset:
+            of_set = rows[(rows["site"] == site.name) & (rows["dataset"] == dataset.name) & (rows["method"] == OURS)]
+            if len(of_set):
+                known = [
+                    n
+                    for n in dataset.labels(run.federation.contract)
+                    if n in set(of_set["label"]) | set(of_set["predicted"])
+                ]
+                drawn.append(figures.confusion(of_set, known, site.name, dataset.name, folder))
+    return Section("Confusion", figures=drawn) if drawn else None
+
+
+def _patterns(run: RunFolder, folder: Path) -> Section | None:
+    drawn: list[Figure | None] = []
+    words = [
+        "How the signal over the head changes with what a site's network computes, over its training trials; what"
+        " tells subjects apart is taken out. A pattern shows where a network's evidence comes from, not that it is"
+        " right: with a score near chance it shows nothing."
+    ]
+    contract = run.federation.contract
+    for site in run.federation.site:
+        if not site.dataset:
+            continue
+        try:
+            network = run.load_network(site.name)
+            trials, recorded = training_trials(site, contract, run.store), training_signals(site, contract, run.store)
+            labels = branch_labels(site, contract, run.store)
+        except InputError as error:
+            words.append(f"Not for site {site.name}: {error}")
+            continue
+        for branch in list(trials)[:N_BRANCHES]:
+            parts = recorded[branch]
+            signals, channels = [part.signals for part in parts], parts[0].channels
+            inputs = trials[branch].signals
+            found = label_patterns(network, branch, inputs, signals, contract.sfreq)
+            maps = figures.label_maps(found, channels, labels[branch], site.name, branch, folder)
+            drawn.append(maps)
+            if maps is None:
+                words.append(f"Site {site.name}, {branch}: too few electrodes have a known place for a map.")
+            filters = filter_patterns(
+                network, branch, inputs, np.concatenate(signals), contract.sfreq, contract.band[1] + 10
+            )
+            drawn.append(
+                figures.filter_maps(filters, channels, contract.sfreq, contract.band[1] + 10, site.name, branch, folder)
+            )
+        if len(trials) > N_BRANCHES:
+            words.append(f"Site {site.name}: the first {N_BRANCHES} of {len(trials)} branches.")
+    if not drawn:
+        return None
+    return Section("Patterns", words, figures=[figure for figure in drawn if figure is not None])
+
+
+def _calibration(run: RunFolder, folder: Path) -> Section | None:
+    path = run.path / "calibration.csv"
+    if not path.exists():
+        return None
+    rows = pd.read_csv(path, dtype={"subject": str})
+    mean = 100 * rows.groupby(["n_calibration", "method"], sort=False)["balanced_accuracy"].mean().unstack()
+    columns = [("calibration trials", "number"), *((name, "number") for name in mean.columns)]
+    table = TableOf(columns, [[str(n), *(f"{value:.1f}" for value in line)] for n, line in mean.iterrows()])
+    return Section("Calibration", tables=[table], figures=[figures.calibration_curve(rows, folder)])
+
+
+def _cost(run: RunFolder) -> Section | None:
+    path = run.path / "timing.csv"
+    if not path.exists() or not run.last_round():
+        return None
+    timing = pd.read_csv(path)
+    layers = run.load_common(run.last_round())
+    size = sum(layer.numel() * layer.element_size() for layer in layers.values())
+    rounds = int(timing["round"].max())
+    rows = []
+    for site, of_site in timing.groupby("site", sort=False):
+        n = len(of_site)
+        rows.append([str(site), str(n), f"{of_site['seconds'].median():.2f}", f"{2 * size * n / 1e6:.2f}"])
+    seconds = timing.drop_duplicates("round")["round_seconds"]
+    words = [
+        f"The common layers are {len(layers)} arrays, {size / 1000:.1f} kB each way; {rounds} rounds took"
+        f" {seconds.sum():.1f} s, the median round {seconds.median():.2f} s."
+    ]
+    columns = [("site", ""), ("rounds", "number"), ("s a round, median", "number"), ("MB sent, both ways", "number")]
+    return Section("Cost", words, [TableOf(columns, rows)])
+
+
+def _configuration(run: RunFolder) -> Section:
+    details = {
+        "federation.toml, as it was frozen": (run.path / "federation.toml").read_text(),
+        "environment.json": json.dumps(run.environment, indent=1),
+    }
+    return Section("Configuration", details=details)
+
+
+def _signed(change: Estimate) -> str:
+    return f"{change.mean:+.1f} ({change.low:+.1f} to {change.high:+.1f})"
+
+
+def _percent(share: str) -> str:
+    return f"{100 * float(share):.1f}" if share else "-"

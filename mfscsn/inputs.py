@@ -1,0 +1,67 @@
+"""Trials as an extractor takes them: aligned signals, or tangent vectors. What is fitted is fitted on given trials."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mfscsn import riemann
+from mfscsn.alignment import align, euclidean_whitener, standardise
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """How trials are brought to a common reference; `federation.contract.Contract` says which fits which extractor.
+
+    Parameters
+    ----------
+    kind : {"recentred", "followed", "euclidean", "standard", "none"}
+    sfreq : float
+        Hz.
+    shrinkage : float
+        Of "euclidean": as in `mfscsn.alignment.euclidean_whitener`.
+    """
+
+    kind: str
+    sfreq: float
+    shrinkage: float = 0.0
+
+    def fit(self, signals: NDArray[np.floating]) -> "Reference":
+        """Fit on signals ``(n_trials, n_chans, n_times)`` in microvolts; ValueError when they cannot be fitted on."""
+        fitted: NDArray[np.float64] | None = None
+        if self.kind in ("recentred", "followed"):
+            fitted = riemann.centre(riemann.covariances(signals, self.sfreq))
+        elif self.kind == "euclidean":
+            fitted = euclidean_whitener(signals, self.shrinkage)
+        return Reference(self, fitted, len(signals))
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What `Alignment.fit` found, and on how many trials."""
+
+    alignment: Alignment
+    fitted: NDArray[np.float64] | None
+    n_fitted: int
+
+    def inputs(self, signals: NDArray[np.floating], *, follow: bool) -> NDArray[np.float32]:
+        """Give signals ``(n_trials, n_chans, n_times)`` as an extractor takes them.
+
+        Parameters
+        ----------
+        signals : array
+            Microvolts.
+        follow : bool
+            These are new trials in time order: a "followed" mean moves with them.
+        """
+        if self.alignment.kind == "none":
+            return np.ascontiguousarray(signals, dtype=np.float32)
+        if self.alignment.kind == "standard":
+            return standardise(signals)
+        assert self.fitted is not None
+        if self.alignment.kind == "euclidean":
+            return align(signals, self.fitted)
+        covs = riemann.covariances(signals, self.alignment.sfreq)
+        if follow and self.alignment.kind == "followed":
+            return riemann.follow(covs, self.fitted, self.n_fitted)
+        return riemann.tangent(covs, self.fitted)

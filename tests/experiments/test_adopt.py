@@ -1,0 +1,107 @@
+"""A new site around a finished run's common layers: they stay, it trains, and both are scored."""
+
+import csv
+
+import pytest
+import torch
+from conftest import LoopGrid, mfscsn, refused
+
+from data.errors import InputError
+from experiments.adopt import adopting
+from experiments.common_layers import export_common, read_common
+from federation.contract import Site
+from federation.run_folder import RunFolder
+from federation.server_app import federate
+from federation.site import read_tensors, write_tensors
+
+DATA = "simulated:university"
+WORDS = ("--data", DATA, "--tasks", "left_hand,right_hand", "--targets", "1,2", "--calibration", "12")
+
+
+@pytest.fixture
+def run(make_run) -> RunFolder:
+    run = make_run()
+    federate(LoopGrid(run), run)
+    return run
+
+
+def test_adopted_layers_stay_as_they_are_and_the_run_is_like_any_other(run, tmp_path):
+    code, out, err = mfscsn("adopt", run.path, *WORDS, "--out", "adopted", cwd=tmp_path)
+    assert code == 0, out + err
+    assert "mf-scsn minus local-site" in out and "report: adopted/report.html" in out
+    adopted = RunFolder(tmp_path / "adopted")
+    for name, value in run.load_common(2).items():
+        assert torch.equal(adopted.load_common(2)[name], value)
+    network = adopted.load_network("here")
+    assert network.branches["university"].n_chans > 4  # another headset than any site of the run
+    with (tmp_path / "adopted" / "calibration.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {int(row["n_calibration"]) for row in rows} == {5, 10, 12}
+    assert {(row["subject"], row["method"]) for row in rows} == {
+        (s, m) for s in "12" for m in ("mf-scsn", "local-site")
+    }
+    report = (tmp_path / "adopted" / "report.html").read_text()
+    assert ">Calibration</h2>" in report and "adopted from tiny" in report
+    before = (tmp_path / "adopted" / "scores.csv").read_bytes()
+    assert mfscsn("evaluate", "adopted", cwd=tmp_path)[0] == 0
+    assert (tmp_path / "adopted" / "scores.csv").read_bytes() == before
+    assert "already exists" in refused("adopt", run.path, *WORDS, "--out", "adopted", cwd=tmp_path)
+
+
+def test_predict_gives_every_cued_trial_a_row(run, tmp_path):
+    cues = "right_hand,rest"
+    data = "simulated:clinic"  # all of its 16 electrodes, of which the site had four
+    code, out, err = mfscsn(
+        "predict", run.path, "--data", data, "--cues", cues, "--site", "north", "--subjects", "1,3,7", cwd=tmp_path
+    )
+    assert code == 0, out + err
+    assert "subject 3: " in out and "its own training trials" in out
+    assert "subject 7" in out and "it is new to the site" in out
+    with (tmp_path / "probabilities.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["subject", "session", "run", "trial", "cue", "p_right_hand", "p_rest", "predicted"]
+    for row in rows:
+        p = float(row["p_right_hand"]), float(row["p_rest"])
+        assert sum(p) == pytest.approx(1, abs=2e-6)
+        assert row["predicted"] == ("right_hand" if p[0] >= p[1] else "rest")
+    assert {row["subject"] for row in rows} == {"1", "3", "7"}
+    err = refused("predict", run.path, "--data", data, "--cues", cues, cwd=tmp_path)
+    assert "has the sites north, south; say whose network with --site" in err
+    err = refused("predict", run.path, "--data", data, "--cues", "wink", "--site", "north", cwd=tmp_path)
+    assert "has no trial at the cues ['wink']" in err
+    err = refused("predict", run.path, "--data", "bid:x", "--cues", cues, "--site", "north", cwd=tmp_path)
+    assert "--data bid:x: expected one of" in err and "did you mean 'bids'" in err
+
+
+def test_an_export_is_the_run_s_layers_with_a_card(run, tmp_path):
+    code, out, _ = mfscsn("export", run.path, "--to", "card", cwd=tmp_path)
+    assert code == 0 and "card/common.safetensors" in out
+    found = read_common(tmp_path / "card")
+    assert found.contract == run.federation.contract and found.training == run.federation.training
+    assert all(torch.equal(found.layers[name], value) for name, value in run.load_common(2).items())
+    _, about = read_tensors(tmp_path / "card" / "common.safetensors", metadata_only=True)
+    card = (tmp_path / "card" / "README.md").read_text()
+    told = card + "".join(about.values())
+    assert "tiny" in card and "2 rounds" in card and "mfscsn adopt" in card
+    for private in ("north", "south", "right_hand", "C3", "simulated:", str(tmp_path)):
+        assert private not in told
+    assert "already exists" in refused("export", run.path, "--to", "card", cwd=tmp_path)
+
+
+def test_what_cannot_be_adopted_is_refused(run, make_run, tmp_path):
+    young = make_run("young")
+    assert "ended at round 0 of 2" in refused("adopt", young.path, *WORDS, cwd=tmp_path)
+    assert "ended at round 0 of 2" in refused("export", young.path, "--to", "x", cwd=tmp_path)
+    assert "no run here" in refused("adopt", "nowhere", *WORDS, cwd=tmp_path)
+    write_tensors(tmp_path / "other.safetensors", run.load_common(2), {})
+    assert "no exported common layers" in refused("adopt", "other.safetensors", *WORDS, cwd=tmp_path)
+    export_common(run, tmp_path / "card")
+    (tmp_path / "card" / "common.safetensors").write_bytes(b"no tensors")
+    assert "cannot be read as safetensors" in refused("adopt", "card", *WORDS, cwd=tmp_path)
+    err = refused("adopt", run.path, "--data", DATA, "--tasks", "left_hnd,right_hand", cwd=tmp_path)
+    assert "no such task 'left_hnd'; did you mean 'left_hand'" in err
+    assert not (tmp_path / "runs").exists()
+    common = read_common(run.path)
+    shared = common.contract.model_copy(update={"share": "all-but-head"})
+    with pytest.raises(InputError, match="only with 'middle' can another headset"):
+        adopting(type(common)("x", shared, common.training, common.layers), Site(name="here"))
