@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-deployment lint clean
+.PHONY: demo test test-deployment lint docs figures clean
 
 demo: $(VENV)/.installed
 	$(BIN)/mfscsn demo
@@ -14,6 +14,12 @@ test: $(VENV)/.installed lint
 # Real servers and sites on loopback; they are killed, and wait for heartbeats that do not come.
 test-deployment: $(VENV)/.installed
 	$(BIN)/python -P -m pytest tests/deployment
+
+docs: $(VENV)/.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir dist/docs
+
+figures: $(VENV)/.installed
+	$(BIN)/python -P docs/figures.py
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

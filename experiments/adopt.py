@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from data.errors import InputError
 from data.files import replaced, write_csv
 from experiments.common_layers import CommonLayers
@@ -61,6 +63,7 @@ def adopt(run: RunFolder, common: CommonLayers, report: Callable[[Progress], Non
     report : callable
         Called with a `Progress` at every step.
     """
+    torch.set_num_threads(int(run.environment["threads"]))
     with replaced(run.path / "adopted.json") as out:
         out.write(json.dumps({"common": common.name}).encode())
     (site,), contract, rounds = run.federation.site, run.federation.contract, run.federation.training.rounds

@@ -1,13 +1,17 @@
 """`MFSCSNClassifier`: one site's network as a scikit-learn classifier, for MOABB, cross-validation and notebooks."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_array, check_is_fitted, check_X_y
+from threadpoolctl import threadpool_limits
 
 from experiments.common_layers import read_common
 from federation.contract import Contract, parse_table
@@ -15,6 +19,18 @@ from mfscsn.network import Branch, SeparateCommonSeparate
 from mfscsn.training import BranchTrials, Settings, derive_seed, predict, train_round
 
 SITE = "site"  # the one branch of the network
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute on one thread: results repeat, and the jobs of a cross-validation do not wait for one another."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(limits=1, user_api="blas"):
+            yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class MFSCSNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -109,10 +125,6 @@ class MFSCSNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         )
         if layers is not None:
             self.network_.load_common(layers)
-        self.reference_ = contract.fitting.fit(signals)
-        trials = BranchTrials(
-            self.reference_.inputs(signals, follow=False), codes.astype(np.int64), tuple(map(str, self.classes_))
-        )
         frozen = layers is not None and not self.train_common
         settings = Settings(
             rounds=1,
@@ -122,7 +134,11 @@ class MFSCSNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             lr=self.lr,
             weight_decay=self.weight_decay,
         )
-        train_round(self.network_, {SITE: trials}, settings, seed=derive_seed(self.random_state, SITE, 1))
+        with _one_thread():
+            self.reference_ = contract.fitting.fit(signals)
+            inputs = self.reference_.inputs(signals, follow=False)
+            trials = BranchTrials(inputs, codes.astype(np.int64), tuple(map(str, self.classes_)))
+            train_round(self.network_, {SITE: trials}, settings, seed=derive_seed(self.random_state, SITE, 1))
         return self
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
@@ -132,7 +148,8 @@ class MFSCSNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self._check_form(signals)
         if signals.shape[1] != self.n_features_in_:
             raise ValueError(f"X has {signals.shape[1]} channels, but the network was fitted on {self.n_features_in_}")
-        return predict(self.network_, self.reference_.inputs(signals, follow=True), SITE)
+        with _one_thread():
+            return predict(self.network_, self.reference_.inputs(signals, follow=True), SITE)
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
         """Give the likeliest class of trials as `fit` takes them."""

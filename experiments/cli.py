@@ -28,7 +28,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
-    help="Federated transfer learning for motor-imagery EEG: only the common layers leave a site.",
+    help="Federated motor-imagery EEG: only the common layers leave a site.",
 )
 
 app.add_typer(begin_app)
