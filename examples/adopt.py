@@ -1,6 +1,6 @@
 """A new headset joins what others have trained: adopt a run's common layers. Usage: python examples/adopt.py RUN [NEW]
 
-The same as `mfscsn adopt RUN --data simulated:university --tasks left_hand,right_hand --targets 1,2 --out NEW`.
+The same as `mfscsn adopt RUN --data simulated:university --tasks left_hand,right_hand --subjects 1,2 --out NEW`.
 """
 
 import sys

@@ -115,7 +115,7 @@ class MFSCSNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         check_classification_targets(labels)
         self.classes_, codes = np.unique(labels, return_inverse=True)
         if len(self.classes_) < 2:
-            raise ValueError(f"y has the one class {self.classes_[0]!r}; at least two are needed")
+            raise ValueError(f"y has the one class {self.classes_.tolist()[0]!r}; at least two are needed")
         self.n_features_in_ = signals.shape[1]
         contract, layers = self._contract(signals.shape[2])
         self.network_ = SeparateCommonSeparate(

@@ -29,6 +29,7 @@ def adopt(
         str | None,
         typer.Option(help="Subjects to be scored; others train whole.  \\[default: all]", metavar="NAME,..."),
     ] = None,
+    subjects: Annotated[str | None, typer.Option(help="Only these are used.", metavar="NAME,...")] = None,
     name: Annotated[str, typer.Option(help="The new site's name.")] = "here",
     seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Seed, in place of the run's.")] = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder.  \\[default: runs/NAME-DATE-TIME]")] = None,
@@ -49,8 +50,14 @@ def adopt(
     warm_up(threads=1)
     found = read_common(common)
     source = _absolute(data)
-    chosen = _names(targets) or open_source(source).subjects()
-    dataset = {"source": source, "tasks": _names(tasks), "targets": chosen, "calibration": {"first": calibration}}
+    used = _names(subjects) or open_source(source).subjects()
+    dataset = {
+        "source": source,
+        "tasks": _names(tasks),
+        "subjects": used,
+        "targets": _names(targets) or used,
+        "calibration": {"first": calibration},
+    }
     federation = adopting(found, parse_table(Site, {"name": name, "dataset": [dataset]}, "adopt"), seed)
     path = out or Path("runs") / f"{federation.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     check_free(path)

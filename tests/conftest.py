@@ -147,6 +147,28 @@ def federation_of(text: str, folder: Path) -> Federation:
     return load_federation(path)
 
 
+def write_bids(root, subjects, runs, channels, sfreq=125.0, names=("left_hand", "right_hand"), n=4, pause=True):
+    """Write subjects whose cues are 8 s apart; with `pause`, each is followed by rest."""
+    import mne
+    import mne_bids
+
+    rng = np.random.default_rng(0)
+    for subject in subjects:
+        for run in runs:
+            info = mne.create_info(channels, sfreq, "eeg", verbose="ERROR")
+            info["line_freq"] = 50
+            tasks = [name for _ in range(n) for name in names]
+            onsets = 2.0 + 8.0 * np.arange(len(tasks))
+            length = round(sfreq * (onsets[-1] + 10))
+            raw = mne.io.RawArray(1e-5 * rng.normal(size=(len(channels), length)), info, verbose="ERROR")
+            marks = mne.Annotations(onsets, 4.0, tasks)
+            if pause:
+                marks += mne.Annotations(onsets + 4.0, 4.0, "rest")
+            raw.set_annotations(marks)
+            path = mne_bids.BIDSPath(subject=subject, run=run, task="mi", root=root, datatype="eeg")
+            mne_bids.write_raw_bids(raw, path, allow_preload=True, format="EDF", overwrite=True, verbose="ERROR")
+
+
 def mfscsn(*words, cwd):
     done = subprocess.run([MFSCSN, *map(str, words)], cwd=cwd, capture_output=True, text=True)
     return done.returncode, done.stdout, done.stderr

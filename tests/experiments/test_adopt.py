@@ -15,7 +15,7 @@ from federation.server_app import federate
 from federation.site import read_tensors, write_tensors
 
 DATA = "simulated:university"
-WORDS = ("--data", DATA, "--tasks", "left_hand,right_hand", "--targets", "1,2", "--calibration", "12")
+WORDS = ("--data", DATA, "--tasks", "left_hand,right_hand", "--subjects", "1,2", "--calibration", "12")
 
 
 @pytest.fixture

@@ -1,30 +1,9 @@
 """`mfscsn new`: from folders of recordings to a federation's file that trains."""
 
-import mne
-import mne_bids
-import numpy as np
 import pytest
-from conftest import mfscsn, refused
+from conftest import mfscsn, refused, write_bids
 
 from federation.contract import load_federation
-
-
-def write_bids(root, subjects, runs, channels, sfreq=125.0, names=("left_hand", "right_hand"), n=4, pause=True):
-    rng = np.random.default_rng(0)
-    for subject in subjects:
-        for run in runs:
-            info = mne.create_info(channels, sfreq, "eeg", verbose="ERROR")
-            info["line_freq"] = 50
-            tasks = [name for _ in range(n) for name in names]
-            onsets = 2.0 + 8.0 * np.arange(len(tasks))
-            length = round(sfreq * (onsets[-1] + 10))
-            raw = mne.io.RawArray(1e-5 * rng.normal(size=(len(channels), length)), info, verbose="ERROR")
-            marks = mne.Annotations(onsets, 4.0, tasks)
-            if pause:
-                marks += mne.Annotations(onsets + 4.0, 4.0, "rest")
-            raw.set_annotations(marks)
-            path = mne_bids.BIDSPath(subject=subject, run=run, task="mi", root=root, datatype="eeg")
-            mne_bids.write_raw_bids(raw, path, allow_preload=True, format="EDF", overwrite=True, verbose="ERROR")
 
 
 @pytest.fixture
