@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from federation.contract import Federation
     from federation.run_folder import RunFolder
 
-app = typer.Typer(no_args_is_help=True, help="The BEETL competition, download to score (docs/beetl.md).")
+app = typer.Typer(
+    no_args_is_help=True, suggest_commands=False, help="The BEETL competition, download to score (docs/beetl.md)."
+)
 
 Phase = Literal["final", "leaderboard"]
 PhaseOption = Annotated[Phase, typer.Option(help="Phase of the competition.")]

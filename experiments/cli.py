@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=True,
+    suggest_commands=False,  # click does
     pretty_exceptions_enable=False,
     help="Federated motor-imagery EEG: only the common layers leave a site.",
 )

@@ -7,7 +7,9 @@ import typer
 
 from data.errors import InputError
 
-app = typer.Typer(no_args_is_help=True, help="Plan a site's differential privacy (docs/privacy.md).")
+app = typer.Typer(
+    no_args_is_help=True, suggest_commands=False, help="Plan a site's differential privacy (docs/privacy.md)."
+)
 
 
 @app.callback()

@@ -11,7 +11,7 @@ import typer
 from data.errors import InputError
 from data.files import sha256
 
-app = typer.Typer(no_args_is_help=True, help="Coordinate separate sites (docs/deployment.md).")
+app = typer.Typer(no_args_is_help=True, suggest_commands=False, help="Coordinate separate sites (docs/deployment.md).")
 
 CHANGED = "the contract or the version changed: send invitation.toml to all sites again"
 Home = Annotated[Path, typer.Argument(help="The server's folder.", metavar="DIR", show_default=False)]
@@ -108,6 +108,7 @@ def train(
     """Start a run with the sites that are connected, and follow it to its end."""
     from experiments.deploy import begin, reopen, running_server
     from experiments.deploy import train as train_run
+    from experiments.report import report
     from experiments.show import ProgressLines, secure_line, site_score_table
     from federation.server_home import ServerHome
 
@@ -126,7 +127,7 @@ def train(
         raise typer.Exit(130) from None
     site_score_table(started.site_scores())
     secure_line(started.secure_aggregation())
-    typer.echo(f"run folder: {_shown(started.path)}")
+    typer.echo(f"run folder: {_shown(started.path)}\nreport: {_shown(report(started))}")
 
 
 @app.command()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from federation.run_folder import RunFolder
     from federation.site_home import SiteHome
 
-app = typer.Typer(no_args_is_help=True, help="Take part in a federation (docs/deployment.md).")
+app = typer.Typer(no_args_is_help=True, suggest_commands=False, help="Take part in a federation (docs/deployment.md).")
 
 Home = Annotated[Path, typer.Argument(help="The site's folder.", metavar="DIR", show_default=False)]
 SITE_FILE = """\
@@ -147,6 +147,7 @@ def evaluate(
     """Score a run's last layers on this site's own test trials, beside the site on its own. Nothing leaves."""
     from experiments.evaluate import evaluate as score_run
     from experiments.references import reference_jobs, train_references
+    from experiments.report import report
     from experiments.show import ProgressLines, score_table
     from experiments.simulate import Progress
     from federation.site_home import SiteHome
@@ -157,7 +158,7 @@ def evaluate(
             found, reference_jobs(found), lambda done, total: show.progress(Progress("references", done, total))
         )
     score_table(score_run(found))
-    typer.echo(f"scores: {_shown(found.path / 'scores.csv')}")
+    typer.echo(f"scores: {_shown(found.path / 'scores.csv')}\nreport: {_shown(report(found))}")
 
 
 @app.command("new-key")

@@ -49,6 +49,8 @@ def test_the_command_ends_well_and_shows_what_was_let_out(ended):
     code, out, err = ended.answer
     assert code == 0, out + err
     assert "grasp" in out and " 3 " in out and "run folder: " in out
+    page = (ended.run().path / "report.html").read_text()
+    assert "openbci" not in page and "right_hand" not in page  # a server knows no data set and no label
     rows = [row["status"] for row in ended.run().history()]
     assert rows == ["ok"] * 15
     text = (ended.run().path / "site-scores.csv").read_text().splitlines()
@@ -116,6 +118,7 @@ def test_a_site_scores_its_own_targets_and_forgets(ended):
     code, out, err = mfscsn("site", "evaluate", home, cwd=ended.folder)
     assert code == 0, err
     assert "mf-scsn" in out and "001" in out and "mmidb" not in out
+    assert "right_hand" in (ended.site_run("lrr") / "report.html").read_text()
     code, out, _ = mfscsn("site", "forget", home, cwd=ended.folder)
     assert code == 0 and "kept (--runs removes)" in out
     code, _, err = mfscsn("site", "forget", home, "--runs", cwd=ended.folder)

@@ -73,6 +73,11 @@ def test_a_damaged_and_a_foreign_store_are_refused(tiny_file, copied_store):
     assert "not a store of prepared trials" in err
 
 
+def test_a_misspelt_command_is_suggested_once(tmp_path):
+    for words in (("simulat", "x.toml"), ("site", "evaluat", "x")):
+        assert refused(*words, cwd=tmp_path).count("Did you mean") == 1
+
+
 def test_a_misspelt_option_is_no_traceback(tmp_path):
     assert "--rounds" in refused("simulate", "x.toml", "--round", "3", cwd=tmp_path)
 
@@ -90,5 +95,5 @@ def test_a_store_that_is_a_file_is_refused(tiny_file):
 def test_help_fits_a_screen(tmp_path):
     code, out, _ = mfscsn("--help", cwd=tmp_path)
     assert code == 0 and len(out.splitlines()) <= 32
-    for command in ("prepare", "simulate", "evaluate", "demo"):
+    for command in ("doctor", "new", "prepare", "simulate", "report", "adopt", "evaluate", "demo"):
         assert command in out
