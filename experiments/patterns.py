@@ -93,7 +93,8 @@ def label_patterns(
     """
     network.eval()
     with torch.inference_mode():
-        logits = network(torch.from_numpy(np.array(inputs)), branch).double().numpy()
+        parts = [network(torch.from_numpy(np.array(part)), branch) for part in np.array_split(inputs, len(recorded))]
+    logits = torch.cat(parts).double().numpy()
     logits -= logits.mean(axis=1, keepdims=True)
     found = []
     for band in BANDS.values():
@@ -117,7 +118,7 @@ def filter_patterns(
     network: SeparateCommonSeparate,
     branch: str,
     inputs: NDArray[np.float32],
-    recorded: NDArray[np.floating],
+    recorded: Sequence[NDArray[np.floating]],
     sfreq: float,
     upper: float,
     n_filters: int = 4,
@@ -126,8 +127,10 @@ def filter_patterns(
 
     Parameters
     ----------
-    inputs, recorded : array, shape (n_trials, n_chans, n_times)
-        Trials as the extractor takes them, and as recorded.
+    inputs : array, shape (n_trials, n_chans, n_times)
+        Trials as the extractor takes them.
+    recorded : sequence of array, each (n_trials, n_chans, n_times)
+        The same trials as recorded, a subject after another.
     sfreq, upper : float
         Hz; the highest frequency of the responses.
     """
@@ -145,7 +148,7 @@ def filter_patterns(
         kernel = torch.einsum("ofc,fk->ock", extractor.filters.spatial, extractor.filters.temporal).double().numpy()
     chosen = np.argsort(-moved.square().sum(dim=1).numpy())[:n_filters]
     late = (kernel.shape[-1] - 1) // 2  # what comes out stands for the middle of the filter
-    seen = recorded[some][..., late : late + outputs.shape[-1]]
+    seen = np.concatenate(recorded)[some][..., late : late + outputs.shape[-1]]
     rows = seen.swapaxes(1, 2).reshape(-1, seen.shape[1])
     of_time = np.arange(kernel.shape[-1])
     waves = np.exp(-2j * np.pi * np.outer(frequencies(sfreq, upper) / sfreq, of_time))  # (n_freqs, kernel)

@@ -22,6 +22,7 @@ from federation.site_trials import branch_labels, training_signals, training_tri
 OWN, LOCAL, OURS = METHODS
 OFF = 0.1  # cues further apart or closer than in a subject's other recordings, as a share
 N_BRANCHES = 4  # whose patterns are drawn, of a site
+MOST_MAPS, MOST_MATRICES = 12, 24  # figures of a kind: a report stays under 10 MB
 
 
 def report(run: RunFolder) -> Path:
@@ -223,7 +224,7 @@ def _confusion(run: RunFolder, folder: Path) -> Section | None:
     if not path.exists():
         return None
     rows = pd.read_csv(path, dtype=str)
-    drawn = []
+    drawn: list[Figure] = []
     for site in run.federation.site:
         for dataset in site.dataset:
             of_set = rows[(rows["site"] == site.name) & (rows["dataset"] == dataset.name) & (rows["method"] == OURS)]
@@ -233,48 +234,51 @@ def _confusion(run: RunFolder, folder: Path) -> Section | None:
                     for n in dataset.labels(run.federation.contract)
                     if n in set(of_set["label"]) | set(of_set["predicted"])
                 ]
+                if len(drawn) == MOST_MATRICES:
+                    return Section("Confusion", [f"From site {site.name} on, no more are drawn."], figures=drawn)
                 drawn.append(figures.confusion(of_set, known, site.name, dataset.name, folder))
     return Section("Confusion", figures=drawn) if drawn else None
 
 
 def _patterns(run: RunFolder, folder: Path) -> Section | None:
-    drawn: list[Figure | None] = []
+    drawn: list[Figure] = []
     words = [
         "How the signal over the head changes with what a site's network computes, over its training trials; what"
         " tells subjects apart is taken out. A pattern shows where a network's evidence comes from, not that it is"
         " right: with a score near chance it shows nothing."
     ]
-    contract = run.federation.contract
     for site in run.federation.site:
         if not site.dataset:
             continue
+        if len(drawn) >= MOST_MAPS:
+            words.append(f"From site {site.name} on, no more are drawn.")
+            break
         try:
-            network = run.load_network(site.name)
-            trials, recorded = training_trials(site, contract, run.store), training_signals(site, contract, run.store)
-            labels = branch_labels(site, contract, run.store)
+            drawn += _maps(run, site, folder, words)
         except InputError as error:
             words.append(f"Not for site {site.name}: {error}")
-            continue
-        for branch in list(trials)[:N_BRANCHES]:
-            parts = recorded[branch]
-            signals, channels = [part.signals for part in parts], parts[0].channels
-            inputs = trials[branch].signals
-            found = label_patterns(network, branch, inputs, signals, contract.sfreq)
-            maps = figures.label_maps(found, channels, labels[branch], site.name, branch, folder)
-            drawn.append(maps)
-            if maps is None:
-                words.append(f"Site {site.name}, {branch}: too few electrodes have a known place for a map.")
-            filters = filter_patterns(
-                network, branch, inputs, np.concatenate(signals), contract.sfreq, contract.band[1] + 10
-            )
-            drawn.append(
-                figures.filter_maps(filters, channels, contract.sfreq, contract.band[1] + 10, site.name, branch, folder)
-            )
-        if len(trials) > N_BRANCHES:
-            words.append(f"Site {site.name}: the first {N_BRANCHES} of {len(trials)} branches.")
-    if not drawn:
-        return None
-    return Section("Patterns", words, figures=[figure for figure in drawn if figure is not None])
+    return Section("Patterns", words, figures=drawn) if drawn or len(words) > 1 else None
+
+
+def _maps(run: RunFolder, site: Site, folder: Path, words: list[str]) -> list[Figure]:
+    """Draw what each branch of a site looks at; add to `words` what could not be drawn."""
+    contract, upper = run.federation.contract, run.federation.contract.band[1] + 10
+    network, labels = run.load_network(site.name), branch_labels(site, contract, run.store)
+    trials, recorded = training_trials(site, contract, run.store), training_signals(site, contract, run.store)
+    drawn = []
+    for branch in list(trials)[:N_BRANCHES]:
+        inputs, signals = trials[branch].signals, [part.signals for part in recorded[branch]]
+        channels = recorded[branch][0].channels
+        patterns = label_patterns(network, branch, inputs, signals, contract.sfreq)
+        filters = filter_patterns(network, branch, inputs, signals, contract.sfreq, upper)
+        maps = figures.label_maps(patterns, channels, labels[branch], site.name, branch, folder)
+        if maps is None:
+            words.append(f"Site {site.name}, {branch}: too few electrodes have a known place for a map.")
+        also = figures.filter_maps(filters, channels, contract.sfreq, upper, site.name, branch, folder)
+        drawn += [figure for figure in (maps, also) if figure is not None]
+    if len(trials) > N_BRANCHES:
+        words.append(f"Site {site.name}: the first {N_BRANCHES} of {len(trials)} branches.")
+    return drawn
 
 
 def _calibration(run: RunFolder, folder: Path) -> Section | None:

@@ -4,7 +4,7 @@ import csv
 
 import pytest
 import torch
-from conftest import LoopGrid, mfscsn, refused
+from conftest import LoopGrid, mfscsn, refused, write_bids
 
 from data.errors import InputError
 from experiments.adopt import adopting
@@ -14,7 +14,7 @@ from federation.run_folder import RunFolder
 from federation.server_app import federate
 from federation.site import read_tensors, write_tensors
 
-DATA = "simulated:university"
+DATA = "simulated:laboratory"
 WORDS = ("--data", DATA, "--tasks", "left_hand,right_hand", "--subjects", "1,2", "--calibration", "12")
 
 
@@ -33,7 +33,7 @@ def test_adopted_layers_stay_as_they_are_and_the_run_is_like_any_other(run, tmp_
     for name, value in run.load_common(2).items():
         assert torch.equal(adopted.load_common(2)[name], value)
     network = adopted.load_network("here")
-    assert network.branches["university"].n_chans > 4  # another headset than any site of the run
+    assert network.branches["laboratory"].n_chans > 4  # another headset than any site of the run
     with (tmp_path / "adopted" / "calibration.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert {int(row["n_calibration"]) for row in rows} == {5, 10, 12}
@@ -49,28 +49,30 @@ def test_adopted_layers_stay_as_they_are_and_the_run_is_like_any_other(run, tmp_
 
 
 def test_predict_gives_every_cued_trial_a_row(run, tmp_path):
-    cues = "right_hand,rest"
-    data = "simulated:clinic"  # all of its 16 electrodes, of which the site had four
-    code, out, err = mfscsn(
-        "predict", run.path, "--data", data, "--cues", cues, "--site", "north", "--subjects", "1,3,7", cwd=tmp_path
-    )
+    write_bids(tmp_path / "today", ["3", "7"], ["1"], ["Fz", "C3", "Cz", "C4", "FC1"], names=("cue",), n=6)
+    data = ("--data", "bids:today", "--cues", "cue")
+    code, out, err = mfscsn("predict", run.path, *data, "--site", "north", cwd=tmp_path)
     assert code == 0, out + err
-    assert "subject 3: " in out and "its own training trials" in out
-    assert "subject 7" in out and "it is new to the site" in out
+    assert "subject 3: 6 trials, aligned by its own training trials" in out
+    assert "subject 7: 6 trials, aligned by these trials themselves, all at once: it is new" in out
     with (tmp_path / "probabilities.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["subject", "session", "run", "trial", "cue", "p_right_hand", "p_rest", "predicted"]
+    assert [row["subject"] for row in rows] == ["3"] * 6 + ["7"] * 6
     for row in rows:
         p = float(row["p_right_hand"]), float(row["p_rest"])
         assert sum(p) == pytest.approx(1, abs=2e-6)
         assert row["predicted"] == ("right_hand" if p[0] >= p[1] else "rest")
-    assert {row["subject"] for row in rows} == {"1", "3", "7"}
-    err = refused("predict", run.path, "--data", data, "--cues", cues, cwd=tmp_path)
-    assert "has the sites north, south; say whose network with --site" in err
-    err = refused("predict", run.path, "--data", data, "--cues", "wink", "--site", "north", cwd=tmp_path)
-    assert "has no trial at the cues ['wink']" in err
-    err = refused("predict", run.path, "--data", "bid:x", "--cues", cues, "--site", "north", cwd=tmp_path)
-    assert "--data bid:x: expected one of" in err and "did you mean 'bids'" in err
+    assert "has the sites north, south; say whose network with --site" in refused(
+        "predict", run.path, *data, cwd=tmp_path
+    )
+    north = ("predict", run.path, "--site", "north", "--cues", "cue")
+    assert "no trial at the cues ['wink']" in refused(*north[:-1], "wink", *data[:2], cwd=tmp_path)
+    err = refused(*north, "--data", "bid:today", cwd=tmp_path)
+    assert "--data bid:today: expected one of" in err and "did you mean 'bids'" in err
+    write_bids(tmp_path / "other", ["1"], ["1"], ["C3", "Cz", "C4"], names=("cue",), n=6)
+    err = refused(*north, "--data", "bids:other", cwd=tmp_path)
+    assert "has no channel FC1, which site 'north' was trained on; `mfscsn adopt`" in err
 
 
 def test_an_export_is_the_run_s_layers_with_a_card(run, tmp_path):
@@ -98,7 +100,7 @@ def test_what_cannot_be_adopted_is_refused(run, make_run, tmp_path):
     export_common(run, tmp_path / "card")
     (tmp_path / "card" / "common.safetensors").write_bytes(b"no tensors")
     assert "cannot be read as safetensors" in refused("adopt", "card", *WORDS, cwd=tmp_path)
-    err = refused("adopt", run.path, "--data", DATA, "--tasks", "left_hnd,right_hand", cwd=tmp_path)
+    err = refused("adopt", run.path, "--data", DATA, "--tasks", "left_hnd,right_hand", "--subjects", "1", cwd=tmp_path)
     assert "no such task 'left_hnd'; did you mean 'left_hand'" in err
     assert not (tmp_path / "runs").exists()
     common = read_common(run.path)

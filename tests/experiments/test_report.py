@@ -92,11 +92,11 @@ def test_filter_patterns_show_where_and_at_what_rate_a_filter_looks():
         filters.spatial.zero_()
         filters.spatial[7, 7, 1] = 1.0  # one filter that looks at the second channel alone
         filters.temporal[7] = torch.cos(2 * torch.pi * 12 * torch.arange(filters.temporal.shape[1]) / SFREQ)
-    found = filter_patterns(network, "a", signals.astype(np.float32), signals, SFREQ, 40.0, n_filters=1)
+    found = filter_patterns(network, "a", signals.astype(np.float32), [signals], SFREQ, 40.0, n_filters=1)
     assert found[0].number == 7 and np.argmax(np.abs(found[0].pattern)) == 1
     assert abs(frequencies(SFREQ, 40.0)[np.argmax(found[0].response)] - 12) <= 1.5
     riemann = SeparateCommonSeparate(Architecture(256, SFREQ, "riemann"), {"a": Branch(4, 2)})
-    assert filter_patterns(riemann, "a", signals, signals, SFREQ, 40.0) == []
+    assert filter_patterns(riemann, "a", signals, [signals], SFREQ, 40.0) == []
 
 
 def predictions(right: dict[str, list[int]], labels: list[str]) -> pd.DataFrame:
@@ -147,6 +147,7 @@ def test_a_run_that_was_stopped_and_one_without_recordings_have_a_report(make_ru
     (run.path / "environment.json").write_text(json.dumps(moved))
     text = report(RunFolder(run.path)).read_text()
     assert "Prepared trials cannot be read any more" in text and "Rounds</h2>" in text
+    assert "Not for site north: " in text
 
 
 def test_warnings_name_the_site_the_subject_and_the_recording(make_run, copied_store):
