@@ -37,13 +37,14 @@ def report(run: RunFolder) -> Path:
         Of the report.
     """
     folder = run.path / "figures"
-    draws = _draws(run)
+    predictions = _predictions(run)
+    draws = None if predictions is None else ScoreDraws(predictions)
     sections = [
         _summary(run, draws),
         _sites(run),
         _scores(run, draws, folder),
         _rounds(run, folder),
-        _confusion(run, folder),
+        _confusion(run, predictions, folder),
         _patterns(run, folder),
         _calibration(run, folder),
         _cost(run),
@@ -52,9 +53,8 @@ def report(run: RunFolder) -> Path:
     path = run.path / "report.html"
     environment = run.environment
     about = f"Run of {environment['started'][:16].replace('T', ' ')}, seed {run.federation.training.seed}, mfscsn"
-    about += f" {environment['packages']['mfscsn']}" + (
-        f", commit {environment['commit'][:12]}" if environment["commit"] else ""
-    )
+    about += f" {environment['packages']['mfscsn']}"
+    about += f", commit {environment['commit'][:12]}" if environment["commit"] else ""
     write_page(path, f"{run.federation.name}: report of a run", about, [s for s in sections if s is not None])
     return path
 
@@ -74,6 +74,8 @@ def warnings(run: RunFolder, draws: ScoreDraws | None) -> list[str]:
             score, chance = draws.of(keys, OURS), draws.chance(keys)
             if score.low <= chance:
                 found.append(f"Site {site} is not told from chance: {score} where guessing gives {chance:.1f}.")
+            if _alone(run):
+                continue
             change = draws.of(keys, OURS, LOCAL)
             if change.high < 0:
                 found.append(f"Site {site} loses by sharing: {_signed(change)} points against itself unshared.")
@@ -81,6 +83,11 @@ def warnings(run: RunFolder, draws: ScoreDraws | None) -> list[str]:
             if worse and not (change.high < 0 and len(keys) == 1):
                 found.append(f"Site {site}: sharing costs subject {', '.join(worse)} more than test trials explain.")
     return found + [line for site in run.federation.site for line in _odd_rates(run, site)]
+
+
+def _alone(run: RunFolder) -> bool:
+    """Say whether nobody shares anything: one site, which adopted nothing."""
+    return len(run.federation.site) == 1 and not (run.path / "adopted.json").exists()
 
 
 def _odd_rates(run: RunFolder, site: Site) -> Iterator[str]:
@@ -102,12 +109,11 @@ def _odd_rates(run: RunFolder, site: Site) -> Iterator[str]:
                 )
 
 
-def _draws(run: RunFolder) -> ScoreDraws | None:
+def _predictions(run: RunFolder) -> pd.DataFrame | None:
+    """Read the test trials' predictions, as text; None where there are none."""
     path = run.path / "predictions.csv"
-    if not path.exists():
-        return None
-    predictions = pd.read_csv(path, dtype={"subject": str, "label": str, "predicted": str})
-    return ScoreDraws(predictions) if len(predictions) else None
+    rows = pd.read_csv(path, dtype=str, keep_default_na=False) if path.exists() else pd.DataFrame()
+    return rows if len(rows) else None
 
 
 def _summary(run: RunFolder, draws: ScoreDraws | None) -> Section:
@@ -124,6 +130,11 @@ def _summary(run: RunFolder, draws: ScoreDraws | None) -> Section:
         words.append(
             f"The common layers were adopted from {json.loads(adopted.read_text())['common']} and stayed as they were;"
             f" {OURS} is the network around them, {LOCAL} the same network with common layers of its own."
+        )
+    if _alone(run):
+        words.append(
+            f"One site: nothing is shared with anybody. What {OURS} and {LOCAL} differ by is chance in training; the"
+            f" question here is whether the site's subjects together beat {OWN}."
         )
     if draws is None:
         words.append("There are no scores here: `mfscsn evaluate` writes them where the test trials are.")
@@ -219,11 +230,9 @@ def _rounds(run: RunFolder, folder: Path) -> Section | None:
     )
 
 
-def _confusion(run: RunFolder, folder: Path) -> Section | None:
-    path = run.path / "predictions.csv"
-    if not path.exists():
+def _confusion(run: RunFolder, rows: pd.DataFrame | None, folder: Path) -> Section | None:
+    if rows is None:
         return None
-    rows = pd.read_csv(path, dtype=str)
     drawn: list[Figure] = []
     for site in run.federation.site:
         for dataset in site.dataset:
@@ -296,7 +305,7 @@ def _cost(run: RunFolder) -> Section | None:
     path = run.path / "timing.csv"
     if not path.exists() or not run.last_round():
         return None
-    timing = pd.read_csv(path)
+    timing = pd.read_csv(path, dtype={"site": str})
     layers = run.load_common(run.last_round())
     size = sum(layer.numel() * layer.element_size() for layer in layers.values())
     rounds = int(timing["round"].max())

@@ -7,7 +7,7 @@ import torch
 from conftest import LoopGrid, mfscsn, refused, write_bids
 
 from data.errors import InputError
-from experiments.adopt import adopting
+from experiments.adopt import _around, _private_alone, _train, adopting
 from experiments.common_layers import export_common, read_common
 from federation.contract import Site
 from federation.run_folder import RunFolder
@@ -46,6 +46,21 @@ def test_adopted_layers_stay_as_they_are_and_the_run_is_like_any_other(run, tmp_
     assert mfscsn("evaluate", "adopted", cwd=tmp_path)[0] == 0
     assert (tmp_path / "adopted" / "scores.csv").read_bytes() == before
     assert "already exists" in refused("adopt", run.path, *WORDS, "--out", "adopted", cwd=tmp_path)
+
+
+def test_only_the_separate_layers_are_trained(run, prepared):
+    common, site = read_common(run.path), run.federation.site[1]
+    federation = adopting(common, site)
+    network = _around(federation, site, prepared, common)
+    before = network.private_state()
+    for _ in _train(network, federation, site, prepared, _private_alone(federation.settings)):
+        pass
+    after, kept = network.private_state(), network.common_state()
+    assert all(torch.equal(kept[name], value) for name, value in common.layers.items())
+    assert all(
+        not torch.equal(after[f"heads.of-laboratory.0.{name}"], before[f"heads.of-laboratory.0.{name}"])
+        for name in ("weight", "bias")
+    )
 
 
 def test_predict_gives_every_cued_trial_a_row(run, tmp_path):

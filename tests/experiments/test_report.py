@@ -137,6 +137,17 @@ def test_a_report_stands_alone_and_has_every_part(make_run):
     assert "too few electrodes" in page.text
 
 
+def test_predictions_give_the_scores(make_run):
+    run = finished(make_run())
+    rows = pd.read_csv(run.path / "predictions.csv")
+    scores = pd.read_csv(run.path / "scores.csv").set_index(["site", "subject", "method"])["balanced_accuracy"]
+    for key, of_one in rows.groupby(["site", "subject", "method"]):
+        recalls = (of_one["label"] == of_one["predicted"]).groupby(of_one["label"]).mean()
+        assert scores[key] == pytest.approx(recalls.mean())
+        assert set(of_one["label"]) <= set(run.federation.site[key[0] == "south"].dataset[0].task_map)
+    assert len(rows) == sum(s.n_test for s in evaluate(run))
+
+
 def test_a_run_that_was_stopped_and_one_without_recordings_have_a_report(make_run, tmp_path):
     run = make_run()
     assert "stands at round 0 of 2" in report(run).read_text()
@@ -169,6 +180,19 @@ def test_warnings_name_the_site_the_subject_and_the_recording(make_run, copied_s
     assert any(line.startswith("Site north loses by sharing: -50.0") for line in found)
     (line,) = [line for line in found if "sampling rate" in line]
     assert "subject 1" in line and "0/2 (5.80 s)" in line and "0/1" not in line
+
+
+def test_one_site_alone_is_not_told_of_sharing(make_run, tmp_path):
+    from conftest import federation_of, tiny_toml
+
+    text = tiny_toml()
+    alone = federation_of(text[: text.index('[[site]]\nname = "south"')], tmp_path)
+    run = RunFolder.create(tmp_path / "alone", alone, tmp_path / "store", 1)
+    labels = ["left", "right"] * 30
+    rows = predictions(dict(zip(METHODS, ([1, 0] * 30, [1] * 60, [1, 0] * 30), strict=True)), labels)
+    rows.to_csv(run.path / "predictions.csv", index=False)
+    assert not any("sharing" in line for line in warnings(run, ScoreDraws(rows)))
+    assert "nothing is shared with anybody" in report(run).read_text()
 
 
 def test_names_cannot_write_into_the_page(tmp_path):
