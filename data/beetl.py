@@ -282,6 +282,10 @@ class BeetlSource:
         """List the phase's subjects in the organisers' order, then those of the leaderboard phase."""
         return list(self.folders)
 
+    def annotations(self) -> set[str]:
+        """Know nothing before recordings are opened."""
+        return set()
+
     def fingerprint(self, subject: str) -> str:
         """Digest names, sizes and times of change of the subject's files."""
         paths = [path for file in self._files(subject) for path in (file.signals, file.labels) if path]

@@ -25,6 +25,9 @@ class Source(Protocol):
     def subjects(self) -> list[str]:
         """List all subjects, in the source's order."""
 
+    def annotations(self) -> set[str]:
+        """Name all annotations; empty where only opening the recordings would tell."""
+
     def fingerprint(self, subject: str) -> str:
         """Digest what a subject's recordings are read from: another value means prepare again."""
 
@@ -78,11 +81,23 @@ class BidsSource:
         if not root.is_dir():
             raise InputError(f"bids:{root}: no such folder; mend the path, or give --data-root")
         if not any(root.glob("sub-*")):
+            if root.name.startswith(("sub-", "ses-")):
+                raise InputError(
+                    f"bids:{root}: that is a part of a BIDS data set; give the folder that holds all sub-*"
+                )
             raise InputError(f"bids:{root}: no sub-* folder in it; a BIDS data set was expected")
 
     def subjects(self) -> list[str]:
         """List the labels behind ``sub-``, sorted."""
         return sorted(path.name.removeprefix("sub-") for path in self.root.glob("sub-*") if path.is_dir())
+
+    def annotations(self) -> set[str]:
+        """Name all that the events files call ``trial_type``, without opening a recording."""
+        found = set()
+        for events in self.root.glob("sub-*/**/*_events.tsv"):
+            with events.open(encoding="utf-8-sig", newline="") as file:
+                found |= {row.get("trial_type") or "n/a" for row in csv.DictReader(file, delimiter="\t")}
+        return found
 
     def fingerprint(self, subject: str) -> str:
         """Digest names, sizes and times of change of the subject's files."""
@@ -150,6 +165,10 @@ class MoabbSource:
     def subjects(self) -> list[str]:
         """List the data set's subject numbers as text."""
         return [str(subject) for subject in self.dataset.subject_list]
+
+    def annotations(self) -> set[str]:
+        """Know nothing before recordings are opened."""
+        return set()
 
     def fingerprint(self, subject: str) -> str:
         """Digest the data set's code, its parameters and MOABB's version."""

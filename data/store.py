@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -182,6 +182,7 @@ def prepare(
         For a folder that is no store, a damaged file, or a recording that cannot be used. What was prepared before
         stays.
     """
+    check_tasks(recipe, [source.annotations()])  # before hours of work, where that can be told
     folder = recipe.folder(root)
     root.mkdir(parents=True, exist_ok=True)
     with (root / f".{folder.name}.lock").open("w") as lock:
@@ -216,7 +217,7 @@ def prepare(
             manifest["subjects"] = {name: manifest["subjects"][name] for name in known if name in manifest["subjects"]}
             _write_manifest(folder, manifest)
             progress(subject, "prepared")
-    _check_tasks(recipe, [manifest["subjects"][subject]["annotations"] for subject in subjects])
+    check_tasks(recipe, [manifest["subjects"][subject]["annotations"] for subject in subjects])
     return folder
 
 
@@ -287,10 +288,12 @@ def relabelled_store(root: Path, out: Path, relabel: Relabel) -> None:
         (folder / MANIFEST).write_text(json.dumps(document))
 
 
-def _check_tasks(recipe: Recipe, annotations: Sequence[Sequence[str]]) -> None:
+def check_tasks(recipe: Recipe, annotations: Iterable[Iterable[str]]) -> None:
+    """Raise InputError when a task is not among the annotations, a collection for each subject."""
     known = sorted({name for names in annotations for name in names})
     for task in recipe.tasks:
-        if known and task not in known:
+        # MNE-BIDS adds "/value" to a trial type that has several
+        if known and task not in known and task.partition("/")[0] not in known:
             raise InputError(f"{recipe.source}: no such task {task!r}{nearest(task, known)}; there are {known}")
 
 

@@ -15,7 +15,7 @@ import torch
 
 from data.errors import InputError
 from data.files import replaced, write_csv
-from experiments.common_layers import CommonLayers
+from experiments.common_layers import CommonLayers, of_subject
 from experiments.evaluate import METHODS, Score, evaluate
 from experiments.references import reference_jobs, train_references
 from experiments.simulate import Progress
@@ -42,6 +42,13 @@ def adopting(common: CommonLayers, site: Site, seed: int | None = None) -> Feder
             f"{common.name}: its sites share {common.contract.share!r}; only with 'middle' can another headset take"
             " the common layers"
         )
+    for dataset in site.dataset:
+        for subject in dataset.subjects or dataset.targets:
+            if of_subject(dataset, subject) in common.trained_on:
+                raise InputError(
+                    f"{dataset.source}: subject {subject!r} trained the common layers of {common.name}: its test trials"
+                    " would not be new to them; choose others with --subjects"
+                )
     training = common.training.model_copy(
         update={
             "local_epochs": PASSES * common.training.local_epochs,

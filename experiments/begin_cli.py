@@ -47,4 +47,6 @@ def new(
             f"{found.folder}: {len(found.subjects)} subjects, {len(found.channels)} channels, {found.sfreq:g} Hz;"
             f" tasks {', '.join(found.tasks)}; targets {', '.join(found.targets)}"
         )
+    if len(site) == 1:
+        typer.echo("one site: nothing is shared with anybody; it compares the site's subjects together with each alone")
     typer.echo(f"federation: {path}\nread it, then: mfscsn simulate {path}")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from data.errors import InputError
 from data.files import replaced
-from federation.contract import Contract, Federation, Training, parse_table
+from federation.contract import Contract, Dataset, Federation, Training, parse_table
 from federation.run_folder import RunFolder
 from federation.site import read_tensors, write_tensors
 
@@ -39,7 +39,7 @@ they stay at the sites, and a new site trains its own.
 ## Use
 
 ```
-mfscsn adopt {file} --data bids:FOLDER           # train a new site's own layers around these, and say what they give
+mfscsn adopt {file} --data bids:FOLDER --tasks NAME,NAME     # a new site's own layers around these; says what they give
 ```
 
 In Python, `mfscsn.MFSCSNClassifier(common="{file}")` continues from them.
@@ -54,12 +54,21 @@ without them. No clinical use.
 
 @dataclass(frozen=True)
 class CommonLayers:
-    """The common layers of a finished run: name -> tensor, and the contract and training that they came from."""
+    """The common layers of a finished run: name -> tensor, and the contract and training that they came from.
+
+    `trained_on` is `of_subject` of all who trained, where it is known: not in an export.
+    """
 
     name: str
     contract: Contract
     training: Training
     layers: dict[str, Tensor]
+    trained_on: frozenset[str] = frozenset()
+
+
+def of_subject(dataset: Dataset, subject: str) -> str:
+    """Tell one subject of a data set from all others."""
+    return json.dumps([dataset.source, dataset.options, subject], sort_keys=True)
 
 
 def read_common(path: Path) -> CommonLayers:
@@ -76,7 +85,8 @@ def read_common(path: Path) -> CommonLayers:
         run = RunFolder(path)
         _check_finished(run)
         f = run.federation
-        return CommonLayers(f.name, f.contract, f.training, run.load_common(run.last_round()))
+        used = frozenset(of_subject(d, subject) for s in f.site for d in s.dataset for subject in d.subjects or [])
+        return CommonLayers(f.name, f.contract, f.training, run.load_common(run.last_round()), used)
     layers, about = read_tensors(path)
     if about.get("kind") != KIND:
         raise InputError(f"{path}: no exported common layers; `mfscsn export RUN` writes them")

@@ -15,6 +15,8 @@ from packaging.requirements import Requirement
 
 from data.errors import InputError
 from data.sources import open_source
+from data.store import check_tasks
+from experiments.prepare import subjects_of
 from federation.contract import load_federation
 
 MEMORY, DISK = 4.0, 10.0  # GiB, below which the demonstration or an installation has failed
@@ -103,12 +105,9 @@ def _recordings(path: Path, data_root: Path | None) -> Iterator[Finding]:
     for site in federation.site:
         for dataset in site.dataset:
             try:
-                subjects = open_source(dataset.source, dataset.options).subjects()
-                missing = sorted({*(dataset.subjects or []), *dataset.targets} - set(subjects))
-                if missing:
-                    raise InputError(
-                        f"{dataset.source}: no subject {', '.join(missing)}; there are {', '.join(subjects)}"
-                    )
+                source = open_source(dataset.source, dataset.options)
+                subjects = subjects_of(source, dataset)
+                check_tasks(dataset.recipe(federation.contract), [source.annotations()])
             except InputError as error:
                 yield Finding(False, f"site {site.name!r}: {error}")
             else:

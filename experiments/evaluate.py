@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from scipy.stats import wilcoxon
 
 from data.errors import InputError
@@ -57,6 +58,7 @@ def evaluate(run: RunFolder) -> list[Score]:
             f"{run.path}: ended at round {last} of {run.federation.training.rounds};"
             f" go on with the command that began it and --resume {run.path}"
         )
+    torch.set_num_threads(int(run.environment["threads"]))  # fine-tuning must come out as it did before
     scores, predicted = [], []
     for score, trials in (found for k in range(len(run.federation.site)) for found in _site_scores(run, k)):
         scores.append(score)

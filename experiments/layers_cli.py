@@ -13,7 +13,10 @@ app = typer.Typer()
 
 Run = Annotated[Path, typer.Argument(help="The run's folder.", metavar="RUN", show_default=False)]
 Data = Annotated[
-    str, typer.Option(help="bids:FOLDER, moabb:CLASS or simulated:NAME.", metavar="SOURCE", show_default=False)
+    str,
+    typer.Option(
+        help="bids:FOLDER, moabb:CLASS, beetl:FOLDER or simulated:NAME.", metavar="SOURCE", show_default=False
+    ),
 ]
 
 
@@ -60,7 +63,7 @@ def adopt(
     }
     federation = adopting(found, parse_table(Site, {"name": name, "dataset": [dataset]}, "adopt"), seed)
     path = out or Path("runs") / f"{federation.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    check_free(path)
+    check_free(path, resumable=False)
     with ProgressLines() as show:
         federation = prepare_sites(federation, store, show.prepared)
         run = RunFolder.create(path, federation, store, 1)
@@ -90,6 +93,8 @@ def predict(
     from experiments.predict import predict_recordings, write_predictions
     from federation.run_folder import RunFolder
 
+    if out.exists():
+        raise InputError(f"{out}: already exists; give another --out, or remove it")
     opened = RunFolder(run)
     sites = [one.name for one in opened.federation.site]
     if site is None and len(sites) > 1:
@@ -97,7 +102,9 @@ def predict(
     found = []
     for one in predict_recordings(opened, site or sites[0], _absolute(data), _names(cues), _names(subjects) or None):
         found.append(one)
-        how = "its own training trials" if one.known else "these trials themselves, all at once: it is new to the site"
+        how = "these trials themselves, all at once: it is new to the site"
+        if one.known:
+            how = "its own training trials; of trials that trained the network, the probabilities say nothing"
         typer.echo(f"subject {one.subject}: {len(one.trials)} trials, aligned by {how}")
     write_predictions(out, found)
     typer.echo(f"probabilities: {out}")
@@ -126,6 +133,8 @@ def _absolute(source: str) -> str:
     from data.sources import IN_FOLDERS, KINDS
 
     kind, colon, name = source.partition(":")
+    if Path(source).exists():
+        raise InputError(f"--data {source}: say what kind of folder it is, such as bids:{source}")
     if not colon or kind not in KINDS:
         raise InputError(
             f"--data {source}: expected one of {', '.join(f'{k}:...' for k in KINDS)}{nearest(kind, list(KINDS))}"

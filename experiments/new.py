@@ -177,5 +177,10 @@ def parse_sites(words: Sequence[str]) -> dict[str, Path]:
             raise InputError(f"--site {word}: expected NAME=FOLDER, such as clinic=recordings/clinic")
         if name in sites:
             raise InputError(f"--site {word}: site {name!r} stands there twice")
+        for other, taken in sites.items():
+            if taken.resolve() == Path(folder).resolve():
+                raise InputError(
+                    f"--site {word}: that is the folder of site {other!r} too; a site has its own recordings"
+                )
         sites[name] = Path(folder)
     return sites

@@ -109,16 +109,19 @@ def _predict(
 
 
 def write_predictions(path: Path, found: Sequence[Predicted]) -> None:
-    """Write a row a trial: where it was recorded, its cue, a probability for each output, the likeliest."""
+    """Write a row a trial: session, run, its place in that, from 0 on, cue, probabilities, the likeliest."""
     names = list(dict.fromkeys(name for one in found for name in one.names))
     rows = []
     for one in found:
         t = one.trials
+        counts: dict[tuple[str, str], int] = {}
         for k, probabilities in enumerate(one.probabilities):
+            where = str(t.sessions[k]), str(t.runs[k])
+            counts[where] = counts.get(where, -1) + 1
             by_name = dict(zip(one.names, probabilities, strict=True))
             shown = [f"{by_name[name]:.6f}" if name in by_name else "" for name in names]
             likeliest = one.names[int(probabilities.argmax())]
-            rows.append([one.subject, t.sessions[k], t.runs[k], k, t.labels[k], *shown, likeliest])
+            rows.append([one.subject, *where, counts[where], t.labels[k], *shown, likeliest])
     write_csv(path, ["subject", "session", "run", "trial", "cue", *(f"p_{name}" for name in names), "predicted"], rows)
 
 

@@ -55,7 +55,7 @@ def _prepare(
     progress: Callable[[str, str, int, int], None],
 ) -> list[str]:
     source = open_source(dataset.source, dataset.options)
-    subjects = _subjects(source, dataset)
+    subjects = subjects_of(source, dataset)
     done = iter(range(1, len(subjects) + 1))
     prepare(
         dataset.recipe(federation.contract),
@@ -67,7 +67,8 @@ def _prepare(
     return subjects
 
 
-def _subjects(source: Source, dataset: Dataset) -> list[str]:
+def subjects_of(source: Source, dataset: Dataset) -> list[str]:
+    """List the subjects that a data set uses; raise InputError for one that its source does not have."""
     known = source.subjects()
     for name in [*(dataset.subjects or []), *dataset.targets]:
         if name not in known:

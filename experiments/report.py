@@ -17,9 +17,27 @@ from experiments.report_page import Figure, Section, TableOf, write_page
 from experiments.report_scores import ScoreDraws
 from federation.contract import Site
 from federation.run_folder import RunFolder
-from federation.site_trials import branch_labels, training_signals, training_trials
+from federation.site_trials import branch_labels, count_training, training_signals, training_trials
 
 OWN, LOCAL, OURS = METHODS
+SHARING, ADOPTING, ALONE = "sharing", "adopting", "alone"
+NETWORKS = {
+    "riemann": "an extractor (a learned projection of re-centred covariances) and one linear layer",
+    "shallow": "a ShallowConvNet",
+    "shallow-group": "a ShallowConvNet with group norm",
+}
+OURS_IS = {
+    SHARING: "the site's network in the federation: last averaged common layers, the site's own first and last ones",
+    ADOPTING: "the site's network around the adopted common layers, which stayed as they came",
+    ALONE: "the same network as local-site: nothing is shared with anybody",
+}
+ALIGNED = {
+    "followed": "a subject's trials are aligned by a mean that follows them in time order, test trials without labels",
+    "recentred": "a subject's trials are aligned by the mean of its training trials",
+    "euclidean": "a subject's trials are whitened by the mean covariance of its training trials",
+    "standard": "every sample is brought to mean 0 and deviation 1 over the channels",
+    "none": "trials are not aligned",
+}
 OFF = 0.1  # cues further apart or closer than in a subject's other recordings, as a share
 N_BRANCHES = 4  # whose patterns are drawn, of a site
 MOST_MAPS, MOST_MATRICES = 12, 24  # figures of a kind: a report stays under 10 MB
@@ -74,20 +92,27 @@ def warnings(run: RunFolder, draws: ScoreDraws | None) -> list[str]:
             score, chance = draws.of(keys, OURS), draws.chance(keys)
             if score.low <= chance:
                 found.append(f"Site {site} is not told from chance: {score} where guessing gives {chance:.1f}.")
-            if _alone(run):
+            if _kind(run) == ALONE:
                 continue
             change = draws.of(keys, OURS, LOCAL)
             if change.high < 0:
-                found.append(f"Site {site} loses by sharing: {_signed(change)} points against itself unshared.")
+                found.append(
+                    f"Site {site} loses by {_kind(run)} more than its test trials explain, with this seed:"
+                    f" {_signed(change)} points against {LOCAL}."
+                )
             worse = [key[2] for key in keys if draws.of([key], OURS, LOCAL).high < 0]
-            if worse and not (change.high < 0 and len(keys) == 1):
-                found.append(f"Site {site}: sharing costs subject {', '.join(worse)} more than test trials explain.")
+            if worse and len(keys) > 1:
+                found.append(
+                    f"Site {site}: {_kind(run)} costs subject {', '.join(worse)} more than test trials explain."
+                )
     return found + [line for site in run.federation.site for line in _odd_rates(run, site)]
 
 
-def _alone(run: RunFolder) -> bool:
-    """Say whether nobody shares anything: one site, which adopted nothing."""
-    return len(run.federation.site) == 1 and not (run.path / "adopted.json").exists()
+def _kind(run: RunFolder) -> str:
+    """Say what a run is about: sharing with others, adopting what others have shared, or neither."""
+    if (run.path / "adopted.json").exists():
+        return ADOPTING
+    return ALONE if len(run.federation.site) == 1 else SHARING
 
 
 def _odd_rates(run: RunFolder, site: Site) -> Iterator[str]:
@@ -125,22 +150,19 @@ def _summary(run: RunFolder, draws: ScoreDraws | None) -> Section:
         f" {contract.band[1]:g} Hz, {contract.sfreq:g} Hz; learning rate {training.lr:g}, batches of"
         f" {training.batch_size}."
     ]
-    adopted = run.path / "adopted.json"
-    if adopted.exists():
+    if _kind(run) == ADOPTING:
+        common = json.loads((run.path / "adopted.json").read_text())["common"]
+        words.append(f"The common layers were adopted from {common} and stayed as they were; nothing was sent.")
+    if _kind(run) == ALONE:
         words.append(
-            f"The common layers were adopted from {json.loads(adopted.read_text())['common']} and stayed as they were;"
-            f" {OURS} is the network around them, {LOCAL} the same network with common layers of its own."
-        )
-    if _alone(run):
-        words.append(
-            f"One site: nothing is shared with anybody. What {OURS} and {LOCAL} differ by is chance in training; the"
-            f" question here is whether the site's subjects together beat {OWN}."
+            f"One site: nothing is shared with anybody, and {OURS} is {LOCAL}. The question here is whether the site's"
+            f" subjects together beat {OWN}."
         )
     if draws is None:
         words.append("There are no scores here: `mfscsn evaluate` writes them where the test trials are.")
     else:
         keys = list(draws.of_subject)
-        for rival in (OWN, LOCAL):
+        for rival in (OWN,) if _kind(run) == ALONE else (OWN, LOCAL):
             change = draws.of(keys, OURS, rival)
             better = sum(draws.of([key], OURS, rival).mean > 0 for key in keys)
             words.append(
@@ -150,7 +172,10 @@ def _summary(run: RunFolder, draws: ScoreDraws | None) -> Section:
             "Intervals are 95 % over these subjects' test trials. One seed: another one, and other subjects, differ by"
             " more. `mfscsn evaluate RUN...` averages runs of several seeds."
         )
-    return Section("Summary", words, warnings=warnings(run, draws))
+    found = warnings(run, draws)
+    if not found:
+        words.append("No warning: no site near chance or worse off, none left out of a round, no odd distance of cues.")
+    return Section("Summary", words, warnings=found)
 
 
 def _sites(run: RunFolder) -> Section | None:
@@ -164,16 +189,25 @@ def _sites(run: RunFolder) -> Section | None:
             except InputError as error:
                 return Section("Sites", [f"Prepared trials cannot be read any more: {error}"])
             n_trials = sum(len(store.trials(subject)) for subject in subjects)
+            alone = site.model_copy(update={"dataset": [dataset]})
+            n_train = count_training(alone, run.federation.contract, run.store)
             labels = ", ".join(dataset.labels(run.federation.contract))
-            counts = (len(trials.channels), len(subjects), len(dataset.targets), n_trials)
+            counts = (len(trials.channels), len(subjects), len(dataset.targets), n_trials, n_train)
             source = dataset.source.partition(":")
             where = f"{source[0]}:{source[2].rpartition('/')[2]}"
             rows.append([site.name, where, *map(str, counts), labels])
             electrodes[f"electrodes of site {site.name}, {dataset.name}"] = ", ".join(trials.channels)
     if not rows:
         return None
-    columns = [("site", ""), ("data set", ""), *((n, "number") for n in ("channels", "subjects", "targets", "trials"))]
-    return Section("Sites", tables=[TableOf([*columns, ("labels", "words")], rows)], details=electrodes)
+    columns = [
+        ("site", ""),
+        ("data set", ""),
+        *((n, "number") for n in ("channels", "subjects", "targets", "trials", "that train")),
+    ]
+    words = [
+        "Targets are scored: their calibration trains, their later trials are the test. Other subjects train whole."
+    ]
+    return Section("Sites", words, tables=[TableOf([*columns, ("labels", "words")], rows)], details=electrodes)
 
 
 def _scores(run: RunFolder, draws: ScoreDraws | None, folder: Path) -> Section | None:
@@ -183,28 +217,50 @@ def _scores(run: RunFolder, draws: ScoreDraws | None, folder: Path) -> Section |
         ]
         columns = [("site", ""), ("last layers", ""), ("targets", "number"), ("balanced accuracy, percent", "number")]
         return Section("Scores", tables=[TableOf(columns, rows, "what sites let out")]) if rows else None
-    columns = [("site", ""), ("subject", ""), *((method, "number") for method in METHODS)]
+    columns = [("site", ""), ("subject", ""), ("test trials", "number"), *((m, "number") for m in METHODS)]
     columns += [("minus local-site", "number"), ("chance", "number")]
     table, means = [], []
 
     def row(site: str, subject: str, keys: Sequence[tuple[str, ...]]) -> list[str]:
         cells = [str(draws.of(keys, method)) for method in METHODS]
-        return [site, subject, *cells, _signed(draws.of(keys, OURS, LOCAL)), f"{draws.chance(keys):.0f}"]
+        return [
+            site,
+            subject,
+            str(sum(draws.n_test[key] for key in keys)),
+            *cells,
+            _signed(draws.of(keys, OURS, LOCAL)),
+            f"{draws.chance(keys):.0f}",
+        ]
 
     for site, keys in draws.sites().items():
         several = len({key[1] for key in keys}) > 1
         table += [row(site, f"{key[1]} {key[2]}" if several else key[2], [key]) for key in keys]
         means.append(row(site, "mean", keys))
     caption = "balanced accuracy on held-back trials, percent (95 % over test trials)"
-    lost = [key for key in draws.of_subject if draws.of([key], OURS, LOCAL).mean < 0]
-    words = [
-        f"By joining, {len(draws.of_subject) - len(lost)} of {len(draws.of_subject)} target subjects gained or stayed"
-        f" against their site unshared" + (f"; {', '.join(f'{k[0]} {k[2]}' for k in lost)} lost." if lost else ".")
+    network = NETWORKS[run.federation.contract.extractor]
+    meant = [
+        [OWN, f"{network}, trained on the subject's own calibration trials alone"],
+        [LOCAL, "the site's own network, with common layers of its own; same settings and seed, nothing shared"],
+        [OURS, OURS_IS[_kind(run)]],
     ]
+    words = [
+        "Balanced accuracy: the mean over a subject's labels of the share of test trials that was told right."
+        f" {ALIGNED[run.federation.contract.alignment].capitalize()}."
+    ]
+    if _kind(run) != ALONE:
+        lost = [f"{key[0]} {key[2]}" for key in draws.of_subject if draws.of([key], OURS, LOCAL).mean < 0]
+        words.append(
+            f"By {_kind(run)}, {len(draws.of_subject) - len(lost)} of {len(draws.of_subject)} target subjects gained or"
+            f" stayed against {LOCAL}" + (f"; {', '.join(lost)} lost." if lost else ".")
+        )
     return Section(
         "Scores",
         words,
-        [TableOf(columns, means, f"sites: {caption}"), TableOf(columns, table, f"subjects: {caption}")],
+        [
+            TableOf([("method", ""), ("what it is", "words")], meant),
+            TableOf(columns, means, f"sites: {caption}"),
+            TableOf(columns, table, f"subjects: {caption}"),
+        ],
         [figures.gains(draws, folder)],
     )
 
@@ -214,20 +270,13 @@ def _rounds(run: RunFolder, folder: Path) -> Section | None:
     if not path.exists():
         return None
     history = pd.read_csv(path, dtype={"site": str})
-    wanted = [
-        ("loss", "training loss"),
-        ("accuracy", "training accuracy"),
-        ("distance", "distance from the average"),
-    ]
+    wanted = [("loss", "training loss"), ("accuracy", "training accuracy")]
+    words = ["Loss and accuracy are of training trials, measured while training, and only where a site lets them out."]
+    if _kind(run) == SHARING:
+        wanted.append(("distance", "distance from the average"))
+        words.append("The distance is of a site's common layers from the sites' average, over the norm of that.")
     drawn = [figures.curves(history, name, what, folder) for name, what in wanted if name in history]
-    return Section(
-        "Rounds",
-        [
-            "Loss and accuracy are of training trials, measured while training, and only where a site lets them out."
-            " The distance is of a site's common layers from the sites' average, over the norm of that."
-        ],
-        figures=[figure for figure in drawn if figure is not None],
-    )
+    return Section("Rounds", words, figures=[figure for figure in drawn if figure is not None])
 
 
 def _confusion(run: RunFolder, rows: pd.DataFrame | None, folder: Path) -> Section | None:
@@ -254,7 +303,8 @@ def _patterns(run: RunFolder, folder: Path) -> Section | None:
     words = [
         "How the signal over the head changes with what a site's network computes, over its training trials; what"
         " tells subjects apart is taken out. A pattern shows where a network's evidence comes from, not that it is"
-        " right: with a score near chance it shows nothing."
+        " right: with a score near chance it shows nothing, and of few trials little. With two labels, the second row"
+        " is the first, turned round."
     ]
     for site in run.federation.site:
         if not site.dataset:
@@ -280,7 +330,7 @@ def _maps(run: RunFolder, site: Site, folder: Path, words: list[str]) -> list[Fi
         channels = recorded[branch][0].channels
         patterns = label_patterns(network, branch, inputs, signals, contract.sfreq)
         filters = filter_patterns(network, branch, inputs, signals, contract.sfreq, upper)
-        maps = figures.label_maps(patterns, channels, labels[branch], site.name, branch, folder)
+        maps = figures.label_maps(patterns, channels, labels[branch], len(inputs), site.name, branch, folder)
         if maps is None:
             words.append(f"Site {site.name}, {branch}: too few electrodes have a known place for a map.")
         also = figures.filter_maps(filters, channels, contract.sfreq, upper, site.name, branch, folder)
@@ -298,7 +348,8 @@ def _calibration(run: RunFolder, folder: Path) -> Section | None:
     mean = 100 * rows.groupby(["n_calibration", "method"], sort=False)["balanced_accuracy"].mean().unstack()
     columns = [("calibration trials", "number"), *((name, "number") for name in mean.columns)]
     table = TableOf(columns, [[str(n), *(f"{value:.1f}" for value in line)] for n, line in mean.iterrows()])
-    return Section("Calibration", tables=[table], figures=[figures.calibration_curve(rows, folder)])
+    words = ["Means over target subjects and three seeds, on the same test trials; the table of scores is of one seed."]
+    return Section("Calibration", words, tables=[table], figures=[figures.calibration_curve(rows, folder)])
 
 
 def _cost(run: RunFolder) -> Section | None:
@@ -314,11 +365,12 @@ def _cost(run: RunFolder) -> Section | None:
         n = len(of_site)
         rows.append([str(site), str(n), f"{of_site['seconds'].median():.2f}", f"{2 * size * n / 1e6:.2f}"])
     seconds = timing.drop_duplicates("round")["round_seconds"]
-    words = [
-        f"The common layers are {len(layers)} arrays, {size / 1000:.1f} kB each way; {rounds} rounds took"
-        f" {seconds.sum():.1f} s, the median round {seconds.median():.2f} s."
-    ]
-    columns = [("site", ""), ("rounds", "number"), ("s a round, median", "number"), ("MB sent, both ways", "number")]
+    words = [f"{rounds} rounds took {seconds.sum():.1f} s, the median round {seconds.median():.2f} s."]
+    columns = [("site", ""), ("rounds", "number"), ("s a round, median", "number")]
+    if _kind(run) == SHARING:
+        words.append(f"The common layers are {len(layers)} arrays, {size / 1000:.1f} kB each way.")
+        columns.append(("MB of layers, both ways", "number"))
+    rows = [row[: len(columns)] for row in rows]
     return Section("Cost", words, [TableOf(columns, rows)])
 
 
@@ -331,7 +383,8 @@ def _configuration(run: RunFolder) -> Section:
 
 
 def _signed(change: Estimate) -> str:
-    return f"{change.mean:+.1f} ({change.low:+.1f} to {change.high:+.1f})"
+    mean, low, high = (f"{round(value, 1) + 0.0:+.1f}" for value in (change.mean, change.low, change.high))
+    return f"{mean} ({low} to {high})"
 
 
 def _percent(share: str) -> str:

@@ -76,6 +76,7 @@ def confusion(rows: pd.DataFrame, labels: Sequence[str], site: str, name: str, f
     axes.set_xticks(range(len(labels)), labels, fontsize=8, rotation=20)
     axes.set_yticks(range(len(counts)), [f"{n} ({counts.loc[n].sum()})" for n in counts.index], fontsize=8)
     axes.set_xlabel("predicted")
+    axes.set_ylabel("label")
     caption = f"Site {site}, {name}: percent of each label's test trials (how many), over its target subjects."
     return _keep(figure, folder, f"confusion-{site}-{name}", caption, f"Confusion matrix of site {site}, {name}")
 
@@ -84,6 +85,7 @@ def label_maps(
     patterns: NDArray[np.float64],
     channels: Sequence[str],
     labels: Sequence[str],
+    n_trials: int,
     site: str,
     name: str,
     folder: Path,
@@ -105,7 +107,7 @@ def label_maps(
     bar.set_label("dB", fontsize=8)
     caption = (
         f"Site {site}, {name}: how band power over the head changes with one standard deviation of each output"
-        f" (Haufe's patterns; {_electrodes(known, channels)})."
+        f" (Haufe's patterns; {n_trials} trials, {_electrodes(known, channels)})."
     )
     return _keep(figure, folder, f"patterns-{site}-{name}", caption, f"Spatial patterns of site {site}, {name}")
 
@@ -144,12 +146,17 @@ def calibration_curve(rows: pd.DataFrame, folder: Path) -> Figure:
     """Draw the mean over target subjects by the number of calibration trials, a line a method."""
     figure, axes = new_figure("calibration", WIDTH, 2.9)
     for method, of_method in rows.groupby("method", sort=False):
-        mean = 100 * of_method.groupby("n_calibration")["balanced_accuracy"].mean()
-        axes.plot(mean.index, mean, marker="o", label=method)
+        points = 100 * of_method.groupby(["n_calibration", "seed"])["balanced_accuracy"].mean().unstack()
+        axes.plot(points.index, points.mean(axis=1), marker="o", label=method)
+        axes.fill_between(points.index, points.min(axis=1), points.max(axis=1), alpha=0.15)
+    axes.set_xticks(sorted(rows["n_calibration"].unique()))
     axes.set_xlabel("calibration trials of a subject")
     axes.set_ylabel("balanced accuracy, percent")
     axes.legend(fontsize=8, frameon=False)
-    caption = "Mean over target subjects on the same test trials, by how many calibration trials trained."
+    caption = (
+        "Mean over target subjects and seeds on the same test trials, by how many calibration trials trained; the shade"
+        " is from the lowest seed to the highest."
+    )
     return _keep(figure, folder, "calibration", caption, "Score by number of calibration trials")
 
 

@@ -29,6 +29,7 @@ class ScoreDraws:
         rng = np.random.default_rng(0)
         self.of_subject: dict[tuple[str, ...], NDArray[np.float64]] = {}  # (1 + N_DRAWS, n_methods), the scores first
         self.n_labels: dict[tuple[str, ...], int] = {}
+        self.n_test: dict[tuple[str, ...], int] = {}
         for key, rows in predictions.groupby(KEY, sort=False):
             table = rows.assign(right=rows["label"] == rows["predicted"]).pivot(
                 index="trial", columns="method", values="right"
@@ -41,6 +42,7 @@ class ScoreDraws:
                 recalls.append(np.vstack([right.mean(axis=0), drawn]))
             self.of_subject[tuple(map(str, key))] = 100 * np.mean(recalls, axis=0)
             self.n_labels[tuple(map(str, key))] = rows["label"].nunique()
+            self.n_test[tuple(map(str, key))] = len(table)
 
     def of(self, keys: Sequence[tuple[str, ...]], method: str, rival: str | None = None) -> Estimate:
         """Estimate a method's mean over subjects, or how much better it is than another's."""

@@ -143,6 +143,9 @@ def score_table(scores: Sequence[Score]) -> None:
     *rivals, ours = METHODS
     for rival in rivals:
         gain = paired_difference(scores, ours, rival)
+        if rival == rivals[-1] and all(row[-1] == row[-2] for row in by_target.values()):
+            print(f"{ours} is {rival}: nothing is shared with anybody")
+            continue
         test = f", Wilcoxon p = {gain.p:.2g}" if gain.p is not None else ""
         Console(soft_wrap=True).print(
             f"{ours} minus {rival}: {gain.mean:+.1f} points on the mean over subjects,"

@@ -53,7 +53,8 @@ class RunFolder:
     def __init__(self, path: Path):
         self.path = path.resolve()
         if not (self.path / "federation.toml").is_file():
-            raise InputError(f"{path}: no run here (federation.toml is missing)")
+            what = "federation.toml is missing" if self.path.is_dir() else "there is no such folder"
+            raise InputError(f"{path}: no run here ({what})")
         self.federation = _frozen(self.path / "federation.toml", (self.path / "federation.toml").stat().st_mtime_ns)
         try:
             self.environment: dict[str, Any] = json.loads((self.path / "environment.json").read_text())
@@ -284,10 +285,11 @@ def locked(folder: Path, who: str, refusal: str, wait: float = 0.0) -> Iterator[
         yield
 
 
-def check_free(path: Path, instead: str = "give another --out") -> None:
+def check_free(path: Path, instead: str = "give another --out", resumable: bool = True) -> None:
     """Raise InputError, which says what to do instead, when something lies where a folder is to begin."""
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        hint = f", or continue it with --resume {path}" if (path / "environment.json").exists() else ""
+        run = resumable and (path / "environment.json").exists()
+        hint = f", or continue it with --resume {path}" if run else ""
         raise InputError(f"{path}: already exists; {instead}{hint}")
     there = next(folder for folder in (path.resolve(), *path.resolve().parents) if folder.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):  # now, not when all is prepared

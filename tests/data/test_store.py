@@ -23,6 +23,9 @@ class FakeSource:
         self.read = []
         self.channels = {"1": ["C3", "C4"], "2": ["C3", "C4"]}
 
+    def annotations(self):
+        return set()
+
     def subjects(self):
         return sorted(self.marks)
 

@@ -1,6 +1,7 @@
 """A new site around a finished run's common layers: they stay, it trains, and both are scored."""
 
 import csv
+from dataclasses import replace
 
 import pytest
 import torch
@@ -49,7 +50,7 @@ def test_adopted_layers_stay_as_they_are_and_the_run_is_like_any_other(run, tmp_
 
 
 def test_only_the_separate_layers_are_trained(run, prepared):
-    common, site = read_common(run.path), run.federation.site[1]
+    common, site = replace(read_common(run.path), trained_on=frozenset()), run.federation.site[1]
     federation = adopting(common, site)
     network = _around(federation, site, prepared, common)
     before = network.private_state()
@@ -78,14 +79,17 @@ def test_predict_gives_every_cued_trial_a_row(run, tmp_path):
         p = float(row["p_right_hand"]), float(row["p_rest"])
         assert sum(p) == pytest.approx(1, abs=2e-6)
         assert row["predicted"] == ("right_hand" if p[0] >= p[1] else "rest")
+    assert "probabilities.csv: already exists" in refused("predict", run.path, *data, "--site", "north", cwd=tmp_path)
+    data = (*data, "--out", "other.csv")
     assert "has the sites north, south; say whose network with --site" in refused(
         "predict", run.path, *data, cwd=tmp_path
     )
-    north = ("predict", run.path, "--site", "north", "--cues", "cue")
+    north = ("predict", run.path, "--site", "north", "--out", "other.csv", "--cues", "cue")
     assert "no trial at the cues ['wink']" in refused(*north[:-1], "wink", *data[:2], cwd=tmp_path)
     err = refused(*north, "--data", "bid:today", cwd=tmp_path)
     assert "--data bid:today: expected one of" in err and "did you mean 'bids'" in err
     write_bids(tmp_path / "other", ["1"], ["1"], ["C3", "Cz", "C4"], names=("cue",), n=6)
+    assert "such as bids:today" in refused(*north, "--data", "today", cwd=tmp_path)
     err = refused(*north, "--data", "bids:other", cwd=tmp_path)
     assert "has no channel FC1, which site 'north' was trained on; `mfscsn adopt`" in err
 
@@ -119,6 +123,9 @@ def test_what_cannot_be_adopted_is_refused(run, make_run, tmp_path):
     assert "no such task 'left_hnd'; did you mean 'left_hand'" in err
     assert not (tmp_path / "runs").exists()
     common = read_common(run.path)
+    known = Site(name="here", dataset=run.federation.site[1].dataset)
+    with pytest.raises(InputError, match="subject '1' trained the common layers of tiny: its test trials would not"):
+        adopting(common, known)
     shared = common.contract.model_copy(update={"share": "all-but-head"})
     with pytest.raises(InputError, match="only with 'middle' can another headset"):
         adopting(type(common)("x", shared, common.training, common.layers), Site(name="here"))

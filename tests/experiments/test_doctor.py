@@ -55,7 +55,7 @@ def test_recordings_that_are_not_there(tmp_path):
     found = lines(out)
     assert code == 1 and len(found) == 2, out
     assert "site 'north': bids:" in found[0] and "no such folder; mend the path, or give --data-root" in found[0]
-    assert "site 'south'" in found[1] and "no subject 9" in found[1]
+    assert "site 'south'" in found[1] and "no such subject '9'" in found[1]
     code, out, _ = mfscsn("doctor", "nothing.toml", cwd=tmp_path)
     assert code == 1 and "nothing.toml: no such file" in lines(out)[0]
 

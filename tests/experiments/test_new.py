@@ -38,6 +38,8 @@ def test_what_cannot_be_looked_into_is_named(folders):
     assert "no such folder" in err("clinic=nowhere")
     assert "--site clinic: expected NAME=FOLDER" in err("clinic")
     assert "'lab' stands there twice" in err("lab=lab", "lab=clinic")
+    assert "the folder of site 'lab' too" in err("lab=lab", "clinic=./lab")
+    assert "that is a part of a BIDS data set" in err("lab=lab/sub-a")
     assert "expected letters, digits" in err("my lab=lab")
     write_bids(folders / "still", ["01"], ["1"], ["C3"], names=("rest",), pause=False)
     assert "subject '01' has the annotations {'rest': 4}" in err("still=still")

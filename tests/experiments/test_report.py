@@ -177,7 +177,10 @@ def test_warnings_name_the_site_the_subject_and_the_recording(make_run, copied_s
     found = warnings(run, ScoreDraws(rows))
     assert "Round 2: site south was left out, it was not connected." in found
     assert "Site north is not told from chance: 50.0 (50.0 to 50.0) where guessing gives 50.0." in found
-    assert any(line.startswith("Site north loses by sharing: -50.0") for line in found)
+    assert any(
+        line.startswith("Site north loses by sharing more than its test trials explain, with this seed: -50.0")
+        for line in found
+    )
     (line,) = [line for line in found if "sampling rate" in line]
     assert "subject 1" in line and "0/2 (5.80 s)" in line and "0/1" not in line
 
@@ -191,6 +194,7 @@ def test_one_site_alone_is_not_told_of_sharing(make_run, tmp_path):
     labels = ["left", "right"] * 30
     rows = predictions(dict(zip(METHODS, ([1, 0] * 30, [1] * 60, [1, 0] * 30), strict=True)), labels)
     rows.to_csv(run.path / "predictions.csv", index=False)
+    assert ScoreDraws(rows).n_test == {("north", "set", "1"): 60}
     assert not any("sharing" in line for line in warnings(run, ScoreDraws(rows)))
     assert "nothing is shared with anybody" in report(run).read_text()
 
