@@ -142,9 +142,9 @@ def _predictions(run: RunFolder) -> pd.DataFrame | None:
 
 
 def _summary(run: RunFolder, draws: ScoreDraws | None) -> Section:
-    contract, training = run.federation.contract, run.federation.training
+    contract, training, n_sites = run.federation.contract, run.federation.training, len(run.federation.site)
     words = [
-        f"{len(run.federation.site)} sites, {run.last_round()} rounds, extractor {contract.extractor}, alignment"
+        f"{n_sites} site{'s' * (n_sites > 1)}, {run.last_round()} rounds, extractor {contract.extractor}, alignment"
         f" {contract.alignment}, strategy {contract.strategy}, shared: {contract.share}. Trials from"
         f" {contract.window[0]:g} to {contract.window[1]:g} s after the cue, {contract.band[0]:g} to"
         f" {contract.band[1]:g} Hz, {contract.sfreq:g} Hz; learning rate {training.lr:g}, batches of"
@@ -218,19 +218,15 @@ def _scores(run: RunFolder, draws: ScoreDraws | None, folder: Path) -> Section |
         columns = [("site", ""), ("last layers", ""), ("targets", "number"), ("balanced accuracy, percent", "number")]
         return Section("Scores", tables=[TableOf(columns, rows, "what sites let out")]) if rows else None
     columns = [("site", ""), ("subject", ""), ("test trials", "number"), *((m, "number") for m in METHODS)]
-    columns += [("minus local-site", "number"), ("chance", "number")]
+    columns.append(("chance", "number"))
+    if _kind(run) != ALONE:
+        columns.append((f"{OURS} minus {LOCAL}", "number"))
     table, means = [], []
 
     def row(site: str, subject: str, keys: Sequence[tuple[str, ...]]) -> list[str]:
         cells = [str(draws.of(keys, method)) for method in METHODS]
-        return [
-            site,
-            subject,
-            str(sum(draws.n_test[key] for key in keys)),
-            *cells,
-            _signed(draws.of(keys, OURS, LOCAL)),
-            f"{draws.chance(keys):.0f}",
-        ]
+        cells = [str(sum(draws.n_test[key] for key in keys)), *cells, f"{draws.chance(keys):.0f}"]
+        return [site, subject, *cells, _signed(draws.of(keys, OURS, LOCAL))][: len(columns)]
 
     for site, keys in draws.sites().items():
         several = len({key[1] for key in keys}) > 1

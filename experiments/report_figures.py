@@ -39,8 +39,7 @@ def gains(draws: ScoreDraws, folder: Path) -> Figure:
         figure,
         folder,
         "gains",
-        "Each target subject: own calibration alone, the site unshared, the federation. The bar is the federation's"
-        " 95 % over test trials, the grey stroke is chance.",
+        f"Each target subject, by method. The bar is {METHODS[-1]}'s 95 % over test trials, the grey stroke is chance.",
         "Scores of each target subject by method",
     )
 
