@@ -80,7 +80,7 @@ class BidsSource:
         self.root = root
         if not root.is_dir():
             raise InputError(f"bids:{root}: no such folder; mend the path, or give --data-root")
-        if not any(root.glob("sub-*")):
+        if not any(path.is_dir() for path in root.glob("sub-*")):
             if root.name.startswith(("sub-", "ses-")):
                 raise InputError(
                     f"bids:{root}: that is a part of a BIDS data set; give the folder that holds all sub-*"

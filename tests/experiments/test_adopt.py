@@ -10,6 +10,7 @@ from conftest import LoopGrid, mfscsn, refused, write_bids
 from data.errors import InputError
 from experiments.adopt import _around, _private_alone, _train, adopting
 from experiments.common_layers import export_common, read_common
+from experiments.prepare import prepare_sites
 from federation.contract import Site
 from federation.run_folder import RunFolder
 from federation.server_app import federate
@@ -122,8 +123,10 @@ def test_what_cannot_be_adopted_is_refused(run, make_run, tmp_path):
     err = refused("adopt", run.path, "--data", DATA, "--tasks", "left_hnd,right_hand", "--subjects", "1", cwd=tmp_path)
     assert "no such task 'left_hnd'; did you mean 'left_hand'" in err
     assert not (tmp_path / "runs").exists()
-    common = read_common(run.path)
-    known = Site(name="here", dataset=run.federation.site[1].dataset)
+    named = RunFolder.create(tmp_path / "named", prepare_sites(run.federation, run.store), run.store, 1)
+    named.keep_common(2, run.load_common(2))
+    common = read_common(named.path)
+    known = Site(name="here", dataset=named.federation.site[1].dataset)
     with pytest.raises(InputError, match="subject '1' trained the common layers of tiny: its test trials would not"):
         adopting(common, known)
     shared = common.contract.model_copy(update={"share": "all-but-head"})
