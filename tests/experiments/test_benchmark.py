@@ -308,7 +308,7 @@ def test_the_command_prints_again_what_it_has(tmp_path, bench, copied_store):
     code, out, err = mfscsn(*words, cwd=tmp_path)
     assert code == 0, err
     assert "| own-recentred " in out and "minus mf-scsn-unshared" in out
-    assert {path.name for path in (tmp_path / "r").iterdir()} == {"t.csv", "t.json", "t.svg", "t.png"}
+    assert {path.name for path in (tmp_path / "r").iterdir()} == {"t.csv", "t.html", "t.json", "t.svg", "t.png"}
     written = [path.read_bytes() for path in sorted((tmp_path / "r").iterdir())]
     code, again, _ = mfscsn(*words, "--store", "no-recordings", cwd=tmp_path)  # what is there needs none
     assert code == 0 and [path.read_bytes() for path in sorted((tmp_path / "r").iterdir())] == written

@@ -53,7 +53,8 @@ def test_from_recordings_to_scores(tmp_path, prepared, tiny_file, make_run):
     assert done.returncode == 0, done.stdout + done.stderr
     run = RunFolder(tmp_path / "run")
     assert "mf-scsn" in done.stdout and "run folder: run" in done.stdout
-    files = "common environment.json federation.toml flower.log history.csv predictions.csv scores.csv sites timing.csv"
+    files = "common environment.json federation.toml figures flower.log history.csv predictions.csv report.html"
+    files += " scores.csv sites timing.csv"
     assert sorted(p.name for p in run.path.iterdir() if not p.name.startswith(".")) == files.split()
     with (run.path / "scores.csv").open() as file:
         rows = list(csv.DictReader(file))
