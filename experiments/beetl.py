@@ -210,8 +210,10 @@ def predictions(run: RunFolder, method: str, transductive: bool = False) -> Iter
         if site.name not in TARGETS:
             continue
         network: SplitModule | None = None
-        if method != "own-calibration":
-            network = run.load_network(site.name) if method == "mf-scsn" else local_network(run, site)
+        if method == "mf-scsn":
+            network = run.load_network(site.name)
+        elif method == "local-site":
+            network = local_network(run, site)
         for target in target_trials(site, contract, run.store, transductive):
             labels = site.dataset[0].labels(contract)
             if network is not None:
