@@ -140,7 +140,8 @@ def test_ctrl_c_leaves_no_process_and_a_run_that_can_go_on(tmp_path, prepared):
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert err.strip() == "interrupted; the same command with --resume run goes on"
-    assert len(below) >= 3 and not left_over(below)
+    assert len(below) >= 3
+    wait_for(lambda: not left_over(below), 30.0)  # on a busy machine the last of them takes a moment
 
 
 def test_a_run_that_fails_says_why_and_exits_with_1(make_run, copied_store):
