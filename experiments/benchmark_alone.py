@@ -17,8 +17,7 @@ from sklearn.pipeline import make_pipeline
 from experiments.benchmark_federated import Scored
 from federation.contract import Contract, Federation
 from federation.site_trials import Target, calibration_trials, target_trials, training_trials
-from mfscsn import riemann
-from mfscsn.alignment import align, euclidean_whitener
+from mfscsn.inputs import Alignment
 from mfscsn.training import BranchTrials, derive_seed
 
 Signals = NDArray[np.floating]
@@ -141,8 +140,8 @@ def _own_network(kind: str) -> Classify:
     def classify(x: Signals, y: NDArray[np.int64], test: Signals, contract: Contract, seed: int) -> Any:
         import braindecode.models
 
-        whitener = euclidean_whitener(x)
-        train, held = (torch.from_numpy(align(part, whitener)) for part in (x, test))
+        reference = Alignment("euclidean", contract.sfreq).fit(x)
+        train, held = (torch.from_numpy(reference.inputs(part, follow=False)) for part in (x, test))
         known, codes = np.unique(y, return_inverse=True)
         torch.manual_seed(seed)
         network = getattr(braindecode.models, kind)(
@@ -174,8 +173,8 @@ def _band(signals: Signals, band: tuple[float, float], sfreq: float) -> Signals:
 def _features(trials: BranchTrials, contract: Contract) -> Callable[[Signals], Signals]:
     if contract.extractor == "riemann":
         return _flat
-    mean = riemann.centre(riemann.covariances(trials.signals, contract.sfreq))
-    return lambda signals: _flat(riemann.tangent(riemann.covariances(signals, contract.sfreq), mean))
+    reference = Alignment("recentred", contract.sfreq).fit(trials.signals)
+    return lambda signals: _flat(reference.inputs(signals, follow=False))
 
 
 def _flat(tangents: Signals) -> Signals:

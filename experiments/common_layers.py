@@ -9,7 +9,7 @@ from torch import Tensor
 
 from data.errors import InputError
 from data.files import replaced
-from federation.contract import Contract, Dataset, Federation, Training, parse_table
+from federation.contract import Contract, Dataset, Training, parse_table
 from federation.run_folder import RunFolder
 from federation.site import read_tensors, write_tensors
 
@@ -98,7 +98,7 @@ def read_common(path: Path) -> CommonLayers:
 def export_common(run: RunFolder, folder: Path) -> list[Path]:
     """Write a finished run's common layers, ``common.safetensors``, and a model card into a folder; give the files."""
     _check_finished(run)
-    f: Federation = run.federation
+    f = run.federation
     layers = run.load_common(run.last_round())
     about = {
         "kind": KIND,

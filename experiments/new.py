@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from data.errors import InputError
 from data.files import replaced
 from data.sources import BidsSource
@@ -34,8 +36,8 @@ class Found:
         Annotation -> how often.
     runs : dict
         Run -> annotations in it.
-    shortest : float
-        Seconds of the shortest cue, or to the next; 0 where nothing tells.
+    durations : dict
+        Annotation -> seconds of the shortest one that has a duration.
     """
 
     folder: Path
@@ -45,7 +47,7 @@ class Found:
     sfreq: float
     counts: dict[str, int]
     runs: dict[str, set[str]]
-    shortest: float
+    durations: dict[str, float]
 
     @property
     def tasks(self) -> list[str]:
@@ -55,6 +57,11 @@ class Found:
         if len(others) > 1 and often.get("rest", 0) > PAUSE * max(others):
             often.pop("rest")
         return sorted(often)
+
+    @property
+    def shortest(self) -> float | None:
+        """Seconds of the shortest cue of the tasks; None where no cue has a duration."""
+        return min((self.durations[task] for task in self.tasks if task in self.durations), default=None)
 
     @property
     def targets(self) -> list[str]:
@@ -76,7 +83,7 @@ def look(folder: Path) -> Found:
     source = BidsSource(folder)
     subjects = source.subjects()
     channels: list[str] = []
-    rates, counts, runs, gaps = [], Counter[str](), dict[str, set[str]](), []
+    rates, counts, runs, durations = [], Counter[str](), dict[str, set[str]](), dict[str, float]()
     for recording in source.recordings(subjects[0]):
         raw = recording.raw
         channels = channels or raw.copy().pick("eeg", exclude=()).ch_names
@@ -84,8 +91,10 @@ def look(folder: Path) -> Found:
         names = list(map(str, raw.annotations.description))
         counts.update(names)
         runs.setdefault(recording.run, set()).update(names)
-        gaps += [float(seconds) for seconds in raw.annotations.duration if seconds > 0]
-    found = Found(folder, subjects, subjects[0], channels, min(rates), dict(counts), runs, min(gaps, default=0.0))
+        for name, seconds in zip(names, raw.annotations.duration, strict=True):
+            if seconds > 0:
+                durations[name] = min(float(seconds), durations.get(name, np.inf))
+    found = Found(folder, subjects, subjects[0], channels, min(rates), dict(counts), runs, durations)
     if len(found.tasks) < 2:
         raise InputError(
             f"bids:{folder}: subject {subjects[0]!r} has the annotations {dict(counts)}; a task needs at least"
@@ -120,8 +129,7 @@ def write_federation(path: Path, sites: Mapping[str, Path]) -> list[Found]:
 def _text(path: Path, found: Mapping[str, Found]) -> str:
     plain = Contract()
     start, end = plain.window
-    shortest = min((f.shortest for f in found.values() if f.shortest), default=end)
-    end = min(end, shortest) if shortest > start + 1 else end
+    end = min([end, *(f.shortest for f in found.values() if f.shortest and f.shortest > start + 1)])
     high = min(plain.band[1], *(0.45 * f.sfreq for f in found.values()))
     lines = [
         f"# A federation of {len(found)} site{'s' * (len(found) > 1)}, as the recordings suggest it. Read it, then",

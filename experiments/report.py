@@ -10,13 +10,14 @@ import pandas as pd
 from data.errors import InputError
 from data.store import Store
 from experiments import report_figures as figures
+from experiments.adopt import CURVE
 from experiments.benchmark_show import Estimate
-from experiments.evaluate import METHODS
+from experiments.evaluate import METHODS, PREDICTED
 from experiments.patterns import filter_patterns, label_patterns
 from experiments.report_page import Figure, Section, TableOf, write_page
 from experiments.report_scores import ScoreDraws
 from federation.contract import Site
-from federation.run_folder import RunFolder
+from federation.run_folder import HISTORY, TIMING, RunFolder
 from federation.site_trials import branch_labels, count_training, training_signals, training_trials
 
 OWN, LOCAL, OURS = METHODS
@@ -29,7 +30,7 @@ NETWORKS = {
 OURS_IS = {
     SHARING: "the site's network in the federation: last averaged common layers, the site's own first and last ones",
     ADOPTING: "the site's network around the adopted common layers, which stayed as they came",
-    ALONE: "the same network as local-site: nothing is shared with anybody",
+    ALONE: "no more than local-site: nothing is shared with anybody",
 }
 ALIGNED = {
     "followed": "a subject's trials are aligned by a mean that follows them in time order, test trials without labels",
@@ -55,7 +56,7 @@ def report(run: RunFolder) -> Path:
         Of the report.
     """
     folder = run.path / "figures"
-    predictions = _predictions(run)
+    predictions = _table(run, "predictions.csv", PREDICTED)
     draws = None if predictions is None else ScoreDraws(predictions)
     sections = [
         _summary(run, draws),
@@ -112,7 +113,7 @@ def _kind(run: RunFolder) -> str:
     """Say what a run is about: sharing with others, adopting what others have shared, or neither."""
     if (run.path / "adopted.json").exists():
         return ADOPTING
-    return ALONE if len(run.federation.site) == 1 else SHARING
+    return ALONE if len(run.federation.site) == 1 or run.federation.contract.share == "none" else SHARING
 
 
 def _odd_rates(run: RunFolder, site: Site) -> Iterator[str]:
@@ -134,10 +135,20 @@ def _odd_rates(run: RunFolder, site: Site) -> Iterator[str]:
                 )
 
 
-def _predictions(run: RunFolder) -> pd.DataFrame | None:
-    """Read the test trials' predictions, as text; None where there are none."""
-    path = run.path / "predictions.csv"
-    rows = pd.read_csv(path, dtype=str, keep_default_na=False) if path.exists() else pd.DataFrame()
+def _table(run: RunFolder, name: str, columns: Sequence[str], numbers: Sequence[str] = ()) -> pd.DataFrame | None:
+    """Read a table of a run, as text but for `numbers`; None where it is missing or empty, InputError if damaged."""
+    path = run.path / name
+    if not path.exists():
+        return None
+    try:
+        rows = pd.read_csv(path, dtype=str, keep_default_na=False)[list(columns)]
+        for column in numbers:
+            rows[column] = pd.to_numeric(rows[column])
+    except (ValueError, KeyError) as error:  # pandas' own errors are ValueErrors
+        raise InputError(
+            f"{path}: damaged, cannot be read as a table of {', '.join(columns)}; `mfscsn evaluate` writes scores and"
+            " predictions again"
+        ) from error
     return rows if len(rows) else None
 
 
@@ -155,7 +166,7 @@ def _summary(run: RunFolder, draws: ScoreDraws | None) -> Section:
         words.append(f"The common layers were adopted from {common} and stayed as they were; nothing was sent.")
     if _kind(run) == ALONE:
         words.append(
-            f"One site: nothing is shared with anybody, and {OURS} is {LOCAL}. The question here is whether the site's"
+            f"Nothing is shared with anybody, so {OURS} is no more than {LOCAL}. The question here is whether a site's"
             f" subjects together beat {OWN}."
         )
     if draws is None:
@@ -262,16 +273,16 @@ def _scores(run: RunFolder, draws: ScoreDraws | None, folder: Path) -> Section |
 
 
 def _rounds(run: RunFolder, folder: Path) -> Section | None:
-    path = run.path / "history.csv"
-    if not path.exists():
+    measured = ("loss", "accuracy", "distance")
+    history = _table(run, "history.csv", HISTORY, ("round", *measured))
+    if history is None:
         return None
-    history = pd.read_csv(path, dtype={"site": str})
     wanted = [("loss", "training loss"), ("accuracy", "training accuracy")]
     words = ["Loss and accuracy are of training trials, measured while training, and only where a site lets them out."]
     if _kind(run) == SHARING:
         wanted.append(("distance", "distance from the average"))
         words.append("The distance is of a site's common layers from the sites' average, over the norm of that.")
-    drawn = [figures.curves(history, name, what, folder) for name, what in wanted if name in history]
+    drawn = [figures.curves(history, name, what, folder) for name, what in wanted]
     return Section("Rounds", words, figures=[figure for figure in drawn if figure is not None])
 
 
@@ -337,10 +348,9 @@ def _maps(run: RunFolder, site: Site, folder: Path, words: list[str]) -> list[Fi
 
 
 def _calibration(run: RunFolder, folder: Path) -> Section | None:
-    path = run.path / "calibration.csv"
-    if not path.exists():
+    rows = _table(run, "calibration.csv", CURVE, ("seed", "n_calibration", "balanced_accuracy"))
+    if rows is None:
         return None
-    rows = pd.read_csv(path, dtype={"subject": str})
     mean = 100 * rows.groupby(["n_calibration", "method"], sort=False)["balanced_accuracy"].mean().unstack()
     columns = [("calibration trials", "number"), *((name, "number") for name in mean.columns)]
     table = TableOf(columns, [[str(n), *(f"{value:.1f}" for value in line)] for n, line in mean.iterrows()])
@@ -349,10 +359,9 @@ def _calibration(run: RunFolder, folder: Path) -> Section | None:
 
 
 def _cost(run: RunFolder) -> Section | None:
-    path = run.path / "timing.csv"
-    if not path.exists() or not run.last_round():
+    timing = _table(run, "timing.csv", TIMING, ("round", "seconds", "round_seconds"))
+    if timing is None or not run.last_round():
         return None
-    timing = pd.read_csv(path, dtype={"site": str})
     layers = run.load_common(run.last_round())
     size = sum(layer.numel() * layer.element_size() for layer in layers.values())
     rounds = int(timing["round"].max())

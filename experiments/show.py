@@ -144,7 +144,7 @@ def score_table(scores: Sequence[Score]) -> None:
     for rival in rivals:
         gain = paired_difference(scores, ours, rival)
         if rival == rivals[-1] and all(row[-1] == row[-2] for row in by_target.values()):
-            print(f"{ours} is {rival}: nothing is shared with anybody")
+            print(f"{ours} and {rival} score the same for every target: where a site is alone, nothing is shared")
             continue
         test = f", Wilcoxon p = {gain.p:.2g}" if gain.p is not None else ""
         Console(soft_wrap=True).print(

@@ -22,16 +22,12 @@ def test_all_is_well_here(tmp_path, tiny_file):
     assert not (tmp_path / "prepared").exists() and not (tmp_path / "runs").exists()
 
 
-def test_torch_paired_wrongly(tmp_path):
+def test_torch_paired_wrongly(tmp_path, monkeypatch):
     fake = tmp_path / "site" / "torchaudio-2.9.1.dist-info"
     fake.mkdir(parents=True)
     (fake / "METADATA").write_text("Metadata-Version: 2.1\nName: torchaudio\nVersion: 2.9.1\n")
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = str(fake.parent)
-    try:
-        code, out, _ = mfscsn("doctor", cwd=tmp_path)
-    finally:
-        os.environ.pop("PYTHONPATH") if before is None else os.environ.update(PYTHONPATH=before)
+    monkeypatch.setenv("PYTHONPATH", str(fake.parent), prepend=os.pathsep)
+    code, out, _ = mfscsn("doctor", cwd=tmp_path)
     found = lines(out)
     assert code == 1 and len(found) == 2
     assert "torchaudio 2.9.1; they must be of one release: pip install 'torch==2.11.*'" in found[0]

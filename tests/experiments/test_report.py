@@ -199,6 +199,14 @@ def test_one_site_alone_is_not_told_of_sharing(make_run, tmp_path):
     assert "nothing is shared with anybody" in report(run).read_text()
 
 
+@pytest.mark.parametrize("name", ["predictions.csv", "history.csv", "timing.csv"])
+def test_a_damaged_table_is_named(make_run, tmp_path, name):
+    run = make_run()
+    federate(LoopGrid(run), run)
+    (run.path / name).write_text('site,round\nnorth,"1\n')
+    assert f"{name}: damaged" in refused("report", run.path, cwd=tmp_path)
+
+
 def test_names_cannot_write_into_the_page(tmp_path):
     table = TableOf([("a", "")], [["<script>alert(1)</script>"]])
     write_page(tmp_path / "p.html", "<b>", "", [Section("One", ["`<i>`"], [table])])
