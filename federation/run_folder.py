@@ -184,7 +184,7 @@ class RunFolder:
         if not path.exists():
             return []
         with path.open(newline="") as file:
-            return [row for row in csv.DictReader(file) if row["accuracy"] is not None]
+            return [row for row in csv.DictReader(file) if row.get("accuracy") is not None]
 
     def keep_site_scores(self, rows: Mapping[str, Mapping[str, Any]]) -> None:
         """Keep by site what was let out after the last round; what a site let out before counts when it now did not."""
