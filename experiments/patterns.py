@@ -83,7 +83,7 @@ def label_patterns(
     inputs : array
         Trials as the extractor takes them.
     recorded : sequence of array, each (n_trials, n_chans, n_times)
-        The same trials as recorded, a subject after another: what tells subjects apart is taken out of both.
+        The same trials as recorded, a subject after another: what tells subjects apart is taken out.
     sfreq : float
 
     Returns
@@ -96,17 +96,11 @@ def label_patterns(
         parts = [network(torch.from_numpy(np.array(part)), branch) for part in np.array_split(inputs, len(recorded))]
     logits = torch.cat(parts).double().numpy()
     logits -= logits.mean(axis=1, keepdims=True)
-    found = []
-    for band in BANDS.values():
-        power, outputs, at = [], [], 0
-        for signals in recorded:
-            of_subject = log_power(signals, sfreq, band)
-            power.append(of_subject - of_subject.mean(axis=0))
-            own = logits[at : at + len(signals)]
-            outputs.append(own - own.mean(axis=0))
-            at += len(signals)
-        found.append(haufe(np.concatenate(power), np.concatenate(outputs)))
-    return np.stack(found, axis=1)
+    ends = np.cumsum([len(signals) for signals in recorded])[:-1]
+    # Without each subject's own mean in the outputs, what tells subjects apart has no part in the covariance
+    outputs = np.concatenate([part - part.mean(axis=0) for part in np.split(logits, ends)])
+    powers = [np.concatenate([log_power(signals, sfreq, band) for signals in recorded]) for band in BANDS.values()]
+    return np.stack([haufe(power, outputs) for power in powers], axis=1)
 
 
 def frequencies(sfreq: float, upper: float) -> NDArray[np.float64]:
