@@ -28,6 +28,13 @@ def test_one_shape_for_all_rates(sfreq):
     assert trials.runs.tolist() == ["run", "run"] and trials.sessions.tolist() == ["ses", "ses"]
 
 
+def test_how_far_cues_are_apart():
+    onsets, names = (2.0, 5.0, 9.0, 12.0, 15.5, 25.0), ("left", "left", "right", "other", "right", "left")
+    # Of left and right alone: 3, 4, 6.5 and 9.5 s
+    assert recording(onsets=onsets, names=names).cue_interval(TASKS) == pytest.approx(5.25)
+    assert recording().cue_interval(TASKS) is None  # two cues tell nothing
+
+
 def test_microvolts_at_the_right_place_in_time():
     """A burst of 10 Hz and 20 microvolts from 1 to 2 s behind the cue shows there and nowhere else."""
 

@@ -66,7 +66,8 @@ def test_only_the_separate_layers_are_trained(run, prepared):
 
 
 def test_predict_gives_every_cued_trial_a_row(run, tmp_path):
-    write_bids(tmp_path / "today", ["3", "7"], ["1"], ["Fz", "C3", "Cz", "C4", "FC1"], names=("cue",), n=6)
+    for subject in ("3", "7"):  # the same signals, of one whom the site knows and of one whom it does not
+        write_bids(tmp_path / "today", [subject], ["1"], ["Fz", "C3", "Cz", "C4", "FC1"], names=("cue",), n=6)
     data = ("--data", "bids:today", "--cues", "cue")
     code, out, err = mfscsn("predict", run.path, *data, "--site", "north", cwd=tmp_path)
     assert code == 0, out + err
@@ -76,6 +77,7 @@ def test_predict_gives_every_cued_trial_a_row(run, tmp_path):
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["subject", "session", "run", "trial", "cue", "p_right_hand", "p_rest", "predicted"]
     assert [row["subject"] for row in rows] == ["3"] * 6 + ["7"] * 6
+    assert [row["p_rest"] for row in rows[:6]] != [row["p_rest"] for row in rows[6:]]  # aligned by other trials
     for row in rows:
         p = float(row["p_right_hand"]), float(row["p_rest"])
         assert sum(p) == pytest.approx(1, abs=2e-6)

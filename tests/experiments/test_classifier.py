@@ -41,6 +41,8 @@ def test_probabilities_and_the_same_seed():
     p = a.predict_proba(X)
     assert p.shape == (60, 2) and np.allclose(p.sum(axis=1), 1) and list(a.classes_) == ["left", "right"]
     assert np.array_equal(p, b.predict_proba(X)) and not np.array_equal(p, other.predict_proba(X))
+    still = [MFSCSNClassifier(epochs=1, lr=1e-12, weight_decay=0.0, random_state=s).fit(X, y) for s in (0, 1)]
+    assert not np.allclose(still[0].predict_proba(X), still[1].predict_proba(X), atol=1e-3)  # first weights differ too
     assert (a.predict(X) == a.classes_[p.argmax(axis=1)]).all()
 
 
