@@ -5,7 +5,6 @@ and `predict` work on it. In its tables `mf-scsn` is the network around the adop
 network with common layers of its own.
 """
 
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -14,7 +13,7 @@ from pathlib import Path
 import torch
 
 from data.errors import InputError
-from data.files import replaced, write_csv
+from data.files import write_csv
 from experiments.common_layers import CommonLayers, of_subject
 from experiments.evaluate import METHODS, Score, evaluate
 from experiments.references import reference_jobs, train_references
@@ -31,6 +30,7 @@ PASSES = 10  # over the new site's trials in each of the run's rounds: few trial
 AMOUNTS = (5, 10, 20, 40, 60)  # calibration trials of the curve
 SEEDS = 3  # of the curve
 _, LOCAL, OURS = METHODS
+ADOPTED = "-adopted"  # ends the name of such a run: its report is about that
 CURVE = ("subject", "method", "seed", "n_calibration", "balanced_accuracy")
 
 
@@ -56,7 +56,7 @@ def adopting(common: CommonLayers, site: Site, seed: int | None = None) -> Feder
             **({} if seed is None else {"seed": seed}),
         }
     )
-    return Federation(name=f"{common.name}-adopted", contract=contract, training=training, site=[site])
+    return Federation(name=f"{common.name}{ADOPTED}", contract=contract, training=training, site=[site])
 
 
 def adopt(run: RunFolder, common: CommonLayers, report: Callable[[Progress], None]) -> list[Score]:
@@ -71,8 +71,6 @@ def adopt(run: RunFolder, common: CommonLayers, report: Callable[[Progress], Non
         Called with a `Progress` at every step.
     """
     torch.set_num_threads(int(run.environment["threads"]))
-    with replaced(run.path / "adopted.json") as out:
-        out.write(json.dumps({"common": common.name}).encode())
     (site,), contract, rounds = run.federation.site, run.federation.contract, run.federation.training.rounds
     trials_digest = digest(site, contract, run.store)
     network = _around(run.federation, site, run.store, common)

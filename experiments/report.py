@@ -10,7 +10,7 @@ import pandas as pd
 from data.errors import InputError
 from data.store import Store
 from experiments import report_figures as figures
-from experiments.adopt import CURVE
+from experiments.adopt import ADOPTED, CURVE
 from experiments.benchmark_show import Estimate
 from experiments.evaluate import METHODS, PREDICTED
 from experiments.patterns import filter_patterns, label_patterns
@@ -111,7 +111,7 @@ def warnings(run: RunFolder, draws: ScoreDraws | None) -> list[str]:
 
 def _kind(run: RunFolder) -> str:
     """Say what a run is about: sharing with others, adopting what others have shared, or neither."""
-    if (run.path / "adopted.json").exists():
+    if run.federation.name.endswith(ADOPTED):
         return ADOPTING
     return ALONE if len(run.federation.site) == 1 or run.federation.contract.share == "none" else SHARING
 
@@ -162,7 +162,7 @@ def _summary(run: RunFolder, draws: ScoreDraws | None) -> Section:
         f" {training.batch_size}."
     ]
     if _kind(run) == ADOPTING:
-        common = json.loads((run.path / "adopted.json").read_text())["common"]
+        common = run.federation.name.removesuffix(ADOPTED)
         words.append(f"The common layers were adopted from {common} and stayed as they were; nothing was sent.")
     if _kind(run) == ALONE:
         words.append(
