@@ -32,7 +32,8 @@ from mfscsn.riemann import n_views
 
 BATCH, SFREQ = 60, 250.0
 GEOMETRIES = ((64, 640), (22, 1000))  # channels, samples of a trial
-CALLS = 5  # of a step in a turn
+TURN = 0.5  # seconds of the processor that a side's steps have in a turn, at least
+TURNS = 3  # of steps, for each repetition of longer things
 N_SITES = (10, 30, 100)
 MANY_ROUNDS = 6
 
@@ -56,23 +57,24 @@ class Row:
 def paired(
     sides: Mapping[str, Callable[[], object]],
     repetitions: int,
-    calls: int = 1,
+    turn: float = 0.0,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
     """Time several things in turns, after one turn that does not count: name -> seconds of each repetition.
 
-    With several `calls` in a turn, their mean counts, and a first call more does not: in training, too, a step follows
-    a step of its own kind, and finds its memory where it left it. What runs on one thread is timed by the processor's
-    `clock`, which stands still while another program has the processor.
+    With a `turn` in seconds, each side is called again until its turn has lasted that long, so that quick and slow
+    sides see as much of a machine that others use too; the mean of its calls counts, and a first call more does not:
+    in training, too, a step follows a step of its own kind, and finds its memory where it left it.
     """
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for repetition in range(repetitions + 1):
         for name, work in sides.items():
-            if calls > 1:
+            if turn:
                 work()
-            began = clock()
-            for _ in range(calls):
+            began, calls = clock(), 0
+            while calls == 0 or clock() - began < turn:
                 work()
+                calls += 1
             if repetition:
                 seconds[name].append((clock() - began) / calls)
     return seconds
@@ -136,7 +138,7 @@ def _shallow(n_chans: int, n_times: int, repetitions: int) -> Iterator[Row]:
     }
     networks = {"ours": ours, "braindecode": theirs, "start kit": plain}
     sides = {name: _step(forward[name], networks[name], x, y) for name in networks}
-    seconds = paired({**sides, "product": lambda: square @ square}, repetitions, CALLS, time.process_time)
+    seconds = _in_turns({**sides, "product": lambda: square @ square}, repetitions)
     for rival in ("braindecode", "start kit"):
         yield _paired_row("step", f"shallow, training step, {shape}", seconds, rival, 1e3, "ms")
     # Of the plain fused convolution: once forward, once for the weights' gradient
@@ -148,7 +150,7 @@ def _shallow(n_chans: int, n_times: int, repetitions: int) -> Iterator[Row]:
     yield Row("step", name, statistics.median(reached), "GFLOP/s", statistics.median(limit), "a matrix product", share)
     for network in networks.values():
         network.eval()
-    seconds = paired({name: _inference(forward[name], x) for name in networks}, repetitions, CALLS, time.process_time)
+    seconds = _in_turns({name: _inference(forward[name], x) for name in networks}, repetitions)
     for rival in ("braindecode", "start kit"):
         yield _paired_row("step", f"shallow, inference, {shape}", seconds, rival, 1e3, "ms")
 
@@ -157,11 +159,9 @@ def _riemann(n_chans: int, n_times: int, repetitions: int) -> Iterator[Row]:
     network = SeparateCommonSeparate(Architecture(n_times, SFREQ, "riemann"), {"": Branch(n_chans, 4)})
     x, y = torch.randn(BATCH, n_views(n_times, SFREQ), n_chans * (n_chans + 1) // 2), torch.randint(0, 4, (BATCH,))
     plain = nn.Sequential(nn.Flatten(), nn.Linear(x[0].numel(), 50))
-    seconds = paired(
+    seconds = _in_turns(
         {"ours": _step(lambda vectors: network(vectors, ""), network, x, y), "linear": _step(plain, plain, x, y)},
         repetitions,
-        CALLS,
-        time.process_time,
     )
     name = f"riemann, training step, {BATCH} trials of {n_chans} x {n_times}, as tangent vectors"
     yield _paired_row("step", name, seconds, "linear", 1e3, "ms")
@@ -305,7 +305,7 @@ def measure(parts: Sequence[str], federation: Federation, store: Path, work: Pat
     work : Path
         A folder for runs; nothing in it is needed afterwards.
     repetitions : int
-        Of everything that is paired.
+        Of everything that is paired; of steps, `TURNS` times as many.
     """
     torch.set_num_threads(1)
     of_part: dict[str, Callable[[], Iterator[Row]]] = {
@@ -322,6 +322,11 @@ def measure(parts: Sequence[str], federation: Federation, store: Path, work: Pat
 
 def _median(seconds: list[float]) -> tuple[float, str]:
     return statistics.median(seconds), "s"
+
+
+def _in_turns(sides: Mapping[str, Callable[[], object]], repetitions: int) -> dict[str, list[float]]:
+    """Time steps on one thread, by the processor's clock: it stands still while another program has the processor."""
+    return paired(sides, TURNS * repetitions, TURN, time.process_time)
 
 
 def _step(forward: Callable[[Tensor], Tensor], network: nn.Module, x: Tensor, y: Tensor) -> Callable[[], None]:

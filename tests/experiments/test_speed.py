@@ -15,9 +15,20 @@ def test_sides_take_turns_and_the_first_turn_does_not_count():
     turns = []
     seconds = paired({"a": lambda: turns.append("a"), "b": lambda: turns.append("b")}, 3)
     assert "".join(turns) == "abababab" and [len(found) for found in seconds.values()] == [3, 3]
-    turns.clear()
-    paired({"a": lambda: turns.append("a"), "b": lambda: turns.append("b")}, 1, calls=2)
-    assert "".join(turns) == "aaabbbaaabbb"
+
+
+def test_a_turn_lasts_for_a_quick_side_as_for_a_slow_one():
+    now, turns = [0.0], []
+
+    def side(name, seconds):
+        def work():
+            turns.append(name)
+            now[0] += seconds
+
+        return work
+
+    seconds = paired({"a": side("a", 0.25), "b": side("b", 2.0)}, 1, turn=0.5, clock=lambda: now[0])
+    assert "".join(turns) == "aaabbaaabb" and seconds == {"a": [0.25], "b": [2.0]}
 
 
 def test_ratio_is_the_median_of_pairs():
