@@ -317,7 +317,7 @@ def speed(
     _needs("braindecode")
     from data.files import replaced
     from experiments.show import speed_row, speed_title
-    from experiments.speed import PARTS, measure
+    from experiments.speed import OF_A_FEDERATION, PARTS, measure
 
     chosen = [part.strip() for part in parts.split(",")]
     for part in chosen:
@@ -326,11 +326,13 @@ def speed(
                 f"--parts: no such part {part!r}{nearest(part, list(PARTS))}; there are {', '.join(PARTS)}"
             )
     path = federation or Path(str(files("experiments") / "federations" / "demo.toml"))
-    prepared = _prepare(_load(path, data_root, None, None), store)
+    configured = _load(path, data_root, None, None)
+    if not OF_A_FEDERATION.isdisjoint(chosen):
+        configured = _prepare(configured, store)
     rows = []
     speed_title()
     with tempfile.TemporaryDirectory(prefix="mfscsn-speed-") as work:
-        for row in measure(chosen, prepared, store, Path(work), repetitions):
+        for row in measure(chosen, configured, store, Path(work), repetitions):
             speed_row(row)
             rows.append(asdict(row))
     if as_json is not None:

@@ -27,6 +27,7 @@ from experiments.prepare import prepare_sites
 from experiments.simulate import Progress, flower_logs_to, train_rounds
 from federation.contract import Federation, load_federation
 from federation.run_folder import RunFolder
+from federation.workers import start_workers, stop_workers
 from mfscsn.network import Architecture, Branch, ExtractorAlone, SeparateCommonSeparate
 from mfscsn.riemann import n_views
 
@@ -115,18 +116,19 @@ class PlainShallow(nn.Module):
 
 def steps(repetitions: int) -> Iterator[Row]:
     """Time training steps and inference of the extractors, on one thread, by the processor's clock."""
-    for n_chans, n_times in GEOMETRIES:
-        yield from _shallow(n_chans, n_times, repetitions)
-        yield from _riemann(n_chans, n_times, repetitions)
+    with _training_process() as call:
+        for n_chans, n_times in GEOMETRIES:
+            for measured in (_shallow, _riemann):
+                yield from call(measured, n_chans, n_times, repetitions)
 
 
-def _shallow(n_chans: int, n_times: int, repetitions: int) -> Iterator[Row]:
-    from braindecode.models import ShallowFBCSPNet
-
+def _shallow(n_chans: int, n_times: int, repetitions: int) -> list[Row]:
     shape = f"{BATCH} trials of {n_chans} x {n_times}"
     ours = ExtractorAlone(Architecture(n_times, SFREQ, "shallow"), {"": Branch(n_chans, 4)})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        from braindecode.models import ShallowFBCSPNet
+
         theirs = ShallowFBCSPNet(n_chans, 4, n_times=n_times, sfreq=SFREQ, final_conv_length="auto")
     kernel = round(0.1 * SFREQ)
     plain = PlainShallow(n_chans, n_times, 4, kernel, round(0.3 * SFREQ), round(0.06 * SFREQ))
@@ -139,23 +141,24 @@ def _shallow(n_chans: int, n_times: int, repetitions: int) -> Iterator[Row]:
     networks = {"ours": ours, "braindecode": theirs, "start kit": plain}
     sides = {name: _step(forward[name], networks[name], x, y) for name in networks}
     seconds = _in_turns({**sides, "product": lambda: square @ square}, repetitions)
-    for rival in ("braindecode", "start kit"):
-        yield _paired_row("step", f"shallow, training step, {shape}", seconds, rival, 1e3, "ms")
+    rivals = ("braindecode", "start kit")
+    rows = [_paired_row("step", f"shallow, training step, {shape}", seconds, rival, 1e3, "ms") for rival in rivals]
     # Of the plain fused convolution: once forward, once for the weights' gradient
     flops = 2 * 2 * BATCH * 40 * n_chans * kernel * (n_times - kernel + 1)
     reached = [flops / a / 1e9 for a in seconds["ours"]]
     limit = [2 * 1024**3 / b / 1e9 for b in seconds["product"]]
     share = statistics.median(a / b for a, b in zip(reached, limit, strict=True))
     name = f"the same, as work of the direct convolution, {n_chans} x {n_times}"
-    yield Row("step", name, statistics.median(reached), "GFLOP/s", statistics.median(limit), "a matrix product", share)
+    medians = statistics.median(reached), statistics.median(limit)
+    rows.append(Row("step", name, medians[0], "GFLOP/s", medians[1], "a matrix product", share))
     for network in networks.values():
         network.eval()
     seconds = _in_turns({name: _inference(forward[name], x) for name in networks}, repetitions)
-    for rival in ("braindecode", "start kit"):
-        yield _paired_row("step", f"shallow, inference, {shape}", seconds, rival, 1e3, "ms")
+    rows += [_paired_row("step", f"shallow, inference, {shape}", seconds, rival, 1e3, "ms") for rival in rivals]
+    return rows
 
 
-def _riemann(n_chans: int, n_times: int, repetitions: int) -> Iterator[Row]:
+def _riemann(n_chans: int, n_times: int, repetitions: int) -> list[Row]:
     network = SeparateCommonSeparate(Architecture(n_times, SFREQ, "riemann"), {"": Branch(n_chans, 4)})
     x, y = torch.randn(BATCH, n_views(n_times, SFREQ), n_chans * (n_chans + 1) // 2), torch.randint(0, 4, (BATCH,))
     plain = nn.Sequential(nn.Flatten(), nn.Linear(x[0].numel(), 50))
@@ -164,7 +167,7 @@ def _riemann(n_chans: int, n_times: int, repetitions: int) -> Iterator[Row]:
         repetitions,
     )
     name = f"riemann, training step, {BATCH} trials of {n_chans} x {n_times}, as tangent vectors"
-    yield _paired_row("step", name, seconds, "linear", 1e3, "ms")
+    return [_paired_row("step", name, seconds, "linear", 1e3, "ms")]
 
 
 def whole_run(federation: Federation, store: Path, work: Path, repetitions: int) -> Iterator[Row]:
@@ -181,16 +184,18 @@ def whole_run(federation: Federation, store: Path, work: Path, repetitions: int)
     def by_engine() -> None:
         _through_flowers_engine(_new_run(federation, store, work / f"run-{next(numbers)}"))
 
-    seconds = paired({"ours": simulated, "plain loop": lambda: train_together(federation, store)}, repetitions)
+    with _training_process() as call:
+        sides = {"ours": simulated, "plain loop": lambda: call(_plain_loop, federation, store)}
+        seconds = paired(sides, repetitions)
     name = f"{federation.name}, {federation.contract.extractor}: {rounds} rounds of {len(federation.site)} sites"
     yield _paired_row("run", name, seconds, "plain loop", 1, "s")
     messages = rounds * len(federation.site)
     overhead = [(a - b) / messages for a, b in zip(seconds["ours"], seconds["plain loop"], strict=True)]
     yield Row("run", "the same, more than the plain loop, a message", 1e3 * statistics.median(overhead), "ms")
-    loop = [b / rounds for b in seconds["plain loop"]]
+    in_loop = [b / rounds for b in seconds["plain loop"]]
     yield Row(
         "run", "the same, a round once it goes", 1e3 * statistics.median(per_round), "ms",
-        1e3 * statistics.median(loop), "plain loop", statistics.median(loop) / statistics.median(per_round),
+        1e3 * statistics.median(in_loop), "plain loop", statistics.median(in_loop) / statistics.median(per_round),
     )  # fmt: skip
     seconds = paired({"ours": simulated, "Flower's engine": by_engine}, max(1, repetitions // 2))
     yield _paired_row("run", name, seconds, "Flower's engine", 1, "s")
@@ -291,6 +296,7 @@ def idle_message(work: Path) -> Iterator[Row]:
 
 
 PARTS = ("step", "run", "prepare", "sites", "bytes", "deployed")
+OF_A_FEDERATION = {"run", "bytes"}  # the parts that need a federation's trials
 
 
 def measure(parts: Sequence[str], federation: Federation, store: Path, work: Path, repetitions: int) -> Iterator[Row]:
@@ -301,7 +307,7 @@ def measure(parts: Sequence[str], federation: Federation, store: Path, work: Pat
     parts : sequence of str
         Of `PARTS`.
     federation : Federation
-        Whose trials are prepared under `store`; "run" and "bytes" are of it.
+        Whose trials are prepared under `store`, for the parts `OF_A_FEDERATION`.
     work : Path
         A folder for runs; nothing in it is needed afterwards.
     repetitions : int
@@ -318,6 +324,20 @@ def measure(parts: Sequence[str], federation: Federation, store: Path, work: Pat
     }
     for part in parts:
         yield from of_part[part]()
+
+
+@contextmanager
+def _training_process() -> Iterator[Callable[..., Any]]:
+    """Give a way to call a function in a process like those that train: forked, on one thread, keeping its memory."""
+    pool = start_workers(1, threads=1)
+    try:
+        yield lambda work, *arguments: pool.submit(work, *arguments).result()
+    finally:
+        stop_workers(pool)
+
+
+def _plain_loop(federation: Federation, store: Path) -> None:
+    train_together(federation, store)
 
 
 def _median(seconds: list[float]) -> tuple[float, str]:

@@ -12,6 +12,8 @@ from federation.guard import end_with
 
 # torch's optimisers import its compiler with the first step, which each process would wait for
 MODULES = ["federation.client_app", "federation.workers", "torch._dynamo"]
+# The C library gives freed memory back and asks for it again with every step, unless told to keep it (mallopt(3))
+KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(2**30), "MALLOC_MMAP_THRESHOLD_": str(2**25)}
 
 
 def start_workers(n_processes: int, threads: int, log: Path | None = None) -> ProcessPoolExecutor:
@@ -41,6 +43,7 @@ def warm_up(threads: int, *modules: str) -> None:
         To import besides those of training.
     """
     os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
+    os.environ |= KEEP_MEMORY
     multiprocessing.get_context("forkserver").set_forkserver_preload([*MODULES, *modules])
     vars(sys.modules["__main__"]).pop("__file__", None)  # or each process would import the whole command line again
     forkserver.ensure_running()
