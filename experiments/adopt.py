@@ -30,7 +30,8 @@ PASSES = 10  # over the new site's trials in each of the run's rounds: few trial
 AMOUNTS = (5, 10, 20, 40, 60)  # calibration trials of the curve
 SEEDS = 3  # of the curve
 _, LOCAL, OURS = METHODS
-ADOPTED = "-adopted"  # ends the name of such a run: its report is about that
+ADOPTED = "-adopted"  # ends the name of such a run
+CALIBRATION = "calibration.csv"  # every adopted run has it, and no other; without rows where there is no curve
 CURVE = ("subject", "method", "seed", "n_calibration", "balanced_accuracy")
 
 
@@ -71,6 +72,7 @@ def adopt(run: RunFolder, common: CommonLayers, report: Callable[[Progress], Non
         Called with a `Progress` at every step.
     """
     torch.set_num_threads(int(run.environment["threads"]))
+    write_csv(run.path / CALIBRATION, CURVE, [])
     (site,), contract, rounds = run.federation.site, run.federation.contract, run.federation.training.rounds
     trials_digest = digest(site, contract, run.store)
     network = _around(run.federation, site, run.store, common)
@@ -135,7 +137,7 @@ def _curve(run: RunFolder, common: CommonLayers, report: Callable[[Progress], No
         except InputError:  # so few trials that one class is missing
             continue
     report(Progress("calibration curve", len(jobs), len(jobs)))
-    write_csv(run.path / "calibration.csv", CURVE, rows)
+    write_csv(run.path / CALIBRATION, CURVE, rows)
 
 
 def _with_calibration(federation: Federation, site: Site, amount: int, seed: int) -> Federation:

@@ -10,7 +10,7 @@ import pandas as pd
 from data.errors import InputError
 from data.store import Store
 from experiments import report_figures as figures
-from experiments.adopt import ADOPTED, CURVE
+from experiments.adopt import ADOPTED, CALIBRATION, CURVE
 from experiments.benchmark_show import Estimate
 from experiments.evaluate import METHODS, PREDICTED
 from experiments.patterns import filter_patterns, label_patterns
@@ -111,7 +111,7 @@ def warnings(run: RunFolder, draws: ScoreDraws | None) -> list[str]:
 
 def _kind(run: RunFolder) -> str:
     """Say what a run is about: sharing with others, adopting what others have shared, or neither."""
-    if run.federation.name.endswith(ADOPTED):
+    if (run.path / CALIBRATION).exists():  # whatever a user calls a federation
         return ADOPTING
     return ALONE if len(run.federation.site) == 1 or run.federation.contract.share == "none" else SHARING
 
@@ -348,7 +348,7 @@ def _maps(run: RunFolder, site: Site, folder: Path, words: list[str]) -> list[Fi
 
 
 def _calibration(run: RunFolder, folder: Path) -> Section | None:
-    rows = _table(run, "calibration.csv", CURVE, ("seed", "n_calibration", "balanced_accuracy"))
+    rows = _table(run, CALIBRATION, CURVE, ("seed", "n_calibration", "balanced_accuracy"))
     if rows is None:
         return None
     mean = 100 * rows.groupby(["n_calibration", "method"], sort=False)["balanced_accuracy"].mean().unstack()

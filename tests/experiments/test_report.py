@@ -188,7 +188,7 @@ def test_warnings_name_the_site_the_subject_and_the_recording(make_run, copied_s
 def test_one_site_alone_is_not_told_of_sharing(make_run, tmp_path):
     from conftest import federation_of, tiny_toml
 
-    text = tiny_toml()
+    text = tiny_toml().replace('name = "tiny"', 'name = "tiny-adopted"')  # a name says nothing of what a run is
     alone = federation_of(text[: text.index('[[site]]\nname = "south"')], tmp_path)
     run = RunFolder.create(tmp_path / "alone", alone, tmp_path / "store", 1)
     labels = ["left", "right"] * 30
@@ -199,7 +199,7 @@ def test_one_site_alone_is_not_told_of_sharing(make_run, tmp_path):
     assert "nothing is shared with anybody" in report(run).read_text()
 
 
-@pytest.mark.parametrize("name", ["predictions.csv", "history.csv", "timing.csv"])
+@pytest.mark.parametrize("name", ["predictions.csv", "history.csv", "timing.csv", "calibration.csv"])
 def test_a_damaged_table_is_named(make_run, tmp_path, name):
     run = make_run()
     federate(LoopGrid(run), run)
