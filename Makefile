@@ -9,11 +9,11 @@ demo: $(VENV)/.installed
 	$(BIN)/mfscsn demo
 
 test: $(VENV)/.installed lint
-	$(BIN)/python -P -m pytest --ignore tests/deployment
+	$(BIN)/python -P -m pytest -n 2 --dist loadfile --ignore tests/deployment
 
 # Real servers and sites on loopback; they are killed, and wait for heartbeats that do not come.
 test-deployment: $(VENV)/.installed
-	$(BIN)/python -P -m pytest tests/deployment
+	$(BIN)/python -P -m pytest -n 2 --dist loadscope tests/deployment
 
 docs: $(VENV)/.installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir dist/docs

@@ -23,7 +23,7 @@ SFREQ = 128.0
 if "--simulated" in sys.argv:
     from data.simulated import simulated_dataset
 
-    dataset = simulated_dataset("university", {"n_subjects": 2})
+    dataset = simulated_dataset("laboratory", {"n_subjects": 2, "n_runs": 2})
 else:
     dataset = PhysionetMI()
     dataset.subject_list = [1, 42]

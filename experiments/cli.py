@@ -4,6 +4,7 @@ import importlib.util
 import os
 import sys
 import time
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -406,11 +407,11 @@ def _simulate(run: "RunFolder") -> None:
     typer.echo(f"run folder: {os.path.relpath(run.path)}\nreport: {os.path.relpath(page)}")
 
 
-def main() -> None:
-    """Run the command; turn what a user can mend into one line."""
+def main(words: Sequence[str] | None = None) -> None:
+    """Run the command that was typed, or `words`; turn what a user can mend into one line."""
     os.environ.setdefault("MNE_LOGGING_LEVEL", "ERROR")
     try:
-        code = app(standalone_mode=False)
+        code = app(args=words, prog_name="mfscsn", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except click.exceptions.NoArgsIsHelpError as error:  # a command group without a command
         error.show()

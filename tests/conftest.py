@@ -1,24 +1,30 @@
 """A tiny federation of two simulated sites, prepared; a loop in place of Flower's transport; BEETL's files."""
 
+import io
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
+
+os.environ.setdefault("MNE_LOGGING_LEVEL", "ERROR")  # as the command sets it, before anything imports MNE
 
 import numpy as np
 import pytest
+import torch
 from flwr.app import Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
-from data.beetl import TargetDataset
+from data.beetl import TARGETS, TargetDataset
 from data.beetl_simulated import simulate_competition
+from experiments.cli import main
 from experiments.prepare import prepare_sites
 from federation import client_app
 from federation.contract import Federation, load_federation
 from federation.run_folder import RunFolder
 
+torch.set_num_threads(1)  # two workers share the cores
 MFSCSN = str(Path(sys.executable).with_name("mfscsn"))
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = REPOSITORY.parent / "shared"
@@ -170,8 +176,11 @@ def write_bids(root, subjects, runs, channels, sfreq=125.0, names=("left_hand", 
 
 
 def mfscsn(*words, cwd):
-    done = subprocess.run([MFSCSN, *map(str, words)], cwd=cwd, capture_output=True, text=True)
-    return done.returncode, done.stdout, done.stderr
+    """Run the command in this process, in a folder: its exit code, what it prints, and its errors."""
+    out, err = io.StringIO(), io.StringIO()
+    with chdir(cwd), redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as ended:
+        main(list(map(str, words)))
+    return ended.value.code, out.getvalue(), err.getvalue()
 
 
 def refused(*words, cwd):
@@ -199,13 +208,31 @@ def planted_trials(target: TargetDataset, person: int, seed: int):
     return signals, codes
 
 
+@contextmanager
+def slow_targets() -> Iterator[None]:
+    """Have the competition's targets at 100 Hz as long as the block lasts: as published they are a gigabyte."""
+    published = {name: target.sfreq for name, target in TARGETS.items()}
+    for target in TARGETS.values():
+        object.__setattr__(target, "sfreq", 100.0)
+    yield
+    for name, sfreq in published.items():
+        object.__setattr__(TARGETS[name], "sfreq", sfreq)
+
+
+@pytest.fixture(scope="module")
+def small_targets() -> Iterator[None]:
+    with slow_targets():
+        yield
+
+
 @pytest.fixture(scope="session")
 def competition(tmp_path_factory) -> Iterator[Path]:
-    """A whole competition with planted trials; tests must not change it."""
+    """A whole competition with planted trials, at 100 Hz; tests must not change it, and use `small_targets`."""
     root = tmp_path_factory.mktemp("beetl") / "competition"
-    simulate_competition(root, seed=3, trials=planted_trials)
+    with slow_targets():
+        simulate_competition(root, seed=3, trials=planted_trials)
     yield root
-    shutil.rmtree(root)  # a gigabyte
+    shutil.rmtree(root)
 
 
 @pytest.fixture

@@ -29,6 +29,8 @@ from data.simulated import MONTAGES
 from data.sources import open_source
 from data.trials import UNLABELLED
 
+pytestmark = pytest.mark.usefixtures("small_targets")
+
 
 def replace(path, content: bytes):
     """Put another file in the place of a link."""

@@ -1,8 +1,10 @@
 """The examples run as they stand, in the order in which a reader would try them."""
 
-import os
+import io
+import runpy
 import subprocess
 import sys
+from contextlib import chdir, redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -11,23 +13,23 @@ from conftest import SHARED, write_bids
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
-def example(name, *words, cwd, **environment) -> str:
-    done = subprocess.run(
-        [sys.executable, "-P", EXAMPLES / name, *map(str, words)],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        env={**os.environ, **environment},
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+def example(name, *words, cwd) -> str:
+    """Run an example in this process, as `python` would."""
+    out = io.StringIO()
+    with chdir(cwd), redirect_stdout(out), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [str(EXAMPLES / name), *map(str, words)])
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+    return out.getvalue()
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("examples")
-    out = example("simulate.py", "run", cwd=folder)
-    assert out.strip().endswith("report.html") and "mf-scsn" in out
+    done = subprocess.run(  # a real start: its processes import the script
+        [sys.executable, "-P", EXAMPLES / "simulate.py", "run"], cwd=folder, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.strip().endswith("report.html") and "mf-scsn" in done.stdout
     return folder / "run"
 
 
@@ -47,8 +49,9 @@ def test_an_own_folder(tmp_path):
     assert "tasks ['left_hand', 'right_hand']" in out and (tmp_path / "run" / "report.html").exists()
 
 
-def test_moabb_evaluates_on_simulated_subjects(tmp_path):
-    out = example("moabb_pipeline.py", "--simulated", cwd=tmp_path, MNE_DATA=str(tmp_path))
+def test_moabb_evaluates_on_simulated_subjects(tmp_path, monkeypatch):
+    monkeypatch.setenv("MNE_DATA", str(tmp_path))
+    out = example("moabb_pipeline.py", "--simulated", cwd=tmp_path)
     for word in (
         "WithinSessionEvaluation: ROC AUC",
         "CrossSubjectEvaluation: ROC AUC",
@@ -59,8 +62,9 @@ def test_moabb_evaluates_on_simulated_subjects(tmp_path):
 
 
 @pytest.mark.skipif(not (SHARED / "mne_data").is_dir(), reason="no ../shared/mne_data with PhysioNet's files")
-def test_moabb_evaluates_on_real_subjects(tmp_path):
-    files = {"MNE_DATA": str(SHARED / "mne_data"), "MOABB_DOWNLOAD_PROVIDER": "upstream"}
-    out = example("moabb_pipeline.py", cwd=tmp_path, **files)
+def test_moabb_evaluates_on_real_subjects(tmp_path, monkeypatch):
+    monkeypatch.setenv("MNE_DATA", str(SHARED / "mne_data"))
+    monkeypatch.setenv("MOABB_DOWNLOAD_PROVIDER", "upstream")
+    out = example("moabb_pipeline.py", cwd=tmp_path)
     rows = [line.split() for line in out.splitlines() if line.startswith(("1 ", "42 "))]
     assert len(rows) == 4 and all(0 <= float(value) <= 1 for row in rows for value in row[1:3])

@@ -29,6 +29,7 @@ from experiments.score import points
 from federation.contract import read_toml
 from federation.site_trials import count_training
 
+pytestmark = pytest.mark.usefixtures("small_targets")
 QUICK = {"training": {"rounds": 2, "lr": 1e-3, "local_epochs": 3}}
 ONCE = {"training": {"rounds": 1, "lr": 1e-3}}
 

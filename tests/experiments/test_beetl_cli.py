@@ -15,6 +15,7 @@ from data.beetl_simulated import dump
 from data.errors import InputError
 from experiments.beetl_files import check_competition, fetch_competition
 
+pytestmark = pytest.mark.usefixtures("small_targets")
 needs_shared = pytest.mark.skipif(not (SHARED / "beetl").is_dir(), reason="../shared/beetl is not here")
 
 
@@ -140,7 +141,7 @@ def _spoil_the_labels(root):
         (_spoil_with_code, "race3_padsData.npy: refused, nothing of it was run"),
         (_spoil_by_cutting, "training_s5X.npy: cannot be read as a numpy array"),
         (_spoil_a_race, "S2/testing/race15_padsData.npy: missing"),
-        (_spoil_by_swapping_a_and_b, "shape (20, 63, 2000), expected (200, 32, 800) for B"),
+        (_spoil_by_swapping_a_and_b, "shape (20, 63, 400), expected (200, 32, 400) for B"),
         (_spoil_the_scale, "looks like volts, but B is published in microvolts"),
         (_spoil_the_labels, "final_MI_label.txt: neither the organisers' labels nor"),
         (_spoil_by_swapping_within_a, None),  # equal shapes: only sums can tell

@@ -1,6 +1,5 @@
 """`mfscsn doctor` finds what would stop a run, and says what to do."""
 
-import os
 import socket
 from pathlib import Path
 
@@ -26,7 +25,7 @@ def test_torch_paired_wrongly(tmp_path, monkeypatch):
     fake = tmp_path / "site" / "torchaudio-2.9.1.dist-info"
     fake.mkdir(parents=True)
     (fake / "METADATA").write_text("Metadata-Version: 2.1\nName: torchaudio\nVersion: 2.9.1\n")
-    monkeypatch.setenv("PYTHONPATH", str(fake.parent), prepend=os.pathsep)
+    monkeypatch.syspath_prepend(fake.parent)
     code, out, _ = mfscsn("doctor", cwd=tmp_path)
     found = lines(out)
     assert code == 1 and len(found) == 2
