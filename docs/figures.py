@@ -5,11 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from experiments.benchmark import chosen_rows, load_bench, read_results
-from experiments.benchmark_show import estimate
+from experiments.benchmark.run import chosen_rows, load_bench, read_results
+from experiments.benchmark.show import estimate
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS, IMAGES = ROOT / "experiments" / "results", ROOT / "docs" / "images"
+RESULTS, IMAGES = ROOT / "experiments" / "benchmark" / "results", ROOT / "docs" / "images"
 SHOWN = ("openmi.svg", "calibration.svg", "openmi-five-price.svg")
 BEGIN, END = "<!-- written by `make figures` -->\n", "<!-- end -->\n"
 METHODS = {
@@ -24,7 +24,7 @@ METHODS = {
 
 def readme_table() -> str:
     """Give the README's table of the openmi benchmark."""
-    bench = ROOT / "experiments" / "benchmarks" / "openmi.toml"
+    bench = ROOT / "experiments" / "benchmark" / "openmi.toml"
     plan, _, made_with = load_bench(bench)
     rows = chosen_rows(plan, read_results(RESULTS / "openmi.csv", {**made_with, "shuffled_labels": None}))
     lines = [f"| `{name}`{words} | {estimate(rows, name)} |" for name, words in METHODS.items()]
@@ -42,7 +42,7 @@ def with_table(text: str) -> str:
 
 if __name__ == "__main__":
     for bench in ("openmi", "calibration", "subjects", "new-site"):
-        toml = f"experiments/benchmarks/{bench}.toml"
+        toml = f"experiments/benchmark/{bench}.toml"
         subprocess.run([Path(sys.executable).with_name("mfscsn"), "benchmark", toml], cwd=ROOT, check=True)
     for name in SHOWN:
         shutil.copyfile(RESULTS / name, IMAGES / name)

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 from experiments.adopt import adopt, adopting
-from experiments.common_layers import read_common
 from experiments.prepare import prepare_sites
-from experiments.report import report
+from experiments.report.run import report
+from federation.common_layers import read_common
 from federation.contract import Dataset, Part, Site
 from federation.run_folder import RunFolder
 

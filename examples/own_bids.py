@@ -8,7 +8,7 @@ from pathlib import Path
 
 from experiments.new import write_federation
 from experiments.prepare import prepare_sites
-from experiments.report import report
+from experiments.report.run import report
 from experiments.simulate import simulate
 from federation.contract import load_federation
 from federation.run_folder import RunFolder

@@ -14,10 +14,10 @@ import torch
 
 from data.errors import InputError
 from data.files import write_csv
-from experiments.common_layers import CommonLayers, of_subject
 from experiments.evaluate import METHODS, Score, evaluate
 from experiments.references import reference_jobs, train_references
 from experiments.simulate import Progress
+from federation.common_layers import CommonLayers, of_subject
 from federation.contract import Dataset, Federation, Part, Site
 from federation.run_folder import RunFolder
 from federation.site_network import site_network

@@ -7,9 +7,9 @@ from data.errors import InputError
 from data.files import replaced
 from experiments.simulate import Progress, round_line
 from federation.contract import check_min_sites, first_difference
+from federation.deployment.server_home import ServerHome
+from federation.deployment.superlink import SuperLink
 from federation.run_folder import RunFolder
-from federation.server_home import ServerHome
-from federation.superlink import SuperLink
 
 POLL_SECONDS = 0.5
 DOUBT_SECONDS = 10.0  # without news, ask Flower whether the run is still alive

@@ -13,7 +13,6 @@ from flwr.clientapp import ClientApp
 from data.errors import InputError
 from federation.contract import Site
 from federation.events import event
-from federation.ledger import LEDGER, BudgetSpent
 from federation.messages import (
     BUDGET_SPENT,
     COMMON,
@@ -25,6 +24,7 @@ from federation.messages import (
     SITE,
     SITE_FAILED,
 )
+from federation.privacy.ledger import LEDGER, BudgetSpent
 from federation.run_folder import RunFolder, run_path
 from federation.site import SiteFolder, fail
 from federation.site_home import OtherContract, SiteHome
@@ -75,7 +75,7 @@ def _train(message: Message, context: Context, run: RunFolder, site: Site, folde
         seed = derive_seed(site_seed(run.federation, site), site.name, number)
         log, optimiser_state = train_round(network, trials, settings, seed=seed, optimiser_state=optimiser_state)
     else:
-        from federation.private_training import train_within_budget  # Opacus, which others do not need
+        from federation.privacy.private_training import train_within_budget  # Opacus, which others do not need
 
         path = Path(str(context.node_config.get("site", folder.folder))) / LEDGER
         log, optimiser_state, epsilon = train_within_budget(
@@ -99,7 +99,7 @@ def _train(message: Message, context: Context, run: RunFolder, site: Site, folde
 
 def _train_in_secret(message: Message, context: Context, run: RunFolder, site: Site, folder: SiteFolder) -> RecordDict:
     """Answer one stage of secure aggregation: keys, shares of secrets, the masked update, shares again."""
-    from federation.secagg import answer_stage  # Flower's protocol, which a plain run does not need
+    from federation.privacy.secagg import answer_stage  # Flower's protocol, which a plain run does not need
 
     def train() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], int]:
         content = _train(message, context, run, site, folder)

@@ -72,7 +72,7 @@ class Contract(Table):
     deadline : float
         Seconds that a round may take; with `secure_aggregation`, each of its four stages.
     secure_aggregation : bool
-        The server sees the sites' sum alone: `federation.secagg`. At least 4 sites.
+        The server sees the sites' sum alone: `federation.privacy.secagg`. At least 4 sites.
     """
 
     sfreq: Positive = 128.0
@@ -280,7 +280,7 @@ class Dataset(Table):
 
 
 class Privacy(Table):
-    """A site's differential privacy: `federation.private_training`, counted in `federation.ledger`.
+    """A site's differential privacy: `federation.privacy.private_training`, counted in `federation.privacy.ledger`.
 
     Parameters
     ----------

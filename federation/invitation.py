@@ -29,7 +29,7 @@ class Invitation(Table):
     server : str
         HOST:PORT, where sites dial out to.
     app : str
-        SHA-256 of the app bundle, as `federation.app_bundle` makes it.
+        SHA-256 of the app bundle, as `federation.deployment.app_bundle` makes it.
     certificate : str
         PEM of the authority that signed the server's certificate.
     contract, training

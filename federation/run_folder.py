@@ -24,7 +24,7 @@ from torch import Tensor
 from data.errors import InputError, nearest
 from data.files import replaced, write_csv
 from federation.contract import Federation, read_federation
-from federation.ledger import LEDGER, Ledger
+from federation.privacy.ledger import LEDGER, Ledger
 from federation.site import SiteFolder, read_tensors, write_tensors
 from federation.site_network import site_network
 from federation.site_trials import digest

@@ -41,7 +41,7 @@ def federate(grid: Grid, run: RunFolder, nodes: Path | None = None) -> None:
     strategy = make_strategy(contract, run, done + 1, nodes)
     strategy.restore(run.load_server_optimiser(done))
     if contract.secure_aggregation:
-        from federation.secure_grid import SecureGrid  # Flower's protocol, which a plain run does not need
+        from federation.privacy.secure_grid import SecureGrid  # Flower's protocol, which a plain run does not need
 
         grid = SecureGrid(grid, contract.weighting, RoundFailed, run.keep_secure_aggregation)  # type: ignore[assignment]
     strategy.start(grid, ArrayRecord(layers), num_rounds=training.rounds - done, timeout=contract.deadline)

@@ -92,7 +92,7 @@ class SiteHome:
 
     def check_key(self) -> None:
         """Raise InputError when the key in this folder is not of the site that ``site.toml`` names, or lies open."""
-        from federation.keys import read_public_key
+        from federation.deployment.keys import read_public_key
 
         found = sorted(self.path.glob("*.pub"))
         if not self.key.exists() or not found:

@@ -7,5 +7,5 @@ from typing import Any
 def __getattr__(name: str) -> Any:
     """Find `MFSCSNClassifier`, the scikit-learn estimator, where it lives: above this package."""
     if name == "MFSCSNClassifier":
-        return importlib.import_module("experiments.classifier").MFSCSNClassifier
+        return importlib.import_module("mfscsn.classifier").MFSCSNClassifier
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

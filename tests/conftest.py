@@ -18,7 +18,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from data.beetl import TARGETS, TargetDataset
 from data.beetl_simulated import simulate_competition
-from experiments.cli import main
+from experiments.cli.main import main
 from experiments.prepare import prepare_sites
 from federation import client_app
 from federation.contract import Federation, load_federation

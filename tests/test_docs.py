@@ -15,5 +15,5 @@ def test_the_readme_s_table_is_the_kept_results():
 def test_the_documentation_shows_the_kept_plots():
     figures = runpy.run_path(str(REPOSITORY / "docs" / "figures.py"))
     for name in figures["SHOWN"]:
-        kept = (REPOSITORY / "experiments" / "results" / name).read_bytes()
+        kept = (REPOSITORY / "experiments" / "benchmark" / "results" / name).read_bytes()
         assert (REPOSITORY / "docs" / "images" / name).read_bytes() == kept

@@ -21,12 +21,12 @@ def test_the_wheel_works_beside_a_users_own_data_folder(tmp_path):
         names = {name.split("/")[0] for name in archive.namelist() if not name.startswith("mfscsn-")}
     assert names == {"mfscsn", "data", "federation", "experiments"}
     assert (site / "experiments" / "federations" / "demo.toml").exists()
-    assert (site / "experiments" / "report.html").exists()
+    assert (site / "experiments" / "report" / "report.html").exists()
     user = tmp_path / "user"
     (user / "data").mkdir(parents=True)
     (user / "data" / "__init__.py").write_text("raise RuntimeError('the wrong data')")
     code = "import sys, data.store; print(data.__file__); sys.argv[1:] = ['--help'];"
-    code += "from mfscsn import MFSCSNClassifier; from experiments.cli import main; main()"
+    code += "from mfscsn import MFSCSNClassifier; from experiments.cli.main import main; main()"
     environment = {**os.environ, "PYTHONPATH": str(site)}
     done = subprocess.run([sys.executable, "-P", "-c", code], cwd=user, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -13,8 +13,8 @@ from deployment.harness import TINY, tiny_site, wait_for
 
 from experiments.deploy import running_server
 from federation.contract import read_toml
+from federation.deployment.server_home import ServerHome
 from federation.run_folder import RunFolder
-from federation.server_home import ServerHome
 
 FEDERATION = 'name = "tiny"\n[contract]\nwindow = [0.5, 2.5]\nmin_sites = 1\n[training]\nrounds = 1\nbatch_size = 8\n'
 
@@ -139,7 +139,7 @@ def test_an_app_that_was_not_approved_runs_no_line_at_a_site(one_site, monkeypat
     d = one_site
     d.join("north")
     marker = d.folder / "marker"
-    monkeypatch.setattr("federation.app_bundle.APP_MODULE", FOREIGN_APP.format(marker=str(marker)))
+    monkeypatch.setattr("federation.deployment.app_bundle.APP_MODULE", FOREIGN_APP.format(marker=str(marker)))
     home = ServerHome(d.server)
     run = RunFolder.create(d.server / "runs" / "foreign", home.federation_of_sites(), d.folder / "no", 1)
     link = running_server(home)

@@ -1,6 +1,6 @@
 """The measurement of a deployed message starts real servers too."""
 
-from experiments.speed_deployed import ROUNDS, message_seconds
+from experiments.speed.deployed import ROUNDS, message_seconds
 
 
 def test_every_message_is_timed(tmp_path):

@@ -9,8 +9,8 @@ from conftest import LoopGrid, mfscsn, refused, write_bids
 
 from data.errors import InputError
 from experiments.adopt import _around, _private_alone, _train, adopting
-from experiments.common_layers import export_common, read_common
 from experiments.prepare import prepare_sites
+from federation.common_layers import export_common, read_common
 from federation.contract import Site
 from federation.run_folder import RunFolder
 from federation.server_app import federate

@@ -16,10 +16,10 @@ from conftest import MFSCSN, LoopGrid, mfscsn, tiny_toml
 from experiments.evaluate import evaluate
 from experiments.references import reference_jobs, train_references
 from experiments.simulate import simulate, train_rounds
+from federation.deployment.superlink import superlink
 from federation.local_grid import LocalGrid
 from federation.run_folder import RunFolder
 from federation.server_app import federate
-from federation.superlink import superlink
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

@@ -6,11 +6,11 @@ import flwr.superlink.routers.fleet.router as fleet
 from flwr.supercore.constant import TaskType
 from flwr.superlink.routers.control import router as control
 
-from federation.server_link import FOR_SITES
+from federation.deployment.server_link import FOR_SITES
 
 
 def test_the_pin_holds():
-    assert version("flwr").startswith("1.41.")  # read federation/launcher.py and server_link.py before raising it
+    assert version("flwr").startswith("1.41.")  # before raising it, read federation/deployment
 
 
 def test_the_door_for_sites_opens_to_all_of_the_fleet_api_and_none_of_the_commands():

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from conftest import SHARED, LoopGrid
 
-from experiments.benchmark import Job, run_job, shuffled_store
+from experiments.benchmark.run import Job, run_job, shuffled_store
 from experiments.evaluate import evaluate
 from experiments.prepare import prepare_sites
 from experiments.references import reference_jobs, train_references

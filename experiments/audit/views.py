@@ -1,0 +1,100 @@
+"""What somebody sees of a site's training: all layers or the common ones, alone or summed, with noise or without."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from federation.privacy.private_training import Mechanism, train_round_privately
+from mfscsn.network import SeparateCommonSeparate
+from mfscsn.training import BranchTrials, OptimiserState, Settings, derive_seed, train_round
+
+NOISES = (0.5, 1.0, 4.0)  # over the cut of a trial's gradient
+CLIP = 1.0
+
+Layers = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class View:
+    """One way of sending updates.
+
+    Parameters
+    ----------
+    everything : bool
+        All layers are sent, as in FedAvg, instead of the common ones.
+    secure : bool
+        The sum of all sites is seen, and no single site.
+    noise : float, optional
+        Of differential privacy, over its cut.
+    """
+
+    everything: bool = False
+    secure: bool = False
+    noise: float | None = None
+
+    def __str__(self) -> str:
+        what = "all layers" if self.everything else "common layers"
+        return what + (", secure sum" if self.secure else "") + (f", noise {self.noise:g}" if self.noise else "")
+
+    def names(self, network: SeparateCommonSeparate) -> list[str]:
+        """Name the parameters that are seen."""
+        return [name for name, _ in network.named_parameters()] if self.everything else network.common_names()
+
+
+VIEWS = (
+    View(everything=True),
+    View(everything=True, secure=True),
+    *(View(everything=True, noise=noise) for noise in NOISES),
+    View(),
+    View(secure=True),
+    *(View(noise=noise) for noise in NOISES),
+)
+
+
+def trained(
+    network: SeparateCommonSeparate,
+    trials: Mapping[str, BranchTrials],
+    settings: Settings,
+    view: View,
+    seed: int,
+    frozen: Sequence[str] = (),
+) -> SeparateCommonSeparate:
+    """Train a copy of a network for all rounds of `settings`, with the view's noise; `frozen` layers stay."""
+    network = copy.deepcopy(network)
+    kept = {name: value.clone() for name, value in network.state_dict().items() if name in frozen}
+    state: OptimiserState | None = None
+    for number in range(1, settings.rounds + 1):
+        if view.noise is None:
+            _, state = train_round(network, trials, settings, seed=derive_seed(seed, number), optimiser_state=state)
+        else:
+            mechanism = Mechanism(view.noise, CLIP)
+            _, state = train_round_privately(network, trials, settings, mechanism, optimiser_state=state)
+        if kept:
+            network.load_state_dict(kept, strict=False)
+    return network
+
+
+def update_of_round(
+    network: SeparateCommonSeparate, trials: Mapping[str, BranchTrials], settings: Settings, view: View, seed: int
+) -> Layers:
+    """Give how one round changes the layers that are seen."""
+    after = trained(network, trials, replace(settings, rounds=1), view, seed)
+    before, now = dict(network.named_parameters()), dict(after.named_parameters())
+    return {name: (now[name] - before[name]).detach() for name in view.names(network)}
+
+
+def summed(own: Layers, others: Sequence[Layers]) -> Layers:
+    """Give what a secure sum shows of a site's layers: the mean over the sites that have a layer.
+
+    A layer that nobody else has is in the sum as it is; which headsets there are is no secret of the protocol.
+    """
+    having = {name: [own[name], *(part[name] for part in others if name in part)] for name in own}
+    return {name: torch.stack(parts).mean(0) for name, parts in having.items()}
+
+
+def flat(layers: Layers) -> Tensor:
+    """Join layers to one vector, by name."""
+    return torch.cat([layers[name].flatten() for name in sorted(layers)])

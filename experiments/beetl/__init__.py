@@ -1,0 +1,1 @@
+"""The BEETL competition, from files to a score."""

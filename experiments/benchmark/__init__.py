@@ -1,0 +1,1 @@
+"""The federation beside its rivals."""

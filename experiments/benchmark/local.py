@@ -1,0 +1,198 @@
+"""The benchmark's methods that need no federation: a subject's own calibration, or a site's own subjects together."""
+
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.signal import butter, sosfiltfilt
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+
+from experiments.benchmark.federated import Scored
+from federation.contract import Contract, Federation
+from federation.site_trials import Target, calibration_trials, target_trials, training_trials
+from mfscsn.inputs import Alignment
+from mfscsn.training import BranchTrials, derive_seed
+
+Signals = NDArray[np.floating]
+Classify = Callable[[Signals, NDArray[np.int64], Signals, Contract, int], tuple[NDArray[np.int64], NDArray[np.float64]]]
+
+FILTER_BANK = ((6.0, 14.0), (12.0, 20.0), (18.0, 32.0))  # Hz
+ONE_BAND = ((8.0, 32.0),)
+NETWORK_STEPS = 100  # of an own network
+OWN_WEIGHT = 10.0  # of a subject's own trials among its site's
+
+
+def run_alone(name: str, federation: Federation, seed: int, store: Path) -> list[Scored]:
+    """Train a method of `ALONE` for every target subject and predict its test trials."""
+    return list(ALONE[name](federation, seed, store))
+
+
+def _own(classify: Classify, alignment: str = "none") -> Callable[[Federation, int, Path], Iterator[Scored]]:
+    """Give a method that sees a subject's own calibration and nothing else."""
+
+    def run(federation: Federation, seed: int, store: Path) -> Iterator[Scored]:
+        contract = _contract(federation, alignment)
+        for site in federation.site:
+            own = calibration_trials(site, contract, store)
+            for target in target_trials(site, contract, store):
+                began = time.process_time()
+                trials = own[target.dataset, target.subject]
+                words = (seed, site.name, target.dataset, target.subject)
+                known, found = classify(trials.signals, trials.labels, target.signals, contract, derive_seed(*words))
+                yield _scored(site.name, target, known, found, len(trials.names), began)
+
+    return run
+
+
+def _site(alignment: str, own_weight: float) -> Callable[[Federation, int, Path], Iterator[Scored]]:
+    """Give logistic regression on the tangent vectors of all the site's training trials.
+
+    Own trials of the target weigh `own_weight` times as much as another subject's. Without alignment all tangent
+    vectors are at the mean of the site; with it, each subject's at its own.
+    """
+
+    def run(federation: Federation, seed: int, store: Path) -> Iterator[Scored]:
+        contract = _contract(federation, alignment)
+        for site in federation.site:
+            pooled = training_trials(site, contract, store)
+            own = calibration_trials(site, contract, store)
+            features = {branch: _features(trials, contract) for branch, trials in pooled.items()}
+            for target in target_trials(site, contract, store):
+                began = time.process_time()
+                trials, mine = pooled[target.branch], own[target.dataset, target.subject]
+                kept = np.isin(trials.labels, target.outputs)
+                flat = features[target.branch]
+                x = np.concatenate([flat(trials.signals[kept]), flat(mine.signals)])
+                y = np.concatenate([trials.labels[kept], mine.labels])
+                # The subject's trials are among the site's already: once more for what is missing to their weight
+                weight = np.concatenate([np.ones(kept.sum()), np.full(len(mine.labels), own_weight - 1)])
+                model = LogisticRegression(C=0.003, class_weight="balanced", max_iter=1000)
+                model.fit(x[weight > 0], y[weight > 0], sample_weight=weight[weight > 0])
+                found = model.predict_proba(flat(target.signals))
+                yield _scored(site.name, target, model.classes_, found, len(trials.names), began)
+
+    return run
+
+
+def _scored(
+    site: str, target: Target, known: NDArray[np.int64], found: NDArray[np.float64], n_outputs: int, began: float
+) -> Scored:
+    probabilities = np.zeros((len(found), n_outputs))
+    probabilities[:, known] = found
+    return Scored(
+        site,
+        target.dataset,
+        target.subject,
+        probabilities,
+        target.labels,
+        target.outputs,
+        time.process_time() - began,
+        0,
+    )
+
+
+def _contract(federation: Federation, alignment: str) -> Contract:
+    extractor = "riemann" if alignment in ("recentred", "followed") else "shallow"
+    return federation.contract.model_copy(update={"extractor": extractor, "alignment": alignment})
+
+
+def _csp(x: Signals, y: NDArray[np.int64], test: Signals, contract: Contract, seed: int) -> Any:
+    from mne.decoding import CSP
+
+    model = make_pipeline(CSP(n_components=6, reg="oas", log=True), LinearDiscriminantAnalysis("lsqr", "auto"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.fit(_band(x, (8.0, 32.0), contract.sfreq), y)
+        return model.classes_, model.predict_proba(_band(test, (8.0, 32.0), contract.sfreq))
+
+
+def _tangent_space(bands: tuple[tuple[float, float], ...]) -> Classify:
+    def classify(x: Signals, y: NDArray[np.int64], test: Signals, contract: Contract, seed: int) -> Any:
+        from pyriemann.estimation import Covariances
+        from pyriemann.tangentspace import TangentSpace
+
+        parts, tests = [], []
+        for band in bands:
+            features = make_pipeline(Covariances("oas"), TangentSpace("riemann"))
+            parts.append(features.fit_transform(_band(x, band, contract.sfreq)))
+            tests.append(features.transform(_band(test, band, contract.sfreq)))
+        model = LogisticRegression(class_weight="balanced", max_iter=1000).fit(np.hstack(parts), y)
+        return model.classes_, model.predict_proba(np.hstack(tests))
+
+    return classify
+
+
+def _own_riemann(x: Signals, y: NDArray[np.int64], test: Signals, contract: Contract, seed: int) -> Any:
+    model = LogisticRegression(C=0.1, class_weight="balanced", max_iter=1000).fit(_flat(x), y)
+    return model.classes_, model.predict_proba(_flat(test))
+
+
+def _own_network(kind: str) -> Classify:
+    """Give braindecode's network on signals that Euclidean alignment whitens."""
+
+    def classify(x: Signals, y: NDArray[np.int64], test: Signals, contract: Contract, seed: int) -> Any:
+        import braindecode.models
+
+        reference = Alignment("euclidean", contract.sfreq).fit(x)
+        train, held = (torch.from_numpy(reference.inputs(part, follow=False)) for part in (x, test))
+        known, codes = np.unique(y, return_inverse=True)
+        torch.manual_seed(seed)
+        network = getattr(braindecode.models, kind)(
+            n_chans=x.shape[1], n_outputs=len(known), n_times=x.shape[2], sfreq=contract.sfreq
+        )
+        labels = torch.from_numpy(codes)
+        counts = torch.bincount(labels).float()
+        loss = torch.nn.CrossEntropyLoss(counts.sum() / (len(known) * counts))
+        optimiser = torch.optim.AdamW(network.parameters(), lr=1e-3, weight_decay=0.01)
+        network.train()
+        for _ in range(NETWORK_STEPS):
+            batch = torch.randperm(len(labels))[:16]
+            optimiser.zero_grad()
+            loss(network(train[batch]), labels[batch]).backward()
+            optimiser.step()
+        network.eval()
+        with torch.inference_mode():
+            found = torch.cat([network(part).softmax(1) for part in torch.split(held, 128)])
+        return known, found.double().numpy()
+
+    return classify
+
+
+def _band(signals: Signals, band: tuple[float, float], sfreq: float) -> Signals:
+    filtered: Signals = sosfiltfilt(butter(4, band, "bandpass", fs=sfreq, output="sos"), signals.astype(np.float64))
+    return filtered
+
+
+def _features(trials: BranchTrials, contract: Contract) -> Callable[[Signals], Signals]:
+    if contract.extractor == "riemann":
+        return _flat
+    reference = Alignment("recentred", contract.sfreq).fit(trials.signals)
+    return lambda signals: _flat(reference.inputs(signals, follow=False))
+
+
+def _flat(tangents: Signals) -> Signals:
+    return tangents.reshape(len(tangents), -1)
+
+
+ALONE: dict[str, Callable[[Federation, int, Path], Iterator[Scored]]] = {
+    "own-csp-lda": _own(_csp),
+    "own-tangent-space": _own(_tangent_space(ONE_BAND)),
+    "own-filter-bank-tangent-space": _own(_tangent_space(FILTER_BANK)),
+    "own-recentred": _own(_own_riemann, "recentred"),
+    "own-followed": _own(_own_riemann, "followed"),
+    "own-shallow": _own(_own_network("ShallowFBCSPNet")),
+    "own-eegnet": _own(_own_network("EEGNet")),
+    "own-eeginception": _own(_own_network("EEGInceptionERP")),
+    "site-pooled-uncentred": _site("none", 1.0),
+    "site-pooled": _site("recentred", 1.0),
+    "site-weighted": _site("recentred", OWN_WEIGHT),
+    "site-weighted-followed": _site("followed", OWN_WEIGHT),
+}
+SEEDED = {"own-shallow", "own-eegnet", "own-eeginception"}  # the others give the same for every seed

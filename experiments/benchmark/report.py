@@ -1,0 +1,64 @@
+"""A benchmark's report: the tables that the terminal shows, the plot, and who loses by joining."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+from rich.table import Table
+
+from experiments.benchmark.show import OURS, TWIN, UNSHARED, benchmark_table, joining_table, plot, sharing_line
+from experiments.report.page import Figure, Section, TableOf, write_page
+
+
+def report_benchmark(rows: pd.DataFrame, table: Path, name: str) -> Path:
+    """Write a benchmark's report beside its results; give its path.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        As `experiments.benchmark.run.chosen_rows` gives them.
+    table : Path
+        The CSV of results.
+    name : str
+    """
+    methods, amounts = set(rows["method"]), sorted(rows["asked"].unique().tolist())
+    n_subjects = rows.groupby(["site", "dataset", "subject"]).ngroups
+    words = [
+        f"{len(methods)} methods, {rows['site'].nunique()} sites, {n_subjects} target subjects, up to"
+        f" {rows['seed'].nunique()} seeds. A score is the mean over a site's subjects, then over sites; intervals are"
+        " 95 %, by resampling subjects and seeds."
+    ]
+    sections = [Section("Summary", [*words, *_sharing(rows, amounts)], figures=[_figure(rows, table)])]
+    for amount in amounts:
+        part = rows[rows["asked"] == amount]
+        title = f"The first {amount} calibration trials" if amount else "Methods"
+        tables = [_cells(benchmark_table(part, "balanced accuracy on held-back trials, percent"))]
+        sections.append(Section(title, tables=tables))
+        if {OURS, UNSHARED} <= methods:
+            sections[-1] = Section(title, tables=[*tables, _cells(joining_table(part))])
+    path = table.with_suffix(".html")
+    write_page(path, f"{name}: report of a benchmark", f"Results: {table.name}", sections)
+    return path
+
+
+def _sharing(rows: pd.DataFrame, amounts: Sequence[int]) -> list[str]:
+    found = []
+    for amount in amounts:
+        part = rows[rows["asked"] == amount]
+        for method in sorted(set(part["method"]), key=lambda name: (name != OURS, name)):
+            if f"{method}{TWIN}" in set(part["method"]):
+                line = sharing_line(part, method)
+                found.append(f"{line}{f', with {amount} calibration trials' if amount else ''}.")
+    return [f"{line[0].upper()}{line[1:]}" for line in found]
+
+
+def _figure(rows: pd.DataFrame, table: Path) -> Figure:
+    svg, _ = plot(rows, table.parent, table.stem)
+    return Figure(svg, "Mean over sites with its 95 % interval.", "Score of each method with its interval")
+
+
+def _cells(table: Table) -> TableOf:
+    """Take the cells of a table that is drawn in the terminal."""
+    columns = [(str(column.header), "number" if column.justify == "right" else "") for column in table.columns]
+    rows = [list(map(str, row)) for row in zip(*(column.cells for column in table.columns), strict=True)]
+    return TableOf(columns, rows, str(table.title or ""))

@@ -1,0 +1,316 @@
+"""Benchmark: every method on the same prepared trials, split and seeds; one tidy CSV, resumable job by job."""
+
+import hashlib
+import itertools
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pydantic import Field
+
+from data.errors import InputError, nearest
+from data.files import replaced
+from data.store import relabelled_store
+from experiments.benchmark.federated import METHODS, configured, run_method
+from experiments.benchmark.local import ALONE, SEEDED, run_alone
+from experiments.prepare import prepare_sites
+from federation.contract import Federation, Site, Table, load_federation, parse_table, read_toml
+from federation.site_scores import balanced_accuracy
+from federation.site_trials import calibration_trials, digest
+from federation.workers import start_workers, stop_workers
+
+COLUMNS = (
+    "method",
+    "site",
+    "dataset",
+    "subject",
+    "seed",
+    "n_calibration",
+    "n_test",
+    "balanced_accuracy",
+    "seconds",
+    "bytes",
+)
+
+
+class Bench(Table):
+    """A benchmark, as BENCH.toml writes it.
+
+    Parameters
+    ----------
+    federation : str
+        A FED.toml, relative to this file.
+    methods : list of str
+        Names of `benchmark_alone.ALONE` and `benchmark_federated.METHODS`; the first federated one is the one that
+        others are compared with.
+    seeds : int
+        0 to `seeds` - 1. A method without randomness runs once.
+    calibration : list of int, optional
+        Run all with so many calibration trials of each target subject, the first in time; all where there are fewer.
+    new_site : bool
+        Each site in turn is a new one: it has its targets' calibration, and all trials of the other sites train.
+    results : str, optional
+        The CSV of results, relative to this file.
+    """
+
+    federation: str
+    methods: list[str] = Field(min_length=1)
+    seeds: int = Field(10, ge=1)
+    calibration: list[int] | None = Field(None, min_length=1)
+    new_site: bool = False
+    results: str | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """One method with one seed and one amount of calibration; None is all of it."""
+
+    method: str
+    seed: int
+    calibration: int | None
+    new_site: bool = False
+
+
+def load_bench(path: Path, data_root: Path | None = None) -> tuple[Bench, Federation, dict[str, Any]]:
+    """Read a BENCH.toml and the federation that it names; raise InputError in one line.
+
+    Returns
+    -------
+    Bench, Federation, dict
+        The last is what results are made with: the federation's file in JSON types, and whether sites are new.
+    """
+    bench = parse_table(Bench, read_toml(path), str(path))
+    known = [*ALONE, *METHODS]
+    for method in bench.methods:
+        check_method(method, known, str(path))
+    described = (path.parent / bench.federation).resolve()
+    document = {key: value for key, value in read_toml(described).items() if key != "data_root"}
+    made_with = {"federation": json.loads(json.dumps(document, default=str)), "new_site": bench.new_site}
+    return bench, load_federation(described, data_root), made_with
+
+
+def results_path(bench: Bench, path: Path, name: str) -> Path:
+    """Say where the results of a BENCH.toml are kept: where it says, unless they go by another name than its own."""
+    if bench.results and name == path.stem:
+        return Path(os.path.normpath(path.parent / bench.results))
+    return Path("results") / f"{name}.csv"
+
+
+def check_method(method: str, known: Sequence[str], where: str) -> None:
+    """Raise InputError when there is no such method."""
+    if method not in known:
+        raise InputError(
+            f"{where}: no such method {method!r}{nearest(method, list(known))}; there are {', '.join(known)}"
+        )
+
+
+def jobs_of(bench: Bench) -> list[Job]:
+    """List all jobs, seed by seed, so that what is broken off is whole for the first seeds."""
+    calibrations: list[int | None] = [*bench.calibration] if bench.calibration else [None]
+    return [
+        Job(method, seed, calibration, bench.new_site)
+        for seed, calibration, method in itertools.product(range(bench.seeds), calibrations, bench.methods)
+        if seed == 0 or method in METHODS or method in SEEDED
+    ]
+
+
+def missing_jobs(bench: Bench, rows: pd.DataFrame) -> list[Job]:
+    """List the jobs that have no rows yet."""
+    done = {
+        Job(str(method), int(seed), None if bench.calibration is None else int(asked), bench.new_site)
+        for method, seed, asked in rows[["method", "seed", "asked"]].drop_duplicates().itertuples(index=False)
+    }
+    return [job for job in jobs_of(bench) if job not in done]
+
+
+def chosen_rows(bench: Bench, rows: pd.DataFrame) -> pd.DataFrame:
+    """Give the rows that a benchmark asks for, in the order of its methods."""
+    chosen = rows[rows["method"].isin(bench.methods) & (rows["seed"] < bench.seeds)]
+    place = {method: k for k, method in enumerate(bench.methods)}
+    return chosen.sort_values("method", key=lambda names: names.map(place), kind="stable", ignore_index=True)
+
+
+def run_benchmark(
+    bench: Bench,
+    federation: Federation,
+    store: Path,
+    results: Path,
+    made_with: dict[str, Any],
+    n_parallel: int,
+    report: Callable[[str, int, int], None] = lambda what, done, total: None,
+) -> pd.DataFrame:
+    """Run the jobs whose rows are missing from `results`, and write each one's rows as soon as it is done.
+
+    Parameters
+    ----------
+    bench, federation : Bench, Federation
+        The federation with its subjects named, as `prepare_bench` gives it.
+    store : Path
+        The folder of prepared trials.
+    results : Path
+        The CSV; beside it lies a JSON that says what it was made with.
+    made_with : dict
+        As `load_bench` gives it.
+    n_parallel : int
+        Processes, each with one thread.
+
+    Returns
+    -------
+    pandas.DataFrame
+        `COLUMNS` and "asked" (of `Bench.calibration`, or 0); one row for each job and target subject.
+
+    Raises
+    ------
+    InputError
+        When the CSV was made with another configuration or other trials.
+    """
+    trials = _trials(federation, store)
+    rows = read_results(results, made_with, trials)
+    missing, total = missing_jobs(bench, rows), len(jobs_of(bench))
+    report("benchmark", total - len(missing), total)
+    pool = start_workers(n_parallel, threads=1)
+    try:
+        futures = [pool.submit(run_job, job, federation, store) for job in missing]
+        for n, future in enumerate(as_completed(futures), total - len(missing) + 1):
+            rows = pd.concat([rows, pd.DataFrame(future.result())], ignore_index=True)
+            _write(results, rows, {**made_with, "trials": trials})
+            report("benchmark", n, total)
+    finally:
+        stop_workers(pool)
+    return chosen_rows(bench, read_results(results, made_with))
+
+
+def prepare_bench(bench: Bench, federation: Federation, store: Path, progress: Callable[..., None]) -> Federation:
+    """Prepare the trials that the methods need: the federation's, and those of the common headset."""
+    prepared = prepare_sites(federation, store, progress)
+    if any(method in METHODS and METHODS[method].common_channels for method in bench.methods):
+        prepare_sites(configured(prepared, METHODS["fedavg"], 0), store)
+    return prepared
+
+
+def run_job(job: Job, federation: Federation, store: Path) -> list[dict[str, object]]:
+    """Run one job and score it; a row for each target subject."""
+    federation = with_calibration(federation, job.calibration)
+    scored = []
+    for federation_of_job, names in _in_turn(federation, job):
+        if job.method in ALONE:
+            found = run_alone(job.method, federation_of_job, job.seed, store)
+        else:
+            found = run_method(federation_of_job, METHODS[job.method], job.seed, store)
+        scored += [row for row in found if row.site in names]
+    sizes = {
+        (site.name, subject): len(trials.labels)
+        for site in federation.site
+        for (_, subject), trials in calibration_trials(site, federation.contract, store).items()
+    }
+    return [
+        {
+            "method": job.method,
+            "site": row.site,
+            "dataset": row.dataset,
+            "subject": row.subject,
+            "seed": job.seed,
+            "n_calibration": sizes[row.site, row.subject],
+            "asked": job.calibration or 0,
+            "n_test": len(row.labels),
+            "balanced_accuracy": round(balanced_accuracy(row.probabilities, row.labels, row.outputs), 6),
+            "seconds": round(row.seconds, 2),
+            "bytes": row.n_bytes,
+        }
+        for row in scored
+    ]
+
+
+def _in_turn(federation: Federation, job: Job) -> Iterator[tuple[Federation, set[str]]]:
+    """Give the federations that a job trains, and the sites whose targets are scored in each."""
+    if not job.new_site:
+        yield federation, {site.name for site in federation.site}
+        return
+    alone = job.method in ALONE or METHODS[job.method].contract.get("share") == "none"
+    for new in federation.site:
+        others = [] if alone else [_all_train(site) for site in federation.site if site is not new]
+        yield federation.model_copy(update={"site": [new, *others]}), {new.name}
+
+
+def _all_train(site: Site) -> Site:
+    return site.model_copy(update={"dataset": [d.model_copy(update={"targets": []}) for d in site.dataset]})
+
+
+def with_calibration(federation: Federation, first: int | None) -> Federation:
+    """Keep only the first trials of every target's calibration; its test trials stay the same."""
+    if first is None:
+        return federation
+    sites = []
+    for site in federation.site:
+        datasets = []
+        for dataset in site.dataset:
+            if dataset.targets and dataset.calibration is not None:
+                if dataset.test == "rest":
+                    raise InputError(
+                        f'site {site.name!r}, data set {dataset.name!r}: with fewer calibration trials, test = "rest"'
+                        " would be other trials; name them with runs, sessions or after"
+                    )
+                fewer = min(first, dataset.calibration.first or first)
+                calibration = dataset.calibration.model_copy(update={"first": fewer})
+                dataset = dataset.model_copy(update={"calibration": calibration})
+            datasets.append(dataset)
+        sites.append(site.model_copy(update={"dataset": datasets}))
+    return federation.model_copy(update={"site": sites})
+
+
+def shuffled_store(store: Path, out: Path, seed: int = 0) -> None:
+    """Copy prepared trials with the labels shuffled within each subject's runs: no method may then be above chance.
+
+    Within runs, so that a subject's calibration and test keep their tasks.
+    """
+    rng = np.random.default_rng(seed)
+
+    def shuffled(folder: str, subject: str, labels: NDArray[np.str_], runs: NDArray[np.str_]) -> NDArray[np.str_]:
+        for run in dict.fromkeys(runs.tolist()):
+            labels[runs == run] = rng.permutation(labels[runs == run])
+        return labels
+
+    relabelled_store(store, out, shuffled)
+
+
+def _trials(federation: Federation, store: Path) -> str:
+    digests = [digest(site, federation.contract, store) for site in federation.site]
+    split = [[d.model_dump(mode="json", exclude={"source"}) for d in site.dataset] for site in federation.site]
+    return hashlib.sha256(json.dumps([digests, split]).encode()).hexdigest()
+
+
+def read_results(results: Path, made_with: dict[str, Any], trials: str | None = None) -> pd.DataFrame:
+    """Read the rows that there are; none where there is no file.
+
+    Raises
+    ------
+    InputError
+        When they were made with another configuration or, where `trials` is given, other trials.
+    """
+    about = results.with_suffix(".json")
+    if not results.exists():
+        return pd.DataFrame(columns=[*COLUMNS, "asked"])
+    known = json.loads(about.read_text()) if about.exists() else {}
+    theirs = known.pop("trials", None)
+    if (known, theirs) != (made_with, trials or theirs):
+        what = "other trials" if known == made_with else "another configuration"
+        raise InputError(f"{results}: made with {what}; give another --out, or remove it")
+    rows = pd.read_csv(results, dtype={"subject": str, "dataset": str})
+    if not set(COLUMNS) <= set(rows.columns):
+        raise InputError(f"{results}: no results of a benchmark; its columns are {', '.join(rows.columns)}")
+    return rows
+
+
+def _write(results: Path, rows: pd.DataFrame, made_with: dict[str, Any]) -> None:
+    order = ["method", "asked", "seed", "site", "dataset", "subject"]
+    with replaced(results.with_suffix(".json")) as out:
+        out.write(json.dumps(made_with, indent=1).encode())
+    with replaced(results) as out:
+        out.write(rows.sort_values(order).to_csv(index=False).encode())

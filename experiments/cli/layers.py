@@ -1,0 +1,142 @@
+"""`mfscsn adopt`, `predict` and `export`: what a finished run's layers are good for."""
+
+import os
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from data.errors import InputError, nearest
+
+app = typer.Typer()
+
+Run = Annotated[Path, typer.Argument(help="The run's folder.", metavar="RUN", show_default=False)]
+Data = Annotated[
+    str,
+    typer.Option(
+        help="bids:FOLDER, moabb:CLASS, beetl:FOLDER or simulated:NAME.", metavar="SOURCE", show_default=False
+    ),
+]
+
+
+@app.command()
+def adopt(
+    common: Annotated[
+        Path, typer.Argument(help="A finished run, or what `export` wrote.", metavar="RUN|FILE", show_default=False)
+    ],
+    data: Data,
+    tasks: Annotated[str, typer.Option(help="Annotations to tell apart.", metavar="NAME,...", show_default=False)],
+    calibration: Annotated[int, typer.Option(min=2, help="A target's first trials, which train.")] = 20,
+    targets: Annotated[
+        str | None,
+        typer.Option(help="Subjects to be scored; others train whole.  \\[default: all]", metavar="NAME,..."),
+    ] = None,
+    subjects: Annotated[str | None, typer.Option(help="Only these are used.", metavar="NAME,...")] = None,
+    name: Annotated[str, typer.Option(help="The new site's name.")] = "here",
+    seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Seed, in place of the run's.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The run's folder.  \\[default: runs/NAME-DATE-TIME]")] = None,
+    store: Annotated[Path, typer.Option(help="Folder for prepared trials.")] = Path("prepared"),
+) -> None:
+    """Train a new site around a finished run's common layers."""
+    from data.sources import open_source
+    from experiments.adopt import adopt as train_around
+    from experiments.adopt import adopting
+    from experiments.cli.show import ProgressLines, score_table
+    from experiments.prepare import prepare_sites
+    from experiments.report.run import report
+    from federation.common_layers import read_common
+    from federation.contract import Site, parse_table
+    from federation.run_folder import RunFolder, check_free
+    from federation.workers import warm_up
+
+    warm_up(threads=1)
+    found = read_common(common)
+    source = _absolute(data)
+    used = _names(subjects) or open_source(source).subjects()
+    dataset = {
+        "source": source,
+        "tasks": _names(tasks),
+        "subjects": used,
+        "targets": _names(targets) or used,
+        "calibration": {"first": calibration},
+    }
+    federation = adopting(found, parse_table(Site, {"name": name, "dataset": [dataset]}, "adopt"), seed)
+    path = out or Path("runs") / f"{federation.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    check_free(path, resumable=False)
+    with ProgressLines() as show:
+        federation = prepare_sites(federation, store, show.prepared)
+        run = RunFolder.create(path, federation, store, 1)
+        scores = train_around(run, found, show.progress)
+    score_table(scores)
+    typer.echo(
+        f"mf-scsn: around the layers of {found.name}; local-site: the same network with common layers of its own"
+    )
+    typer.echo(f"run folder: {os.path.relpath(run.path)}\nreport: {os.path.relpath(report(run))}")
+
+
+@app.command()
+def predict(
+    run: Run,
+    data: Data,
+    cues: Annotated[
+        str,
+        typer.Option(
+            help="Annotations to cut trials at, whatever their names.", metavar="NAME,...", show_default=False
+        ),
+    ],
+    site: Annotated[str | None, typer.Option(help="Whose network.  \\[default: the run's only site]")] = None,
+    subjects: Annotated[str | None, typer.Option(help="Only these.", metavar="NAME,...")] = None,
+    out: Annotated[Path, typer.Option(help="The table to write.")] = Path("probabilities.csv"),
+) -> None:
+    """Tell the tasks of recordings without labels, as a table."""
+    from experiments.predict import predict_recordings, write_predictions
+    from federation.run_folder import RunFolder
+
+    if out.exists():
+        raise InputError(f"{out}: already exists; give another --out, or remove it")
+    opened = RunFolder(run)
+    sites = [one.name for one in opened.federation.site]
+    if site is None and len(sites) > 1:
+        raise InputError(f"{run} has the sites {', '.join(sites)}; say whose network with --site")
+    found = []
+    for one in predict_recordings(opened, site or sites[0], _absolute(data), _names(cues), _names(subjects) or None):
+        found.append(one)
+        how = "these trials themselves, all at once: it is new to the site"
+        if one.known:
+            how = "its own training trials; of trials that trained the network, the probabilities say nothing"
+        typer.echo(f"subject {one.subject}: {len(one.trials)} trials, aligned by {how}")
+    write_predictions(out, found)
+    typer.echo(f"probabilities: {out}")
+
+
+@app.command()
+def export(
+    run: Run,
+    to: Annotated[Path, typer.Option(help="Folder for common.safetensors and its README.md.", show_default=False)],
+) -> None:
+    """Write a run's common layers, with a model card, for others."""
+    from federation.common_layers import export_common
+    from federation.run_folder import RunFolder, check_free
+
+    check_free(to, "give another --to")
+    for file in export_common(RunFolder(run), to):
+        typer.echo(f"wrote {file}")
+
+
+def _names(text: str | None) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()] if text else []
+
+
+def _absolute(source: str) -> str:
+    """Take a folder that is typed as seen from here."""
+    from data.sources import IN_FOLDERS, KINDS
+
+    kind, colon, name = source.partition(":")
+    if Path(source).exists():
+        raise InputError(f"--data {source}: say what kind of folder it is, such as bids:{source}")
+    if not colon or kind not in KINDS:
+        raise InputError(
+            f"--data {source}: expected one of {', '.join(f'{k}:...' for k in KINDS)}{nearest(kind, list(KINDS))}"
+        )
+    return f"{kind}:{Path(name).resolve()}" if kind in IN_FOLDERS else source

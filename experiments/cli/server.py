@@ -1,0 +1,168 @@
+"""`mfscsn server ...`: what the coordinator of a deployment types."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from data.errors import InputError
+from data.files import sha256
+
+app = typer.Typer(no_args_is_help=True, suggest_commands=False, help="Coordinate separate sites (docs/deployment.md).")
+
+CHANGED = "the contract or the version changed: send invitation.toml to all sites again"
+Home = Annotated[Path, typer.Argument(help="The server's folder.", metavar="DIR", show_default=False)]
+
+
+@app.command()
+def init(
+    home: Home,
+    host: Annotated[
+        list[str], typer.Option(help="Name or address by which sites reach this server; several may be given.")
+    ],
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port that sites dial to.")] = 9092,
+    like: Annotated[
+        Path | None,
+        typer.Option("--from", help="A FED.toml whose name, contract and training to take.", metavar="FED.toml"),
+    ] = None,
+    certificate: Annotated[Path | None, typer.Option(help="A server certificate of your own, PEM.")] = None,
+    key: Annotated[Path | None, typer.Option(help="Its private key, PEM without a password.")] = None,
+    authority: Annotated[Path | None, typer.Option(help="The certificate of the authority that signed it.")] = None,
+) -> None:
+    """Make a server's folder: certificates, the contract to edit, and the invitation for sites."""
+    from federation.contract import as_name, parse_table, read_toml
+    from federation.deployment.server_home import FederationFile, ServerFile, ServerHome
+
+    given = [path for path in (certificate, key, authority) if path is not None]
+    if len(given) not in (0, 3):
+        raise InputError("a certificate of your own needs --certificate, --key and --authority")
+    if like is None:
+        federation = FederationFile(name=as_name(home.resolve().name))
+    else:
+        document = {"name": as_name(like.stem), **read_toml(like)}
+        of_sites = {"site", "data_root"}
+        federation = parse_table(
+            FederationFile, {key: value for key, value in document.items() if key not in of_sites}, str(like)
+        )
+    own = (given[0], given[1], given[2]) if given else None
+    made = ServerHome.create(home, ServerFile(hosts=host, port=port), federation, own)
+    typer.echo(f"server folder: {_shown(made.path)}; what sites agree on: {_shown(made.path / 'federation.toml')}")
+    if own is None:
+        typer.echo(f"keep {_shown(made.path / 'authority.key')} secret: whoever has it can pose as this server")
+    _show_invitation(made.path / "invitation.toml")
+
+
+@app.command()
+def run(home: Home) -> None:
+    """Serve until ended: sites connect over TLS with registered keys; `train` starts runs."""
+    from federation.deployment.server_home import ServerHome
+    from federation.events import event
+    from federation.guard import end_guarded, flower_environment, start_guarded
+    from federation.run_folder import locked
+
+    opened = ServerHome(home)
+    with locked(opened.path, "run", f"{opened.path}: this server runs already"):
+        if opened.ready():
+            event(CHANGED)
+        opened.flower.mkdir(exist_ok=True, mode=0o700)
+        # What Flower's own processes print besides warnings is of no use here
+        environment = flower_environment(opened.flower) | {"FLWR_LOG_LEVEL": "WARNING"}
+        command = [sys.executable, "-P", "-m", "federation.deployment.server_link", str(opened.path)]
+        guard = start_guarded(command, None, environment, opened.flower)
+        try:
+            code = guard.wait()
+        finally:
+            end_guarded(guard)
+    raise typer.Exit(code)
+
+
+@app.command("add-site")
+def add_site(
+    home: Home,
+    public_key: Annotated[
+        Path, typer.Argument(help="What `mfscsn site init` made at the site.", metavar="SITE.pub", show_default=False)
+    ],
+    name: Annotated[str | None, typer.Option(help="The site's name, in place of the one in the file.")] = None,
+) -> None:
+    """Register a site's public key; a running server takes it up at once."""
+    from federation.deployment.server_home import ServerHome
+
+    opened = ServerHome(home)
+    chosen = opened.add_site(public_key, name)
+    typer.echo(
+        f"site {chosen!r} is registered; {len(opened.sites())} in all;"
+        f" to take it away again, remove {_shown(opened.sites()[chosen])}"
+    )
+
+
+@app.command()
+def train(
+    home: Home,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Rounds, in place of federation.toml's.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the newest run, or follow it again.")] = False,
+    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for all registered sites to be connected.")] = 60,
+) -> None:
+    """Start a run with the sites that are connected, and follow it to its end."""
+    from experiments.cli.show import ProgressLines, secure_line, site_score_table
+    from experiments.deploy import begin, reopen, running_server
+    from experiments.deploy import train as train_run
+    from experiments.report.run import report
+    from federation.deployment.server_home import ServerHome
+
+    opened = ServerHome(home)
+    if resume and rounds is not None:
+        raise InputError("a resumed run has the number of rounds that it began with: leave out --rounds")
+    running_server(opened)
+    started = reopen(opened) if resume else begin(opened, rounds)
+    if opened.ready():
+        typer.echo(CHANGED)
+    try:
+        with ProgressLines() as show:
+            train_run(opened, started, wait, show.progress)
+    except KeyboardInterrupt:
+        typer.echo("no longer followed; what has started goes on: `--resume` follows it, `mfscsn server stop` ends it")
+        raise typer.Exit(130) from None
+    site_score_table(started.site_scores())
+    secure_line(started.secure_aggregation())
+    typer.echo(f"run folder: {_shown(started.path)}\nreport: {_shown(report(started))}")
+
+
+@app.command()
+def stop(home: Home) -> None:
+    """End the run that is going on; `train --resume` takes it up after its last whole round."""
+    from experiments.deploy import stop as stop_run
+    from federation.deployment.server_home import ServerHome
+
+    ended = stop_run(ServerHome(home))
+    typer.echo(f"ended after round {ended.last_round()}: {_shown(ended.path)}")
+
+
+@app.command()
+def status(
+    home: Home, as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for a monitor.")] = False
+) -> None:
+    """Say which sites are connected and where the newest run stands; exit code 1 when the server does not run."""
+    from experiments.cli.show import server_status
+    from experiments.deploy import status as ask
+    from federation.deployment.keys import days_left
+    from federation.deployment.server_home import ServerHome
+
+    opened = ServerHome(home)
+    found = ask(opened) | {"certificate_days": days_left(opened.path / "server.pem")}
+    if as_json:
+        typer.echo(json.dumps(found, indent=1))
+    else:
+        server_status(found)
+    if found["server"] != "running":
+        raise typer.Exit(1)
+
+
+def _show_invitation(path: Path) -> None:
+    typer.echo(f"send to every site: {_shown(path)}\n  its SHA-256, to compare by telephone: {sha256(path)}")
+
+
+def _shown(path: Path) -> str:
+    return os.path.relpath(path)

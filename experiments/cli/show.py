@@ -1,0 +1,158 @@
+"""What a person sees in the terminal: progress bars and the table of scores. Drawn by rich."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from statistics import mean
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+
+from experiments.evaluate import METHODS, Score, paired_difference
+from experiments.simulate import Progress
+
+if TYPE_CHECKING:
+    from experiments.speed.run import Row
+
+
+class ProgressLines:
+    """A bar for each stage; where the output is no terminal, the bars are printed once, at the end."""
+
+    def __init__(self) -> None:
+        self.bars = Bars(
+            TextColumn("{task.description:<22}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[detail]}"),
+        )
+        self.tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bars.stop()
+
+    def line(self, text: str) -> None:
+        """Print a line above the bars, at once."""
+        self.bars.console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+    def progress(self, step: Progress) -> None:
+        """Show a step of `simulate`."""
+        if not self.tasks:  # no bars for input that is refused at once
+            self.bars.start()
+        if step.stage not in self.tasks:
+            self.tasks[step.stage] = self.bars.add_task(step.stage, total=step.total, detail="")
+        self.bars.update(self.tasks[step.stage], completed=step.done, total=step.total, detail=step.detail)
+
+    def prepared(self, site: str, what: str, done: int, total: int) -> None:
+        """Show a subject that `prepare` has done."""
+        self.progress(Progress(f"prepare {site}", done, total, what))
+
+
+def site_score_table(rows: Sequence[Mapping[str, str]]) -> None:
+    """Print what sites let out after the last round."""
+    table = Table(title="what sites let out after the last round", title_justify="left", box=box.SIMPLE_HEAD)
+    for column in ("site", "last layers", "targets", "balanced accuracy, percent"):
+        table.add_column(column, justify="left" if column in ("site", "last layers") else "right")
+    for row in rows:
+        score = row["balanced_accuracy"]
+        table.add_row(
+            row["site"], row["status"], row["n_targets"] or "-", f"{100 * float(score):.1f}" if score else "-"
+        )
+    Console().print(table)
+
+
+def secure_line(found: Mapping[str, Any] | None) -> None:
+    """Print what secure aggregation did to the layers, if a run had it."""
+    if found:
+        print(
+            f"secure aggregation of {found['sites']} sites: a value of the common layers is"
+            f" within {found['error']:.1e} of the plain mean"
+        )
+
+
+def privacy_lines(spent: Mapping[str, tuple[float, float, float]]) -> None:
+    """Print what sites with differential privacy have spent."""
+    for site, (epsilon, budget, delta) in spent.items():
+        print(f"privacy of site {site}: epsilon {epsilon:.3g} of {budget:g} is spent (delta {delta:g}), of one trial")
+
+
+def server_status(found: Mapping[str, Any]) -> None:
+    """Print how a server, its sites and its newest run stand."""
+    print(f"server: {found['server']}; its certificate runs for {found['certificate_days']} more days")
+    for name, site in found["sites"].items():
+        print(f"site {name}: {'connected' if site['connected'] else 'not connected'}, since {site['since'] or 'never'}")
+    run = found["run"]
+    if run is None:
+        print("no run yet")
+        return
+    print(f"run {run['folder']}: {run['state']}, round {run['round']} of {run['rounds']}")
+    for name, state in run["last_round"].items():
+        print(f"  round {run['round']}, site {name}: {state}")
+    if run["failure"]:
+        print(f"  failed: {run['failure']}")
+
+
+def speed_title() -> None:
+    """Print the head of the table that `speed_row` goes on with; rows come one by one, as they are measured."""
+    print("| part | what | ours | rival | ratio |\n|---|---|---|---|---|")
+
+
+def speed_row(row: "Row") -> None:
+    """Print one measurement."""
+    rival = "" if row.rival is None else f"{row.rival:.3g} {row.unit}, {row.against}"
+    times = "" if row.ratio is None else f"{row.ratio:.3g}"
+    print(f"| {row.part} | {row.what} | {row.ours:.3g} {row.unit} | {rival} | {times} |", flush=True)
+
+
+def score_table(scores: Sequence[Score]) -> None:
+    """Print balanced accuracy in percent: a row a target subject (mean over seeds), then means, then who gained."""
+    values: dict[tuple[str, str, str, int], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for score in scores:
+        key = score.site, score.dataset, score.subject, score.n_test
+        values[key][score.method].append(100 * score.balanced_accuracy)
+    if not values:
+        Console().print("no target subject in this federation: nothing to score")
+        return
+    by_target = {key: [mean(of_method[m]) for m in METHODS] for key, of_method in values.items()}
+    seeds = sorted({score.seed for score in scores})
+    title = f"balanced accuracy on held-back trials, percent; seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for column in ("site", "subject", "n_test", *METHODS):
+        table.add_column(column, justify="left" if column in ("site", "subject") else "right", no_wrap=True)
+    site_means = []
+    for site in dict.fromkeys(key[0] for key in by_target):
+        rows = {key: row for key, row in by_target.items() if key[0] == site}
+        several = len({key[1] for key in rows}) > 1
+        for (_, dataset, subject, n_test), row in rows.items():
+            table.add_row(site, f"{dataset} {subject}" if several else subject, str(n_test), *_percent(row))
+        site_means.append([mean(column) for column in zip(*rows.values(), strict=True)])
+        table.add_row(site, "mean", "", *_percent(site_means[-1]), style="bold")
+        table.add_section()
+    table.add_row("all sites", "mean", "", *_percent([mean(c) for c in zip(*site_means, strict=True)]), style="bold")
+    Console().print(table)
+    *rivals, ours = METHODS
+    for rival in rivals:
+        gain = paired_difference(scores, ours, rival)
+        if rival == rivals[-1] and all(row[-1] == row[-2] for row in by_target.values()):
+            print(f"{ours} and {rival} score the same for every target: where a site is alone, nothing is shared")
+            continue
+        test = f", Wilcoxon p = {gain.p:.2g}" if gain.p is not None else ""
+        Console(soft_wrap=True).print(
+            f"{ours} minus {rival}: {gain.mean:+.1f} points on the mean over subjects,"
+            f" {gain.n_better} of {gain.n_subjects} better{test}",
+            highlight=False,
+        )
+
+
+def _percent(row: Sequence[float]) -> list[str]:
+    return [f"{value:.1f}" for value in row]

@@ -1,0 +1,244 @@
+"""`mfscsn site ...`: what the engineer of a site types."""
+
+import os
+import secrets
+import shutil
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from data.errors import InputError
+from data.files import replaced, sha256
+
+if TYPE_CHECKING:
+    from federation.run_folder import RunFolder
+    from federation.site_home import SiteHome
+
+app = typer.Typer(no_args_is_help=True, suggest_commands=False, help="Take part in a federation (docs/deployment.md).")
+
+Home = Annotated[Path, typer.Argument(help="The site's folder.", metavar="DIR", show_default=False)]
+SITE_FILE = """\
+# What this site trains on, and what may leave it. `mfscsn site check` reads this file and says what it means.
+# data_root = "."  # where bids: folders lie, relative to this file
+# threads = 1      # processor threads for training
+
+[[site]]
+name = "{name}"                              # as the coordinator registers it
+metrics = ["loss", "accuracy", "seconds"]    # of training, may leave in every round; [] for none
+scores = []                                  # ["balanced_accuracy"]: the mean over targets may leave after the last
+secret_seed = {seed}
+#   private layers begin from it: keep it here, for who knows it knows the extractor as it began
+# privacy = {{ epsilon = 8.0 }}               # differential privacy of one trial, over all runs; docs/privacy.md
+
+# One for each data set; with another headset or other tasks, add another [[site.dataset]].
+[[site.dataset]]
+source = "bids:/path/to/recordings"          # a BIDS folder
+tasks = ["left_hand", "right_hand"]          # annotations to use; {{ T1 = "left_hand" }} renames them
+# subjects = ["01", "02"]                    # all, when left out
+# targets = ["02"]                           # subjects to be scored: only their calibration trains
+# calibration = {{ first = 40 }}              # or {{ runs = ["1"] }}; the rest is their test
+# channels = ["C3", "Cz", "C4"]              # all EEG channels, when left out
+"""
+
+
+@app.command()
+def init(
+    home: Home,
+    invitation: Annotated[Path, typer.Option(help="The file that the coordinator sent.", show_default=False)],
+    name: Annotated[str, typer.Option(help="This site's name: letters, digits, - and _.", show_default=False)],
+) -> None:
+    """Make a site's folder: its key pair, and site.toml to fill in."""
+    from federation.contract import Site, parse_table
+    from federation.deployment.keys import make_site_key
+    from federation.invitation import read_invitation
+    from federation.run_folder import check_free
+
+    chosen = parse_table(Site, {"name": name}, "--name").name
+    read = read_invitation(invitation)
+    check_free(home, "name another folder")
+    home.mkdir(parents=True, exist_ok=True)
+    home.chmod(0o700)
+    make_site_key(chosen, home / "site.key", home / f"{chosen}.pub")
+    with replaced(home / "site.toml") as out:
+        out.write(SITE_FILE.format(name=chosen, seed=secrets.randbits(62)).encode())
+    with replaced(home / "invitation.toml") as out:
+        out.write(invitation.read_bytes())
+    typer.echo(
+        f"federation {read.name!r} at {read.server}\n"
+        f"  the invitation's SHA-256, to compare with the coordinator by telephone: {sha256(invitation)}\n"
+        f"1. send to the coordinator: {_shown(home / f'{chosen}.pub')}\n"
+        f"2. fill in: {_shown(home / 'site.toml')}\n"
+        f"3. then: mfscsn site check {_shown(home)}"
+    )
+
+
+@app.command()
+def check(
+    home: Home,
+    offline: Annotated[bool, typer.Option("--offline", help="Do not connect.")] = False,
+) -> None:
+    """Read the recordings, prepare trials, check code and connection, and say what would leave. It sends nothing."""
+    from experiments.cli.show import ProgressLines
+    from experiments.prepare import prepare_sites
+    from federation.deployment.app_bundle import bundle_hash
+    from federation.deployment.launcher import check_connection, sends
+    from federation.run_folder import is_locked
+    from federation.site_home import SiteHome
+    from federation.site_trials import count_training
+
+    opened = SiteHome(home)
+    opened.check_key()
+    site = opened.site
+    with ProgressLines() as show:
+        try:
+            prepare_sites(opened.federation, opened.store, show.prepared)
+        except InputError as error:
+            raise InputError(str(error).replace("give --data-root", "give data_root in site.toml")) from error
+    n_trials = count_training(site, opened.federation.contract, opened.store)
+    typer.echo(f"recordings: {n_trials} trials of {len(site.dataset)} data set(s) would train")
+    typer.echo(f"contract: {opened.federation.name!r} of the invitation; {_contract(opened)}")
+    approved = bundle_hash()
+    if approved != opened.invitation.app:
+        raise InputError(
+            f"site {site.name!r}: the server asks to run app bundle {opened.invitation.app}, but the mfscsn installed"
+            f" here makes {approved}: install the coordinator's version, or ask for a new invitation"
+        )
+    typer.echo(f"code: the server asks to run what is installed here (app bundle {approved}); any other is refused")
+    if is_locked(opened.path, "site"):
+        typer.echo("connection: not tried, because `mfscsn site run` is at work here and holds it")
+    elif not offline:
+        with _locked(opened):
+            check_connection(opened)
+        typer.echo(f"connection: {opened.invitation.server} shows the right certificate and knows this site's key")
+    typer.echo("what leaves this site when it runs:")
+    for line in sends(opened):
+        typer.echo(f"  - {line}")
+    typer.echo(f"all is well; take part with: mfscsn site run {_shown(opened.path)}")
+
+
+@app.command()
+def run(home: Home) -> None:
+    """Take part until ended: wait for the server's messages, train, send the common layers."""
+    from federation.deployment.launcher import run_site
+    from federation.events import event
+    from federation.site_home import SiteHome
+    from federation.site_trials import check_site
+
+    opened = SiteHome(home)
+    opened.check_key()
+    try:
+        check_site(opened.site, opened.federation.contract, opened.store)
+    except InputError as error:
+        words = str(error).replace("; run `mfscsn prepare`", "")
+        raise InputError(f"{words}; fill in site.toml, then `mfscsn site check {_shown(opened.path)}`") from error
+    with _locked(opened):
+        run_site(opened, event)
+
+
+@app.command()
+def evaluate(
+    home: Home,
+    run_name: Annotated[
+        str | None, typer.Option("--run", help="Of a run in DIR/runs; the newest when left out.", metavar="NAME")
+    ] = None,
+) -> None:
+    """Score a run's last layers on this site's own test trials, beside the site on its own. Nothing leaves."""
+    from experiments.cli.show import ProgressLines, score_table
+    from experiments.evaluate import evaluate as score_run
+    from experiments.references import reference_jobs, train_references
+    from experiments.report.run import report
+    from experiments.simulate import Progress
+    from federation.site_home import SiteHome
+
+    found = _run(SiteHome(home), run_name)
+    with ProgressLines() as show:
+        train_references(
+            found, reference_jobs(found), lambda done, total: show.progress(Progress("references", done, total))
+        )
+    score_table(score_run(found))
+    typer.echo(f"scores: {_shown(found.path / 'scores.csv')}\nreport: {_shown(report(found))}")
+
+
+@app.command("new-key")
+def new_key(home: Home) -> None:
+    """Make another key pair, in place of the one that was lost, removed or read by others."""
+    from federation.deployment.keys import make_site_key
+    from federation.site_home import SiteHome
+
+    opened = SiteHome(home)
+    with _locked(opened):
+        opened.key.unlink(missing_ok=True)
+        make_site_key(opened.site.name, opened.key, opened.public_key)
+    typer.echo(f"send to the coordinator, to be registered in place of the old one: {_shown(opened.public_key)}")
+
+
+@app.command()
+def forget(
+    home: Home,
+    runs: Annotated[bool, typer.Option("--runs", help="Remove all runs: private layers, scores, logs.")] = False,
+    trials: Annotated[bool, typer.Option("--trials", help="Remove the prepared trials.")] = False,
+    key: Annotated[bool, typer.Option("--key", help="Remove the key: this site can then no longer join.")] = False,
+) -> None:
+    """Say what this folder keeps, and remove what is asked for."""
+    from federation.site_home import SiteHome
+
+    opened = SiteHome(home)
+    kept = {
+        "runs": (runs, [opened.path / "runs"], "private layers, optimiser, scores and logs of every run"),
+        "trials": (trials, [opened.store], "prepared trials, made from the recordings"),
+        "key": (key, [opened.key, opened.public_key], "this site's key"),
+    }
+    removes = runs or trials or key
+    with _locked(opened) if removes else nullcontext():
+        for option, (chosen, paths, words) in kept.items():
+            there = [path for path in paths if path.exists()]
+            size = sum(_size(path) for path in there) / 1e6
+            if chosen:
+                for path in there:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+            typer.echo(f"{'removed' if chosen else f'kept (--{option} removes)'}: {words}, {size:.1f} MB")
+    typer.echo(
+        "The recordings are not touched. The server keeps the common layers of the rounds that this site took part in:"
+        " they are averages over sites, and nothing can be taken out of them again. To leave for good, ask the"
+        f" coordinator to remove {opened.site.name}.pub from the register."
+    )
+
+
+def _run(home: "SiteHome", name: str | None) -> "RunFolder":
+    found = {run.path.name: run for run in home.runs()}
+    if not found:
+        raise InputError(f"{home.path}: this site has taken part in no run yet")
+    if name is not None and name not in found:
+        raise InputError(f"{home.path}: no run {name!r}; there are {', '.join(found)}")
+    run = found[name] if name is not None else list(found.values())[-1]
+    if run.last_round() == 0:
+        raise InputError(
+            f"{run.path}: the last common layers have not arrived: the run goes on, or this site was not connected at"
+            " its end; then ask the coordinator for `mfscsn server train --resume`"
+        )
+    return run
+
+
+def _contract(home: "SiteHome") -> str:
+    contract = home.federation.contract
+    return (
+        f"{contract.sfreq:g} Hz, {contract.band[0]:g} to {contract.band[1]:g} Hz,"
+        f" {contract.window[0]:g} to {contract.window[1]:g} s after the cue, {contract.alignment} alignment"
+    )
+
+
+def _locked(home: "SiteHome") -> AbstractContextManager[None]:
+    from federation.run_folder import locked
+
+    return locked(home.path, "site", f"{home.path}: `mfscsn site run` is at work here; end it first")
+
+
+def _size(path: Path) -> int:
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return sum(file.stat().st_size for file in files)
+
+
+def _shown(path: Path) -> str:
+    return os.path.relpath(path)

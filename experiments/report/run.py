@@ -1,0 +1,396 @@
+"""A run's report: what was run, how well each site and subject did, what the networks look at, what it cost."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from data.errors import InputError
+from data.store import Store
+from experiments.adopt import ADOPTED, CALIBRATION, CURVE
+from experiments.benchmark.show import Estimate
+from experiments.evaluate import METHODS, PREDICTED
+from experiments.report import figures
+from experiments.report.page import Figure, Section, TableOf, write_page
+from experiments.report.scores import ScoreDraws
+from federation.contract import Site
+from federation.run_folder import HISTORY, TIMING, RunFolder
+from federation.site_trials import branch_labels, count_training, training_signals, training_trials
+from mfscsn.patterns import filter_patterns, label_patterns
+
+OWN, LOCAL, OURS = METHODS
+SHARING, ADOPTING, ALONE = "sharing", "adopting", "alone"
+NETWORKS = {
+    "riemann": "an extractor (a learned projection of re-centred covariances) and one linear layer",
+    "shallow": "a ShallowConvNet",
+    "shallow-group": "a ShallowConvNet with group norm",
+}
+OURS_IS = {
+    SHARING: "the site's network in the federation: last averaged common layers, the site's own first and last ones",
+    ADOPTING: "the site's network around the adopted common layers, which stayed as they came",
+    ALONE: "no more than local-site: nothing is shared with anybody",
+}
+ALIGNED = {
+    "followed": "a subject's trials are aligned by a mean that follows them in time order, test trials without labels",
+    "recentred": "a subject's trials are aligned by the mean of its training trials",
+    "euclidean": "a subject's trials are whitened by the mean covariance of its training trials",
+    "standard": "every sample is brought to mean 0 and deviation 1 over the channels",
+    "none": "trials are not aligned",
+}
+OFF = 0.1  # cues further apart or closer than in a subject's other recordings, as a share
+N_BRANCHES = 4  # whose patterns are drawn, of a site
+MOST_MAPS, MOST_MATRICES = 12, 24  # figures of a kind: a report stays under 10 MB
+
+
+def report(run: RunFolder) -> Path:
+    """Write ``report.html`` into a run's folder, and its figures, as PNG and SVG, into ``figures/``.
+
+    What is missing is left out, with a line that says how to get it: a server of a deployment has no recordings, a
+    run that was stopped has no scores.
+
+    Returns
+    -------
+    Path
+        Of the report.
+    """
+    folder = run.path / "figures"
+    predictions = _table(run, "predictions.csv", PREDICTED)
+    draws = None if predictions is None else ScoreDraws(predictions)
+    sections = [
+        _summary(run, draws),
+        _sites(run),
+        _scores(run, draws, folder),
+        _rounds(run, folder),
+        _confusion(run, predictions, folder),
+        _patterns(run, folder),
+        _calibration(run, folder),
+        _cost(run),
+        _configuration(run),
+    ]
+    path = run.path / "report.html"
+    environment = run.environment
+    about = f"Run of {environment['started'][:16].replace('T', ' ')}, seed {run.federation.training.seed}, mfscsn"
+    about += f" {environment['packages']['mfscsn']}"
+    about += f", commit {environment['commit'][:12]}" if environment["commit"] else ""
+    write_page(path, f"{run.federation.name}: report of a run", about, [s for s in sections if s is not None])
+    return path
+
+
+def warnings(run: RunFolder, draws: ScoreDraws | None) -> list[str]:
+    """Say what a reader should know before believing the rest."""
+    found = []
+    if run.last_round() < run.federation.training.rounds:
+        found.append(f"The run stands at round {run.last_round()} of {run.federation.training.rounds}.")
+    for row in run.history():
+        if row["status"] != "ok":
+            found.append(f"Round {row['round']}: site {row['site']} was left out, it {row['status']}.")
+    if len(found) > 12:
+        found = [*found[:12], f"and {len(found) - 12} more rounds without a site: history.csv has them."]
+    if draws is not None:
+        for site, keys in draws.sites().items():
+            score, chance = draws.of(keys, OURS), draws.chance(keys)
+            if score.low <= chance:
+                found.append(f"Site {site} is not told from chance: {score} where guessing gives {chance:.1f}.")
+            if _kind(run) == ALONE:
+                continue
+            change = draws.of(keys, OURS, LOCAL)
+            if change.high < 0:
+                found.append(
+                    f"Site {site} loses by {_kind(run)} more than its test trials explain, with this seed:"
+                    f" {_signed(change)} points against {LOCAL}."
+                )
+            worse = [key[2] for key in keys if draws.of([key], OURS, LOCAL).high < 0]
+            if worse and len(keys) > 1:
+                found.append(
+                    f"Site {site}: {_kind(run)} costs subject {', '.join(worse)} more than test trials explain."
+                )
+    return found + [line for site in run.federation.site for line in _odd_rates(run, site)]
+
+
+def _kind(run: RunFolder) -> str:
+    """Say what a run is about: sharing with others, adopting what others have shared, or neither."""
+    if (run.path / CALIBRATION).exists():  # whatever a user calls a federation
+        return ADOPTING
+    return ALONE if len(run.federation.site) == 1 or run.federation.contract.share == "none" else SHARING
+
+
+def _odd_rates(run: RunFolder, site: Site) -> Iterator[str]:
+    """Name recordings whose cues come faster or slower than in the subject's others."""
+    for dataset in site.dataset:
+        try:
+            store = Store(dataset.recipe(run.federation.contract).folder(run.store))
+            intervals = {name: store.cue_intervals(name) for name in dataset.subjects or store.subjects()}
+        except InputError:  # said elsewhere
+            return
+        for subject, of_run in intervals.items():
+            usual = float(np.median(list(of_run.values()))) if of_run else 0.0
+            odd = {name: seconds for name, seconds in of_run.items() if abs(seconds / usual - 1) > OFF}
+            if odd:
+                shown = ", ".join(f"{name.strip('/')} ({seconds:.2f} s)" for name, seconds in odd.items())
+                yield (
+                    f"Site {site.name}, subject {subject}: cues are usually {usual:.2f} s apart, but not in {shown}."
+                    " Another paradigm, or a recording whose effective sampling rate is off."
+                )
+
+
+def _table(run: RunFolder, name: str, columns: Sequence[str], numbers: Sequence[str] = ()) -> pd.DataFrame | None:
+    """Read a table of a run, as text but for `numbers`; None where it is missing or empty, InputError if damaged."""
+    path = run.path / name
+    if not path.exists():
+        return None
+    try:
+        rows = pd.read_csv(path, dtype=str, keep_default_na=False)[list(columns)]
+        for column in numbers:
+            rows[column] = pd.to_numeric(rows[column])
+    except (ValueError, KeyError) as error:  # pandas' own errors are ValueErrors
+        raise InputError(
+            f"{path}: damaged, cannot be read as a table of {', '.join(columns)}; `mfscsn evaluate` writes scores and"
+            " predictions again"
+        ) from error
+    return rows if len(rows) else None
+
+
+def _summary(run: RunFolder, draws: ScoreDraws | None) -> Section:
+    contract, training, n_sites = run.federation.contract, run.federation.training, len(run.federation.site)
+    words = [
+        f"{n_sites} site{'s' * (n_sites > 1)}, {run.last_round()} rounds, extractor {contract.extractor}, alignment"
+        f" {contract.alignment}, strategy {contract.strategy}, shared: {contract.share}. Trials from"
+        f" {contract.window[0]:g} to {contract.window[1]:g} s after the cue, {contract.band[0]:g} to"
+        f" {contract.band[1]:g} Hz, {contract.sfreq:g} Hz; learning rate {training.lr:g}, batches of"
+        f" {training.batch_size}."
+    ]
+    if _kind(run) == ADOPTING:
+        common = run.federation.name.removesuffix(ADOPTED)
+        words.append(f"The common layers were adopted from {common} and stayed as they were; nothing was sent.")
+    if _kind(run) == ALONE:
+        words.append(
+            f"Nothing is shared with anybody, so {OURS} is no more than {LOCAL}. The question here is whether a site's"
+            f" subjects together beat {OWN}."
+        )
+    if draws is None:
+        words.append("There are no scores here: `mfscsn evaluate` writes them where the test trials are.")
+    else:
+        keys = list(draws.of_subject)
+        for rival in (OWN,) if _kind(run) == ALONE else (OWN, LOCAL):
+            change = draws.of(keys, OURS, rival)
+            better = sum(draws.of([key], OURS, rival).mean > 0 for key in keys)
+            words.append(
+                f"{OURS} minus {rival}: {_signed(change)} points over {len(keys)} target subjects, {better} better."
+            )
+        words.append(
+            "Intervals are 95 % over these subjects' test trials. One seed: another one, and other subjects, differ by"
+            " more. `mfscsn evaluate RUN...` averages runs of several seeds."
+        )
+    found = warnings(run, draws)
+    if not found:
+        words.append("No warning: no site near chance or worse off, none left out of a round, no odd distance of cues.")
+    return Section("Summary", words, warnings=found)
+
+
+def _sites(run: RunFolder) -> Section | None:
+    rows, electrodes = [], {}
+    for site in run.federation.site:
+        for dataset in site.dataset:
+            try:
+                store = Store(dataset.recipe(run.federation.contract).folder(run.store))
+                subjects = dataset.subjects or store.subjects()
+                trials = store.trials(subjects[0])
+            except InputError as error:
+                return Section("Sites", [f"Prepared trials cannot be read any more: {error}"])
+            n_trials = sum(len(store.trials(subject)) for subject in subjects)
+            alone = site.model_copy(update={"dataset": [dataset]})
+            n_train = count_training(alone, run.federation.contract, run.store)
+            labels = ", ".join(dataset.labels(run.federation.contract))
+            counts = (len(trials.channels), len(subjects), len(dataset.targets), n_trials, n_train)
+            source = dataset.source.partition(":")
+            where = f"{source[0]}:{source[2].rpartition('/')[2]}"
+            rows.append([site.name, where, *map(str, counts), labels])
+            electrodes[f"electrodes of site {site.name}, {dataset.name}"] = ", ".join(trials.channels)
+    if not rows:
+        return None
+    columns = [
+        ("site", ""),
+        ("data set", ""),
+        *((n, "number") for n in ("channels", "subjects", "targets", "trials", "that train")),
+    ]
+    words = [
+        "Targets are scored: their calibration trains, their later trials are the test. Other subjects train whole."
+    ]
+    return Section("Sites", words, tables=[TableOf([*columns, ("labels", "words")], rows)], details=electrodes)
+
+
+def _scores(run: RunFolder, draws: ScoreDraws | None, folder: Path) -> Section | None:
+    if draws is None:
+        rows = [
+            [r["site"], r["status"], r["n_targets"] or "-", _percent(r["balanced_accuracy"])] for r in run.site_scores()
+        ]
+        columns = [("site", ""), ("last layers", ""), ("targets", "number"), ("balanced accuracy, percent", "number")]
+        return Section("Scores", tables=[TableOf(columns, rows, "what sites let out")]) if rows else None
+    columns = [("site", ""), ("subject", ""), ("test trials", "number"), *((m, "number") for m in METHODS)]
+    columns.append(("chance", "number"))
+    if _kind(run) != ALONE:
+        columns.append((f"{OURS} minus {LOCAL}", "number"))
+    table, means = [], []
+
+    def row(site: str, subject: str, keys: Sequence[tuple[str, ...]]) -> list[str]:
+        cells = [str(draws.of(keys, method)) for method in METHODS]
+        cells = [str(sum(draws.n_test[key] for key in keys)), *cells, f"{draws.chance(keys):.0f}"]
+        return [site, subject, *cells, _signed(draws.of(keys, OURS, LOCAL))][: len(columns)]
+
+    for site, keys in draws.sites().items():
+        several = len({key[1] for key in keys}) > 1
+        table += [row(site, f"{key[1]} {key[2]}" if several else key[2], [key]) for key in keys]
+        means.append(row(site, "mean", keys))
+    caption = "balanced accuracy on held-back trials, percent (95 % over test trials)"
+    network = NETWORKS[run.federation.contract.extractor]
+    meant = [
+        [OWN, f"{network}, trained on the subject's own calibration trials alone"],
+        [LOCAL, "the site's own network, with common layers of its own; same settings and seed, nothing shared"],
+        [OURS, OURS_IS[_kind(run)]],
+    ]
+    words = [
+        "Balanced accuracy: the mean over a subject's labels of the share of test trials that was told right."
+        f" {ALIGNED[run.federation.contract.alignment].capitalize()}."
+    ]
+    if _kind(run) != ALONE:
+        lost = [f"{key[0]} {key[2]}" for key in draws.of_subject if draws.of([key], OURS, LOCAL).mean < 0]
+        words.append(
+            f"By {_kind(run)}, {len(draws.of_subject) - len(lost)} of {len(draws.of_subject)} target subjects gained or"
+            f" stayed against {LOCAL}" + (f"; {', '.join(lost)} lost." if lost else ".")
+        )
+    return Section(
+        "Scores",
+        words,
+        [
+            TableOf([("method", ""), ("what it is", "words")], meant),
+            TableOf(columns, means, f"sites: {caption}"),
+            TableOf(columns, table, f"subjects: {caption}"),
+        ],
+        [figures.gains(draws, folder)],
+    )
+
+
+def _rounds(run: RunFolder, folder: Path) -> Section | None:
+    measured = ("loss", "accuracy", "distance")
+    history = _table(run, "history.csv", HISTORY, ("round", *measured))
+    if history is None:
+        return None
+    wanted = [("loss", "training loss"), ("accuracy", "training accuracy")]
+    words = ["Loss and accuracy are of training trials, measured while training, and only where a site lets them out."]
+    if _kind(run) == SHARING:
+        wanted.append(("distance", "distance from the average"))
+        words.append("The distance is of a site's common layers from the sites' average, over the norm of that.")
+    drawn = [figures.curves(history, name, what, folder) for name, what in wanted]
+    return Section("Rounds", words, figures=[figure for figure in drawn if figure is not None])
+
+
+def _confusion(run: RunFolder, rows: pd.DataFrame | None, folder: Path) -> Section | None:
+    if rows is None:
+        return None
+    drawn: list[Figure] = []
+    for site in run.federation.site:
+        for dataset in site.dataset:
+            of_set = rows[(rows["site"] == site.name) & (rows["dataset"] == dataset.name) & (rows["method"] == OURS)]
+            if len(of_set):
+                known = [
+                    n
+                    for n in dataset.labels(run.federation.contract)
+                    if n in set(of_set["label"]) | set(of_set["predicted"])
+                ]
+                if len(drawn) == MOST_MATRICES:
+                    return Section("Confusion", [f"From site {site.name} on, no more are drawn."], figures=drawn)
+                drawn.append(figures.confusion(of_set, known, site.name, dataset.name, folder))
+    return Section("Confusion", figures=drawn) if drawn else None
+
+
+def _patterns(run: RunFolder, folder: Path) -> Section | None:
+    drawn: list[Figure] = []
+    words = [
+        "How the signal over the head changes with what a site's network computes, over its training trials; what"
+        " tells subjects apart is taken out. A pattern shows where a network's evidence comes from, not that it is"
+        " right: with a score near chance it shows nothing, and of few trials little. With two labels, the second row"
+        " is the first, turned round."
+    ]
+    for site in run.federation.site:
+        if not site.dataset:
+            continue
+        if len(drawn) >= MOST_MAPS:
+            words.append(f"From site {site.name} on, no more are drawn.")
+            break
+        try:
+            drawn += _maps(run, site, folder, words)
+        except InputError as error:
+            words.append(f"Not for site {site.name}: {error}")
+    return Section("Patterns", words, figures=drawn) if drawn or len(words) > 1 else None
+
+
+def _maps(run: RunFolder, site: Site, folder: Path, words: list[str]) -> list[Figure]:
+    """Draw what each branch of a site looks at; add to `words` what could not be drawn."""
+    contract, upper = run.federation.contract, run.federation.contract.band[1] + 10
+    network, labels = run.load_network(site.name), branch_labels(site, contract, run.store)
+    trials, recorded = training_trials(site, contract, run.store), training_signals(site, contract, run.store)
+    drawn = []
+    for branch in list(trials)[:N_BRANCHES]:
+        inputs, signals = trials[branch].signals, [part.signals for part in recorded[branch]]
+        channels = recorded[branch][0].channels
+        patterns = label_patterns(network, branch, inputs, signals, contract.sfreq)
+        filters = filter_patterns(network, branch, inputs, signals, contract.sfreq, upper)
+        maps = figures.label_maps(patterns, channels, labels[branch], len(inputs), site.name, branch, folder)
+        if maps is None:
+            words.append(f"Site {site.name}, {branch}: too few electrodes have a known place for a map.")
+        also = figures.filter_maps(filters, channels, contract.sfreq, upper, site.name, branch, folder)
+        drawn += [figure for figure in (maps, also) if figure is not None]
+    if len(trials) > N_BRANCHES:
+        words.append(f"Site {site.name}: the first {N_BRANCHES} of {len(trials)} branches.")
+    return drawn
+
+
+def _calibration(run: RunFolder, folder: Path) -> Section | None:
+    rows = _table(run, CALIBRATION, CURVE, ("seed", "n_calibration", "balanced_accuracy"))
+    if rows is None:
+        return None
+    mean = 100 * rows.groupby(["n_calibration", "method"], sort=False)["balanced_accuracy"].mean().unstack()
+    columns = [("calibration trials", "number"), *((name, "number") for name in mean.columns)]
+    table = TableOf(columns, [[str(n), *(f"{value:.1f}" for value in line)] for n, line in mean.iterrows()])
+    words = ["Means over target subjects and three seeds, on the same test trials; the table of scores is of one seed."]
+    return Section("Calibration", words, tables=[table], figures=[figures.calibration_curve(rows, folder)])
+
+
+def _cost(run: RunFolder) -> Section | None:
+    timing = _table(run, "timing.csv", TIMING, ("round", "seconds", "round_seconds"))
+    if timing is None or not run.last_round():
+        return None
+    layers = run.load_common(run.last_round())
+    size = sum(layer.numel() * layer.element_size() for layer in layers.values())
+    rounds = int(timing["round"].max())
+    rows = []
+    for site, of_site in timing.groupby("site", sort=False):
+        n = len(of_site)
+        rows.append([str(site), str(n), f"{of_site['seconds'].median():.2f}", f"{2 * size * n / 1e6:.2f}"])
+    seconds = timing.drop_duplicates("round")["round_seconds"]
+    words = [f"{rounds} rounds took {seconds.sum():.1f} s, the median round {seconds.median():.2f} s."]
+    columns = [("site", ""), ("rounds", "number"), ("s a round, median", "number")]
+    if _kind(run) == SHARING:
+        words.append(f"The common layers are {len(layers)} arrays, {size / 1000:.1f} kB each way.")
+        columns.append(("MB of layers, both ways", "number"))
+    rows = [row[: len(columns)] for row in rows]
+    return Section("Cost", words, [TableOf(columns, rows)])
+
+
+def _configuration(run: RunFolder) -> Section:
+    details = {
+        "federation.toml, as it was frozen": (run.path / "federation.toml").read_text(),
+        "environment.json": json.dumps(run.environment, indent=1),
+    }
+    return Section("Configuration", details=details)
+
+
+def _signed(change: Estimate) -> str:
+    mean, low, high = (f"{round(value, 1) + 0.0:+.1f}" for value in (change.mean, change.low, change.high))
+    return f"{mean} ({low} to {high})"
+
+
+def _percent(share: str) -> str:
+    return f"{100 * float(share):.1f}" if share else "-"

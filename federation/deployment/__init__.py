@@ -1,0 +1,1 @@
+"""Keys, launcher, and the doors of server and site."""

@@ -1,0 +1,285 @@
+"""What runs at a site: Flower's SuperNode, which talks to the server, and the approved app, which answers messages.
+
+The server sends an app bundle with every run. Its hash is compared with the bundle that this site's own installed code
+makes (`federation.deployment.app_bundle`); the bundle itself is never unpacked. What runs is the installed
+`client_app`, in a process forked for each message from one that has imported all that training needs. Any other work a
+server could ask of a SuperNode is not taken up.
+"""
+
+import hashlib
+import json
+import multiprocessing
+import os
+import secrets
+import ssl
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import httpx
+from cryptography.hazmat.primitives.serialization import load_ssh_private_key
+from flwr.app import Error, Message
+from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL, SubStatus
+from flwr.proto.fleet_pb2 import ActivateNodeRequest, DeactivateNodeRequest
+from flwr.proto.runtime_pb2 import AcquireTaskRequest
+from flwr.supercore.constant import TaskType
+from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http
+from flwr.supercore.interceptors import (
+    RuntimeTokenHttpInterceptor,
+    RuntimeVersionHttpInterceptor,
+    SuperExecAuthHttpInterceptor,
+)
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+from flwr.supercore.retry import make_simple_http_retry_invoker
+from flwr.supercore.runtime import RuntimeHttpClient
+from flwr.supernode.fleet_http_client import FleetHttpClient
+from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
+from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
+
+from data.errors import InputError
+from data.files import replaced
+from federation.deployment.app_bundle import bundle_hash
+from federation.guard import end_guarded, end_with, flower_environment, free_port, program, start_guarded
+from federation.messages import REFUSALS, UNAPPROVED_APP
+from federation.privacy.ledger import LEDGER, Ledger
+from federation.site_home import SiteHome
+from federation.workers import warm_up
+
+POLL_SECONDS, AGAIN_SECONDS = 0.1, 5.0
+ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
+
+
+class Unreachable(InputError):
+    """The server does not answer; it may later."""
+
+
+def run_site(home: SiteHome, say: Callable[[str], object]) -> None:
+    """Answer the server's messages until the process is told to end; a lost connection is taken up again.
+
+    Parameters
+    ----------
+    home : SiteHome
+    say : callable
+        Told one line an event.
+
+    Raises
+    ------
+    InputError
+        When the server is not the one of the invitation, or does not know this site's key.
+    """
+    approved, waiting = bundle_hash(), False
+    say(f"approved app bundle: {approved}")
+    if home.invitation.app != approved:
+        say(f"the invitation was made with another version of mfscsn (bundle {home.invitation.app}): rounds will fail")
+    private = ["federation.privacy.private_training"] if home.site.privacy else []
+    warm_up(home.threads, "federation.deployment.launcher", *private)
+    context = multiprocessing.get_context("forkserver")
+    while True:
+        try:
+            check_connection(home)
+        except Unreachable as error:
+            if not waiting:
+                say(f"{error}; tries again every {AGAIN_SECONDS:g} s")
+            waiting = True
+            time.sleep(AGAIN_SECONDS)
+            continue
+        waiting = False
+        with _supernode(home) as (supernode, address, secret):
+            say(f"connected to {home.invitation.server}")
+            _answer_messages(context, supernode, address, secret, approved, say)
+        say(f"the connection ended; {home.path / 'flower' / 'supernode.log'} says why; tries again")
+        time.sleep(AGAIN_SECONDS)
+
+
+def check_connection(home: SiteHome) -> None:
+    """Check that the server shows the right certificate and knows this site's key; it is sent nothing else.
+
+    Raises
+    ------
+    Unreachable
+        When nothing answers there.
+    InputError
+        One line that says what does not fit, and what to do.
+    """
+    server, where = home.invitation.server, f"site {home.site.name!r}: server {home.invitation.server}"
+    try:
+        private = load_ssh_private_key(home.key.read_bytes(), None)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{home.key}: cannot be read as a site's private key; restore it from your backup") from error
+    public = private.public_key()
+    remembered = home.path / "flower" / "node.json"
+    client = FleetHttpClient.from_server_address(
+        server,
+        False,
+        home.invitation.certificate.encode(),
+        interceptors=[
+            RuntimeVersionHttpInterceptor(component_name="SuperNode"),
+            NodeAuthHttpInterceptor(private, public),  # type: ignore[arg-type]
+        ],
+    )
+    with client:
+        try:
+            if remembered.exists():  # a connection that was cut off stands in the way of a new one for a minute
+                with suppress(httpx.HTTPStatusError):
+                    client.DeactivateNode(DeactivateNodeRequest(node_id=int(json.loads(remembered.read_text()))))
+            key = public_key_to_bytes(public)  # type: ignore[arg-type]
+            node = client.ActivateNode(
+                ActivateNodeRequest(public_key=key, heartbeat_interval=HEARTBEAT_DEFAULT_INTERVAL)
+            ).node_id
+            client.DeactivateNode(DeactivateNodeRequest(node_id=node))
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code >= 500:
+                raise Unreachable(f"{where}: answers with HTTP {error.response.status_code}") from error
+            if error.response.status_code not in (401, 412):
+                raise InputError(
+                    f"{where}: answers with HTTP {error.response.status_code}; check that it is the server of the"
+                    " invitation, and that both have the same version"
+                ) from error
+            raise InputError(
+                f"{where}: does not know this site's key; send {home.public_key.name} to the coordinator, who adds it"
+                " with `mfscsn server add-site` (it also says so when this key is connected from elsewhere, or when"
+                " this machine's clock is wrong)"
+            ) from error
+        except httpx.TransportError as error:
+            raise _transport_fault(where, error) from error
+    with replaced(remembered) as out:
+        out.write(json.dumps(node).encode())
+
+
+def _transport_fault(where: str, error: Exception) -> InputError:
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ssl.SSLError):
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return InputError(
+            f"{where}: shows a certificate that does not fit the invitation ({cause.verify_message});"
+            " it may be another server: ask the coordinator for a new invitation"
+        )
+    if cause is not None:
+        return InputError(f"{where}: does not speak TLS ({cause.reason}); check the address in invitation.toml")
+    return Unreachable(f"{where}: cannot be reached ({error}); check that it runs and that the firewall lets you out")
+
+
+@contextmanager
+def _supernode(home: SiteHome) -> "Iterator[tuple[subprocess.Popen[bytes], str, bytes]]":
+    """Run Flower's SuperNode as long as the block lasts; give it with the address and secret to ask it for work."""
+    folder = home.path / "flower"
+    folder.mkdir(exist_ok=True, mode=0o700)
+    secret, certificate, port = folder / "secret", folder / "authority.pem", free_port()
+    secret.touch(mode=0o600)
+    secret.write_bytes(secrets.token_bytes(32))
+    certificate.write_text(home.invitation.certificate)
+    command = [
+        program("flower-supernode"), "--superlink", home.invitation.server, "--root-certificates", str(certificate),
+        "--auth-supernode-private-key", str(home.key), "--isolation", "process", "--host", "127.0.0.1",
+        "--port", str(port), "--superexec-auth-secret-file", str(secret),
+        "--node-config", f"site={json.dumps(str(home.path))}",
+    ]  # fmt: skip
+    supernode = start_guarded(command, folder / "supernode.log", flower_environment(folder), folder)
+    try:
+        yield supernode, f"127.0.0.1:{port}", secret.read_bytes()
+    finally:
+        end_guarded(supernode)
+
+
+def _answer_messages(
+    context: Any,
+    supernode: "subprocess.Popen[bytes]",
+    address: str,
+    secret: bytes,
+    approved: str,
+    say: Callable[[str], object],
+) -> None:
+    """Take up ClientApp tasks one after another, each in a process of its own, until the SuperNode ends."""
+    proof = SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods=frozenset({ACQUIRE}))
+    client = _runtime(address, "SuperExec", proof)
+    wanted = AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP])
+    while supernode.poll() is None:
+        try:
+            answer = client.AcquireTask(wanted)
+        except httpx.HTTPError:  # it starts, or it ends
+            time.sleep(POLL_SECONDS)
+            continue
+        if answer.token:
+            began = time.monotonic()
+            process = context.Process(target=answer_message, args=(address, answer.token, approved, os.getpid()))
+            process.start()
+            while process.is_alive():
+                process.join(timeout=POLL_SECONDS * 10)
+                if supernode.poll() is not None:  # nobody is left to take the answer
+                    process.kill()
+            if process.exitcode:
+                say(f"the process for a message ended with {process.exitcode}; this site has no answer in this round")
+            else:
+                say(f"answered a message in {time.monotonic() - began:.3f} s")
+        time.sleep(POLL_SECONDS)
+    client.close()
+
+
+def answer_message(address: str, token: str, approved: str, command: int) -> None:
+    """Answer one message with the installed app, if that is what the server asks for; end when the command ends."""
+    end_with(command)  # or it would save private layers beside the next process of this site
+    from federation import client_app
+
+    client = _runtime(address, "flwr-clientapp", RuntimeTokenHttpInterceptor(token), make_simple_http_retry_invoker())
+    heartbeat = HeartbeatSender(make_task_heartbeat_fn_http(client))
+    heartbeat.start()
+    message, context, _, bundle = pull_task_input(client)
+    found = hashlib.sha256(bundle.content).hexdigest()
+    if found == approved:
+        reply = client_app.app(message, context)
+    else:
+        print(f"refused: the server asks to run app bundle {found}, approved is {approved}", flush=True)
+        reply = Message(Error(UNAPPROVED_APP, REFUSALS[UNAPPROVED_APP]), reply_to=message)
+    push_message(client, reply, context)
+    push_task_output(client, context, SubStatus.COMPLETED, "")
+    heartbeat.stop()
+    client.close()
+
+
+def _runtime(address: str, component: str, proof: Any, retry: Any = None) -> RuntimeHttpClient:
+    """Talk to the SuperNode on this machine, with a proof of who asks."""
+    return RuntimeHttpClient.from_server_address(
+        server_address=address,
+        insecure=True,
+        root_certificates=None,
+        interceptors=[RuntimeVersionHttpInterceptor(component_name=component), proof],
+        retry_invoker=retry,
+    )
+
+
+def sends(home: SiteHome) -> list[str]:
+    """Say in plain words what leaves this site."""
+    from federation.site_network import server_network
+
+    site, contract = home.site, home.federation.contract
+    layers = server_network(home.federation).common_state()
+    n_values = sum(values.numel() for values in layers.values())
+    shapes = ", ".join(f"{name} {tuple(values.shape)}" for name, values in layers.items())
+    count = "nothing about the number of trials" if contract.weighting == "equal" else "the number of training trials"
+    metrics = ", ".join(site.metrics) or "no training metric"
+    if contract.secure_aggregation:
+        count, metrics = "keys and shares of secrets that serve one round", "no training metric"
+    masked = ", masked: the server can read the sites' sum alone" if contract.secure_aggregation else ""
+    scores = (
+        "the mean balanced accuracy of your target subjects, and how many they are"
+        if site.scores
+        else "no score (scores = [] in site.toml)"
+    )
+    noised = []
+    if site.privacy is not None:
+        spent = Ledger(home.path / LEDGER, site.privacy).epsilon
+        noised = [
+            f"with noise: all rounds of all runs tell at most epsilon {site.privacy.epsilon:g} (delta"
+            f" {site.privacy.delta:g}) of one trial, {spent:.3g} is spent ({LEDGER}); then this site trains no more"
+        ]
+    return [
+        f"in every round: the {len(layers)} arrays of the common layers, {n_values} numbers ({shapes}){masked}",
+        f"with them: {count}; {metrics}; the site's name {site.name!r}",
+        *noised,
+        f"after the last round: {scores}",
+        "besides: this machine's network address, the site's public key, and how long a message took (Flower's own)",
+        "never: recordings, trials, labels, channel lists, subjects, or a layer of the site's own",
+    ]

@@ -1,0 +1,221 @@
+"""The server's own folder in a deployment: what the federation agrees on, certificates, the register, Flower, runs.
+
+``server.toml`` and ``federation.toml`` are the coordinator's to edit; ``invitation.toml`` is made from them, and goes
+to every site; ``sites/NAME.pub`` is the register: who has a file there may join.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import tomli_w
+from pydantic import Field
+
+from data.errors import InputError
+from data.files import replaced
+from federation.contract import NAME, Contract, Federation, Name, Site, Table, Training, parse_table, read_toml
+from federation.deployment import keys
+from federation.deployment.app_bundle import bundle_hash
+from federation.invitation import Invitation, write_invitation
+from federation.register import Node, read_nodes
+from federation.run_folder import RunFolder, check_free, runs_in
+
+SERVER_HEAD = "# Where the server listens, and the names or addresses by which sites reach it: the first one is used.\n"
+FEDERATION_HEAD = """\
+# What all sites agree on. After a change, send invitation.toml to every site again: a site with another contract is
+# refused by name. `rounds` alone may change freely.
+"""
+
+
+class ServerFile(Table):
+    """``server.toml``.
+
+    Parameters
+    ----------
+    hosts : list of str
+        Names or addresses of the server, as sites know it; they stand in its certificate.
+    port : int
+        That sites dial to.
+    listen : str
+        Address of this machine to listen on.
+    """
+
+    hosts: list[str] = Field(min_length=1)
+    port: int = Field(9092, ge=1, le=65535)
+    listen: str = "0.0.0.0"
+
+
+class FederationFile(Table):
+    """``federation.toml`` of a server: a FED.toml without its sites."""
+
+    name: Name
+    contract: Contract = Contract()
+    training: Training = Training()
+
+
+class ServerHome:
+    """A server's folder, opened.
+
+    Parameters
+    ----------
+    path : Path
+
+    Raises
+    ------
+    InputError
+        When a file is missing, or says what it may not; one line.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path.resolve()
+        where = self.path / "server.toml"
+        if not where.is_file():
+            raise InputError(f"{path}: no server here (server.toml is missing); make one with `mfscsn server init`")
+        self.server: ServerFile = parse_table(ServerFile, read_toml(where), str(where))
+        where = self.path / "federation.toml"
+        self.federation: FederationFile = parse_table(FederationFile, read_toml(where), str(where))
+
+    @classmethod
+    def create(
+        cls,
+        path: Path,
+        server: ServerFile,
+        federation: FederationFile,
+        own: tuple[Path, Path, Path] | None = None,
+    ) -> "ServerHome":
+        """Make a server's folder.
+
+        Parameters
+        ----------
+        path : Path
+            New or empty.
+        server, federation
+            What its two files say at first.
+        own : three paths, optional
+            A certificate of one's own, its private key, and the authority's certificate; made here when left out.
+        """
+        check_free(path, "name another folder")
+        if own is not None:
+            keys.check_server_certificate(*own)
+        path.mkdir(parents=True, exist_ok=True)
+        path.chmod(0o700)
+        (path / "sites").mkdir()
+        if own is not None:
+            for source, name in zip(own, ("server.pem", "server.key", "authority.pem"), strict=True):
+                (path / name).touch(mode=0o600)
+                (path / name).write_bytes(source.read_bytes())
+        else:
+            keys.make_authority(federation.name, path / "authority.pem", path / "authority.key")
+        for name, head, table in (
+            ("federation.toml", FEDERATION_HEAD, federation),
+            ("server.toml", SERVER_HEAD, server),
+        ):
+            with replaced(path / name) as out:
+                out.write((head + tomli_w.dumps(table.model_dump(mode="json", exclude_none=True))).encode())
+        home = cls(path)
+        home.ready()
+        return home
+
+    def ready(self) -> bool:
+        """Make the certificate where it is missing, and the invitation anew; say whether the invitation changed.
+
+        Raises
+        ------
+        InputError
+            When the certificate does not do, and the authority's key is not here to make another.
+        """
+        certificate, key = self.path / "server.pem", self.path / "server.key"
+        authority, authority_key = self.path / "authority.pem", self.path / "authority.key"
+        if authority_key.exists():
+            if not certificate.exists() or keys.days_left(certificate) < 1 or not self._names_hosts(certificate):
+                key.unlink(missing_ok=True)
+                keys.make_server_certificate(self.server.hosts, authority, authority_key, certificate, key)
+        elif not certificate.exists() or keys.days_left(certificate) < 0:
+            raise InputError(
+                f"{certificate}: missing, or has run out; put another there with its server.key, or bring back"
+                f" {authority_key.name}, with which one is made"
+            )
+        host, path = self.server.hosts[0], self.path / "invitation.toml"
+        before = path.read_bytes() if path.exists() else None
+        invitation = Invitation(
+            name=self.federation.name,
+            server=f"{f'[{host}]' if ':' in host else host}:{self.server.port}",
+            app=bundle_hash(),
+            certificate=(self.path / "authority.pem").read_text(),
+            contract=self.federation.contract,
+            training=self.federation.training,
+        )
+        write_invitation(path, invitation)
+        return before != path.read_bytes()
+
+    def _names_hosts(self, certificate: Path) -> bool:
+        return set(self.server.hosts) <= keys.hosts(certificate)
+
+    def add_site(self, public_key: Path, name: str | None = None) -> str:
+        """Register a site's public key; give the site's name.
+
+        Raises
+        ------
+        InputError
+            When the file holds no key, the name is none or taken, or the key is registered already.
+        """
+        key, comment = keys.read_public_key(public_key)
+        chosen = parse_table(Site, {"name": name or comment}, f"{public_key}: the site's").name
+        for other, path in self.sites().items():
+            known = keys.read_public_key(path)[0]
+            if known == key:
+                raise InputError(f"{public_key}: this key is registered already, for site {other!r}")
+            if other == chosen:
+                raise InputError(f"site {other!r} has another key already; remove {path} first, or give another --name")
+        with replaced(self.path / "sites" / f"{chosen}.pub") as out:
+            out.write(public_key.read_bytes())
+        return chosen
+
+    def sites(self) -> dict[str, Path]:
+        """Give the registered sites' public keys by name, sorted."""
+        found = sorted((self.path / "sites").glob("*.pub"))
+        return {path.stem: path for path in found if re.fullmatch(NAME, path.stem)}
+
+    def federation_of_sites(self, rounds: int | None = None) -> Federation:
+        """Give the federation as its run freezes it: the registered sites have a name and nothing else.
+
+        Raises
+        ------
+        InputError
+            When no site is registered.
+        """
+        if not self.sites():
+            raise InputError(f"{self.path}: no site is registered; add one with `mfscsn server add-site`")
+        training = self.federation.training
+        if rounds is not None:
+            training = training.model_copy(update={"rounds": rounds})
+        return Federation(
+            name=self.federation.name,
+            contract=self.federation.contract,
+            training=training,
+            site=[Site(name=name) for name in self.sites()],
+        )
+
+    @property
+    def flower(self) -> Path:
+        """Flower's home."""
+        return self.path / "flower"
+
+    @property
+    def nodes(self) -> Path:
+        """The register of nodes that the running server writes."""
+        return self.path / "nodes.json"
+
+    def connected(self) -> dict[str, Node]:
+        """Give the registered sites as the server saw them last."""
+        return {node.site: node for node in read_nodes(self.nodes).values()}
+
+    def command_port(self) -> int | None:
+        """Give the port of 127.0.0.1 where the running server takes commands; None when it never ran."""
+        path = self.flower / "port.json"
+        return int(json.loads(path.read_text())) if path.exists() else None
+
+    def runs(self) -> Sequence[RunFolder]:
+        """Open all runs, the oldest first."""
+        return runs_in(self.path / "runs")

@@ -1,0 +1,202 @@
+"""Secure aggregation at a site: the server sees the sum of the sites' updates, and of one site's nothing.
+
+The protocol is SecAgg+ as Flower 1.41 has it. Ours around it: masks come from a stream cipher, for Flower's generator
+folds each seed to 32 bits; a site refuses what the contract does not say; nothing but masked numbers and keys leaves;
+and the protocol's secrets are gone when the round is over.
+
+It protects against a server that follows the protocol and reads all that it is sent, as long as fewer than the
+threshold of sites tell it their secrets. It does not protect against a server that makes up sites of its own, for
+public keys are not authenticated, nor against what the sum itself tells: docs/privacy.md.
+
+References
+----------
+SecAgg: Bonawitz et al. 2017, ACM CCS. SecAgg+: Bell et al. 2020, ACM CCS.
+"""
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import torch
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.common import Code, FitRes, Status, ndarrays_to_parameters
+from flwr.common.secure_aggregation.secaggplus_constants import RECORD_KEY_CONFIGS, RECORD_KEY_STATE, Key, Stage
+from flwr.compat.common.recorddict_compat import fitres_to_recorddict
+from numpy.typing import NDArray
+from torch import Tensor
+
+from data.errors import InputError
+from federation.messages import FEWEST
+from federation.privacy.randomness import key_stream
+
+at_site: Any = import_module("flwr.client.mod.secure_aggregation.secaggplus_mod")  # a function has the module's name
+at_server: Any = import_module("flwr.server.workflow.secure_aggregation.secaggplus_workflow")
+
+CLIP = 1.0  # of a difference to the last common layers, weighted
+LEVELS = 2**22  # that a value between -CLIP and CLIP may take
+MODULUS = 2**32
+MOST_TRIALS = 10_000.0  # of a site, where sites weigh by their trials
+
+
+def threshold(n_sites: int) -> int:
+    """Say how many sites must answer to the end, and how many must tell the server a secret to uncover it."""
+    return 2 * n_sites // 3 + 1
+
+
+def largest_weight(weighting: str) -> float:
+    """Give the weight that counts as one in the sum."""
+    return 1.0 if weighting == "equal" else MOST_TRIALS
+
+
+def quantisation_error(weights: float, n_sites: int) -> float:
+    """Bound how far a value of the secure mean is from the plain one.
+
+    Parameters
+    ----------
+    weights : float
+        Sum of the sites' weights, each over `largest_weight`.
+    n_sites : int
+    """
+    return n_sites * (2 * CLIP / LEVELS) / weights
+
+
+def stream_mask(seed: bytes, num_range: int, dimensions_list: list[tuple[int, ...]]) -> list[NDArray[np.int64]]:
+    """Make masks from a seed: ChaCha20's key stream, keyed by HKDF-SHA256 of the whole seed.
+
+    It takes the place of Flower's ``pseudo_rand_gen``, which folds the seed to 32 bits.
+
+    Parameters
+    ----------
+    seed : bytes
+    num_range : int
+        A power of two, at most 2**32: masks are uniform from 0 to `num_range` - 1.
+    dimensions_list : list of shapes
+    """
+    if num_range & (num_range - 1) or not 1 < num_range <= 2**32:
+        raise ValueError(f"masks are uniform below a power of two up to 2**32, not below {num_range}")
+    key = HKDF(hashes.SHA256(), 32, None, b"mfscsn secure aggregation mask").derive(seed)
+    sizes = [int(np.prod(shape, dtype=np.int64)) for shape in dimensions_list]
+    values = np.frombuffer(key_stream(key, 4 * sum(sizes)), "<u4").astype(np.int64) & (num_range - 1)
+    parts = np.split(values, np.cumsum(sizes)[:-1])
+    return [part.reshape(shape) for part, shape in zip(parts, dimensions_list, strict=True)]
+
+
+_total = [0]
+_factor_extract = at_server.factor_extract
+
+
+def last_total_weight() -> float:
+    """Give the sum of the weights, each over the largest, of the last sum that this process uncovered."""
+    return _total[0] / LEVELS
+
+
+def _noted(parameters: list[NDArray[np.int64]]) -> tuple[int, list[NDArray[np.int64]]]:
+    factor, rest = _factor_extract(parameters)
+    _total[0] = int(factor)
+    return factor, rest
+
+
+# Both ends look these up in their own module
+at_site.pseudo_rand_gen = stream_mask
+at_server.pseudo_rand_gen = stream_mask
+at_server.factor_extract = _noted
+
+
+def flat(layers: Mapping[str, Tensor]) -> NDArray[np.float64]:
+    """Join layers, by name, to one vector: the protocol spoils arrays without dimensions."""
+    return np.concatenate([layers[name].double().numpy().ravel() for name in sorted(layers)])
+
+
+def added(before: Mapping[str, NDArray[Any]], change: NDArray[np.floating]) -> dict[str, Tensor]:
+    """Add the mean change, a vector as `flat` joins it, to the layers that sites were sent."""
+    found, at = {}, 0
+    for name in sorted(before):
+        values = before[name].astype(np.float64)
+        found[name] = torch.from_numpy(
+            (values + change[at : at + values.size].reshape(values.shape)).astype(np.float32)
+        )
+        at += values.size
+    return {name: found[name] for name in before}
+
+
+def answer_stage(
+    message: Message,
+    context: Context,
+    weighting: str,
+    train: Callable[[], tuple[Mapping[str, Tensor], Mapping[str, Tensor], int]],
+) -> RecordDict:
+    """Answer one stage of the protocol at a site.
+
+    Parameters
+    ----------
+    message : Message
+        With the stage's configuration in it.
+    context : Context
+        Keeps the protocol's secrets between stages.
+    weighting : {"trials", "equal"}
+    train : callable
+        Trains the round; gives the common layers before and after it, and the site's weight.
+
+    Raises
+    ------
+    InputError
+        When the server asks for what the contract does not say, or an update is beyond what can be sent.
+    """
+    if RECORD_KEY_CONFIGS not in message.content:
+        raise InputError("the server asks for a plain update, but the contract says secure aggregation; refused")
+    asked = message.content.config_records[RECORD_KEY_CONFIGS]
+    _check_asked(asked, context, weighting)
+    over = asked[Key.STAGE] == Stage.UNMASK
+
+    def trained(message: Message, context: Context) -> Message:
+        before, after, weight = train()
+        change = flat(after) - flat(before)
+        share = weight / largest_weight(weighting)
+        if share > 1:
+            raise InputError(
+                f"{weight} trials are more than the {MOST_TRIALS:g} of secure aggregation; weighting = 'equal'"
+            )
+        if (far := float(np.abs(change).max())) > CLIP:
+            raise InputError(
+                f"an update moved a value of the common layers by {far:.3g}, secure aggregation carries {CLIP:g} at"
+                " most; lower lr or local_epochs"
+            )
+        fit = FitRes(Status(Code.OK, ""), ndarrays_to_parameters([change]), weight, {})
+        return Message(fitres_to_recorddict(fit, keep_input=False), reply_to=message)
+
+    reply = at_site.secaggplus_mod(message, context, trained)
+    if over:
+        context.state.config_records.pop(RECORD_KEY_STATE, None)
+    # Of the reply, only the protocol's own part: Flower's mod leaves the number of trials beside it, in clear
+    return RecordDict({RECORD_KEY_CONFIGS: reply.content.config_records[RECORD_KEY_CONFIGS]})
+
+
+def _check_asked(asked: ConfigRecord, context: Context, weighting: str) -> None:
+    stage = asked.get(Key.STAGE)
+    if stage == Stage.SETUP:
+        n_sites = asked.get(Key.SAMPLE_NUMBER)
+        if not isinstance(n_sites, int) or n_sites < FEWEST:
+            raise InputError(
+                f"the server asks for a secure sum of {n_sites!r} sites, at least {FEWEST} hide one another"
+            )
+        agreed: dict[str, Any] = {
+            Key.SHARE_NUMBER: n_sites,
+            Key.THRESHOLD: threshold(n_sites),
+            Key.CLIPPING_RANGE: CLIP,
+            Key.TARGET_RANGE: LEVELS,
+            Key.MOD_RANGE: MODULUS,
+            Key.MAX_WEIGHT: largest_weight(weighting),
+        }
+        for key, value in agreed.items():
+            if asked.get(key) != value:
+                raise InputError(f"the server asks for {key} = {asked.get(key)!r} in secure aggregation, not {value}")
+    elif stage == Stage.UNMASK:
+        kept = context.state.config_records.get(RECORD_KEY_STATE, ConfigRecord())
+        known = set(kept.get("rd_seed_share_dict:K", []))  # type: ignore[arg-type]
+        alive, gone = (asked.get(key, []) for key in (Key.ACTIVE_NODE_ID_LIST, Key.DEAD_NODE_ID_LIST))
+        both = [*alive, *gone]  # type: ignore[misc]
+        if len(set(both)) != len(both) or not set(both) <= known:
+            raise InputError("the server asks for both secrets of a site, which would uncover its update; refused")

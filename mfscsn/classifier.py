@@ -1,0 +1,186 @@
+"""`MFSCSNClassifier`: one site's network as a scikit-learn classifier, for MOABB, cross-validation and notebooks."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_array, check_is_fitted, check_X_y
+from threadpoolctl import threadpool_limits
+
+from federation.common_layers import read_common
+from federation.contract import Contract, parse_table
+from mfscsn.network import Branch, SeparateCommonSeparate
+from mfscsn.training import BranchTrials, Settings, derive_seed, predict, train_round
+
+SITE = "site"  # the one branch of the network
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute on one thread: results repeat, and the jobs of a cross-validation do not wait for one another."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(limits=1, user_api="blas"):
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class MFSCSNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """A separate-common-separate network of one site.
+
+    Trials come band-passed and cut, as MOABB's paradigms and MNE's epochs give them; the network aligns them, its
+    reference fitted in `fit`. Without `common` it is the site unshared. With it, training begins with the common layers
+    of a finished federation.
+
+    Parameters
+    ----------
+    sfreq : float
+        Rate of the trials in Hz.
+    extractor : {"riemann", "shallow", "shallow-group"}
+        As in `federation.contract.Contract`; `common` brings its own.
+    alignment : str, optional
+        As there; when left out "recentred" with "riemann", "euclidean" with the others. "followed" takes trials that
+        `predict` is given for later ones in time order, which cross-validation does not give.
+    common : path, optional
+        A run's folder, or what `mfscsn export` wrote.
+    train_common : bool
+        Whether the common layers are trained further, or stay as they came.
+    epochs, batch_size, lr, weight_decay
+        Of training: passes over the trials, trials a step, AdamW's learning rate and weight decay.
+    random_state : int
+        Of weights, batches and dropout: the same one gives the same network.
+
+    Attributes
+    ----------
+    classes_ : array, shape (n_classes,)
+    network_ : mfscsn.network.SeparateCommonSeparate
+        A torch module of one branch, "site".
+    n_features_in_ : int
+        Channels.
+
+    Examples
+    --------
+    >>> from sklearn.model_selection import cross_val_score
+    >>> from mfscsn import MFSCSNClassifier
+    >>> rng = np.random.default_rng(0)
+    >>> X, y = rng.standard_normal((40, 8, 384)), np.repeat(["left", "right"], 20)
+    >>> len(cross_val_score(MFSCSNClassifier(sfreq=128, epochs=2), X, y))
+    5
+    """
+
+    def __init__(
+        self,
+        sfreq: float = 128.0,
+        *,
+        extractor: str = "riemann",
+        alignment: str | None = None,
+        common: str | Path | None = None,
+        train_common: bool = True,
+        epochs: int = 100,
+        batch_size: int = 64,
+        lr: float = 1e-3,
+        weight_decay: float = 0.01,
+        random_state: int = 0,
+    ):
+        self.sfreq = sfreq
+        self.extractor = extractor
+        self.alignment = alignment
+        self.common = common
+        self.train_common = train_common
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.random_state = random_state
+
+    def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
+        """Train on trials ``(n_trials, n_chans, n_times)``, in microvolts, and their labels ``(n_trials,)``.
+
+        Raises
+        ------
+        ValueError
+            For trials of another form or with one class only, settings that do not fit one another, or common layers
+            of another rate or shape.
+        """
+        signals, labels = check_X_y(X, y, allow_nd=True, dtype=np.float64)
+        self._check_form(signals)
+        check_classification_targets(labels)
+        self.classes_, codes = np.unique(labels, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise ValueError(f"y has the one class {self.classes_.tolist()[0]!r}; at least two are needed")
+        self.n_features_in_ = signals.shape[1]
+        contract, layers = self._contract(signals.shape[2])
+        self.network_ = SeparateCommonSeparate(
+            contract.architecture,
+            {SITE: Branch(signals.shape[1], len(self.classes_))},
+            derive_seed(self.random_state, SITE),
+        )
+        if layers is not None:
+            self.network_.load_common(layers)
+        frozen = layers is not None and not self.train_common
+        settings = Settings(
+            rounds=1,
+            local_epochs=0 if frozen else self.epochs,
+            private_first=self.epochs if frozen else 0,
+            batch_size=self.batch_size,
+            lr=self.lr,
+            weight_decay=self.weight_decay,
+        )
+        with _one_thread():
+            self.reference_ = contract.fitting.fit(signals)
+            inputs = self.reference_.inputs(signals, follow=False)
+            trials = BranchTrials(inputs, codes.astype(np.int64), tuple(map(str, self.classes_)))
+            train_round(self.network_, {SITE: trials}, settings, seed=derive_seed(self.random_state, SITE, 1))
+        return self
+
+    def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
+        """Give the probability of each class, in the order of `classes_`, for trials as `fit` takes them."""
+        check_is_fitted(self, "network_")
+        signals = check_array(X, allow_nd=True, dtype=np.float64)
+        self._check_form(signals)
+        if signals.shape[1] != self.n_features_in_:
+            raise ValueError(f"X has {signals.shape[1]} channels, but the network was fitted on {self.n_features_in_}")
+        with _one_thread():
+            return predict(self.network_, self.reference_.inputs(signals, follow=True), SITE)
+
+    def predict(self, X: ArrayLike) -> NDArray[Any]:
+        """Give the likeliest class of trials as `fit` takes them."""
+        probabilities = self.predict_proba(X)
+        found: NDArray[Any] = self.classes_[probabilities.argmax(axis=1)]
+        return found
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array, tags.input_tags.three_d_array = False, True
+        return tags
+
+    def _check_form(self, X: NDArray[np.float64]) -> None:
+        if X.ndim != 3:
+            raise ValueError(f"X has shape {X.shape}, expected (n_trials, n_chans, n_times)")
+
+    def _contract(self, n_times: int) -> tuple[Contract, dict[str, Any] | None]:
+        """Give the contract that the network is built by, its window as long as the trials; and common layers."""
+        window = [0.0, n_times / self.sfreq]
+        if self.common is None:
+            kind = self.alignment or ("recentred" if self.extractor == "riemann" else "euclidean")
+            document = {"extractor": self.extractor, "alignment": kind, "sfreq": self.sfreq, "window": window}
+            document["band"] = [1.0, 0.45 * self.sfreq]  # the trials were band-passed before they came
+            return parse_table(Contract, document, "MFSCSNClassifier"), None
+        found = read_common(Path(self.common))
+        if found.contract.sfreq != self.sfreq:
+            raise ValueError(
+                f"sfreq is {self.sfreq:g} Hz, the common layers in {self.common} are of {found.contract.sfreq:g} Hz;"
+                " resample the trials"
+            )
+        kind = self.alignment or ("recentred" if found.contract.extractor == "riemann" else found.contract.alignment)
+        changes = {"alignment": kind, "window": window}
+        document = found.contract.model_dump(mode="json", exclude_none=True) | changes
+        return parse_table(Contract, document, "MFSCSNClassifier"), found.layers

@@ -1,0 +1,191 @@
+"""The audit's attacks work where nothing protects, and are honest where something does."""
+
+import csv
+
+import numpy as np
+import pytest
+import torch
+from conftest import LoopGrid, federation_of, mfscsn, refused, tiny_toml
+
+from data.store import Store
+from experiments.audit import run as audit
+from experiments.audit.byzantine import flipped_store, score_beside, spoiled
+from experiments.audit.identity import n_named
+from experiments.audit.inversion import gradient_of_trial, invert, likeness, log_power
+from experiments.audit.membership import auc, infer_membership, parted
+from experiments.audit.views import View, flat, summed, trained, update_of_round
+from experiments.prepare import prepare_sites
+from federation.run_folder import RunFolder
+from federation.server_app import federate
+from mfscsn.network import Architecture, Branch, SeparateCommonSeparate
+from mfscsn.training import BranchTrials, Settings
+
+AUDITED = tiny_toml(contract='alignment = "standard"\nweighting = "equal"').replace('"shallow"', '"shallow-group"')
+
+
+def network_of(seed: int, n_chans: int = 4) -> SeparateCommonSeparate:
+    return SeparateCommonSeparate(Architecture(256, 128.0, "shallow-group"), {"a": Branch(n_chans, 2)}, seed)
+
+
+@pytest.fixture
+def trials():
+    rng = np.random.default_rng(0)
+    noise = rng.standard_normal((48, 4, 256)).astype(np.float32)
+    return BranchTrials(noise, rng.integers(0, 2, 48), ("x", "y"))
+
+
+@pytest.fixture
+def audited(tmp_path, prepared):
+    federation = prepare_sites(federation_of(AUDITED, tmp_path), prepared)  # it names the subjects
+    return RunFolder.create(tmp_path / "run", federation, prepared, 1)
+
+
+def test_a_trial_is_made_anew_from_all_layers_and_not_from_the_common_ones():
+    network, strange = network_of(0).double().eval(), network_of(1).double().eval()
+    rng = np.random.default_rng(1)
+    spectrum = np.fft.rfft(rng.standard_normal((4, 256)))
+    frequency = np.fft.rfftfreq(256, 1 / 128)
+    x = torch.from_numpy(np.fft.irfft(spectrum * ((frequency >= 4) & (frequency <= 38)), 256))
+    label, usual = torch.tensor(1), np.zeros((5, 4))
+    found = {}
+    for view, attacker in ((View(everything=True), network), (View(), strange)):
+        gradients = gradient_of_trial(network, "a", x, label, view)
+        assert gradients.keys() == set(view.names(network))
+        made = invert(attacker, "a", gradients, label, (4, 256), (4.0, 38.0), 128.0, seed=0)
+        found[view] = likeness(made, x, usual, 128.0)
+    assert found[View(everything=True)].correlation > 0.6
+    assert found[View()].correlation < 0.3
+    assert likeness(-x, x, usual, 128.0).correlation == pytest.approx(1)
+
+
+def test_noise_covers_a_gradient():
+    network = network_of(0).double().eval()
+    x = torch.randn(4, 256, dtype=torch.float64)
+    plain, noisy = (
+        flat(gradient_of_trial(network, "a", x, torch.tensor(0), View(everything=True, noise=noise)))
+        for noise in (None, 1.0)
+    )
+    assert float(noisy.std()) == pytest.approx(1.0, rel=0.05)
+    assert abs(float(torch.corrcoef(torch.stack([plain, noisy]))[0, 1])) < 0.1
+
+
+def test_log_power_is_of_the_bands():
+    seconds = np.arange(256) / 128
+    alpha = np.sin(2 * np.pi * 8 * seconds)[None, None]
+    power = log_power(alpha, 128.0)
+    assert power.shape == (1, 5, 1) and power[0, :, 0].argmax() == 0
+
+
+def test_parts_do_not_overlap(trials):
+    parts = parted({"a": trials}, 3)["a"]
+    seen = [signal.tobytes() for part in parts for signal in part.signals]
+    assert [len(part.labels) for part in parts] == [24, 12, 12] and len(set(seen)) == 48
+
+
+def test_what_trained_is_told_by_its_loss_and_by_the_common_layers_much_less(trials):
+    settings = Settings(rounds=30, batch_size=8)
+    parts = parted({"a": trials}, 0)
+    target = trained(network_of(0), {"a": parts["a"][0]}, settings, View(), seed=0)
+    found = {
+        view: auc(*infer_membership(target, network_of(1), [], parts, settings, view, seed=0))
+        for view in (View(everything=True), View())
+    }
+    assert found[View(everything=True)][0] > 0.8 and found[View()][0] < found[View(everything=True)][0]
+    low, high = found[View()][1:]
+    assert low <= found[View()][0] <= high
+
+
+def test_the_area_is_right():
+    area, low, high = auc(np.array([0.1, 0.4, 0.35, 0.8] * 20), np.array([False, False, True, True] * 20))
+    assert area == pytest.approx(0.75) and low < 0.75 < high
+
+
+def test_an_update_takes_the_nearest_name():
+    axes = torch.eye(3)
+    assert n_named([*axes], [axes[0] * 9, axes[1] + 0.1, axes[2]]) == 3
+    assert n_named([*axes], [axes[1], axes[0], axes[2]]) == 1
+
+
+def test_updates_are_of_the_layers_that_are_seen(trials):
+    network = network_of(0)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    found = update_of_round(network, {"a": trials}, Settings(), View(), seed=0)
+    assert found.keys() == {"common.0.weight", "common.0.bias"} and found["common.0.weight"].any()
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+
+
+def test_a_sum_hides_only_what_several_sites_have():
+    own, other = (
+        {"a": torch.tensor([4.0]), "b": torch.tensor([6.0])},
+        {"a": torch.tensor([2.0]), "c": torch.tensor([9.0])},
+    )
+    assert summed(own, [other]) == {"a": torch.tensor([3.0]), "b": torch.tensor([6.0])}
+
+
+def test_frozen_layers_stay(trials):
+    network = network_of(0)
+    after = trained(network, {"a": trials}, Settings(rounds=2), View(), 0, frozen=network.common_names())
+    assert torch.equal(after.common[0].weight, network.common[0].weight)
+    assert not torch.equal(after.heads["of-a"][0].weight, network.heads["of-a"][0].weight)
+
+
+def test_what_a_bad_site_sends():
+    before, after = {"w": torch.tensor([1.0, 1.0])}, {"w": torch.tensor([2.0, 0.0])}
+    assert torch.equal(spoiled(before, after, "none", 0)["w"], after["w"])
+    assert torch.equal(spoiled(before, after, "sign flipped", 0)["w"], torch.tensor([-49.0, 51.0]))
+    assert torch.equal(spoiled(before, after, "scaled", 0)["w"], torch.tensor([51.0, -49.0]))
+    moved = spoiled(before, after, "random", 0)["w"] - before["w"]
+    assert float(moved.norm()) == pytest.approx(9 * 2**0.5)
+
+
+@pytest.mark.parametrize(("misdeed", "strategy"), [("sign flipped", "fedavg"), ("labels flipped", "fedmedian")])
+def test_the_others_are_scored_beside_a_bad_site(tmp_path, audited, misdeed, strategy):
+    federation = audited.federation
+    score = score_beside(federation, audited.store, federation.site[0], misdeed, strategy, tmp_path / "work")
+    assert 0 <= score <= 1
+    run = RunFolder(tmp_path / "work" / "run")
+    assert run.last_round() == 2 and run.federation.contract.strategy == strategy
+    assert {row["status"] for row in run.history()} == {"ok"}
+
+
+def test_labels_are_flipped_at_the_bad_site_alone(tmp_path, audited, prepared):
+    federation = audited.federation
+    prepared_names = [
+        s.dataset[0].model_copy(update={"subjects": [t]}) for s, t in zip(federation.site, ("3", "1"), strict=True)
+    ]
+    south = federation.site[1].model_copy(update={"dataset": [prepared_names[1]]})
+    flipped_store(prepared, tmp_path / "flipped", federation, south)
+    folder = south.dataset[0].recipe(federation.contract).folder
+    before, after = (Store(folder(root)).trials("1").labels for root in (prepared, tmp_path / "flipped"))
+    following = {"left_hand": "right_hand", "right_hand": "rest", "rest": "left_hand"}
+    assert [following[label] for label in before] == after.tolist()
+    assert (
+        Store(folder(tmp_path / "flipped")).trials("2").labels.tolist()
+        == Store(folder(prepared)).trials("2").labels.tolist()
+    )
+    north = federation.site[0].dataset[0].recipe(federation.contract).folder
+    assert (
+        Store(north(tmp_path / "flipped")).trials("3").labels.tolist()
+        == Store(north(prepared)).trials("3").labels.tolist()
+    )
+
+
+def test_the_command_prints_writes_and_draws(tmp_path, audited):
+    federate(LoopGrid(audited), audited)
+    words = ("audit", audited.path, "--parts", "identity,price", "--seeds", "1")
+    code, out, err = mfscsn(*words, cwd=tmp_path)
+    assert code == 0, err
+    with (audited.path / "audit.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["part"] for row in rows} == {"subject", "site", "price"}
+    epsilons = [float(row["value"]) for row in rows if row["measure"] == "epsilon"]
+    assert len(epsilons) == 3 and epsilons == sorted(epsilons, reverse=True)
+    assert "common layers, secure sum" in out and "(chance)" in out
+    assert (audited.path / "audit.svg").exists() and not (audited.path / "audit").exists()
+
+
+def test_what_cannot_be_audited_is_refused(tmp_path, audited, make_run):
+    assert "extractor 'shallow'; the audit compares" in refused("audit", make_run("plain").path, cwd=tmp_path)
+    assert "2 sites; of 5 one may be bad" in refused("audit", audited.path, cwd=tmp_path)
+    assert "did you mean 'price'?" in refused("audit", audited.path, "--parts", "prise", cwd=tmp_path)
+    assert set(audit.PARTS) == {"inversion", "membership", "identity", "price", "bad-site"}

@@ -1,0 +1,320 @@
+"""The benchmark on the tiny federation: the same as through Flower, resumable, without leaks."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import LoopGrid, federation_of, mfscsn, refused, tiny_toml
+
+from data.errors import InputError
+from experiments.benchmark import federated as benchmark_federated
+from experiments.benchmark import run as benchmark
+from experiments.benchmark.federated import METHODS, configured, run_method, train_together
+from experiments.benchmark.local import ALONE, run_alone
+from experiments.benchmark.run import (
+    Bench,
+    Job,
+    jobs_of,
+    load_bench,
+    prepare_bench,
+    read_results,
+    run_benchmark,
+    run_job,
+    shuffled_store,
+)
+from experiments.benchmark.show import estimate, paired, print_benchmark
+from federation.run_folder import RunFolder
+from federation.server_app import federate
+from federation.site_trials import digest
+
+RIEMANN = tiny_toml().replace('extractor = "shallow"\n', "").replace("fine_tune = 0", "fine_tune = 2")
+SPLIT = ("calibration = { first = 12 }", "calibration = { first = 12 }\ntest = { after = 12 }")
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    text = RIEMANN.replace(*SPLIT).replace('{ runs = ["0"] }', '{ runs = ["0"] }\ntest = { runs = ["1"] }')
+    return federation_of(text, tmp_path)
+
+
+@pytest.fixture
+def bench(tmp_path, tiny):
+    (tmp_path / "bench.toml").write_text(
+        'federation = "federation-under-test.toml"\nseeds = 2\n'
+        'methods = ["own-recentred", "mf-scsn-unshared", "mf-scsn"]\n'
+    )
+    return tmp_path / "bench.toml"
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """Jobs in this process."""
+
+    class Pool:
+        def submit(self, work, *args):
+            future = benchmark_future()
+            future.set_result(work(*args))
+            return future
+
+    from concurrent.futures import Future as benchmark_future
+
+    monkeypatch.setattr(benchmark, "start_workers", lambda n_processes, threads: Pool())
+    monkeypatch.setattr(benchmark, "stop_workers", lambda pool: None)
+
+
+@pytest.mark.parametrize("weighting", ["trials", "equal"])
+def test_trained_together_is_what_flower_trains(tmp_path, prepared, weighting):
+    federation = federation_of(RIEMANN.replace("[contract]", f'[contract]\nweighting = "{weighting}"'), tmp_path)
+    run = RunFolder.create(tmp_path / "run", federation, prepared, 1)
+    federate(LoopGrid(run), run)
+    networks, _ = train_together(federation, prepared)
+    for site in federation.site:
+        private, _ = run.site(site.name).load_private(99, digest(site, federation.contract, prepared))
+        for theirs in (run.load_common(2), private):
+            own = networks[site.name].state_dict()
+            assert theirs and all(torch.allclose(own[name], theirs[name], rtol=0, atol=1e-7) for name in theirs)
+
+
+def test_every_method_runs_and_scores_every_target(tiny, copied_store):
+    bench = Bench(federation="", methods=[*ALONE, *METHODS], seeds=1)
+    tiny = prepare_bench(bench, tiny, copied_store, lambda *step: None)
+    who = {("north", "3", 8), ("south", "1", 12), ("south", "2", 12)}
+    for name in set(bench.methods) - {"own-eeginception"}:  # its pooling wants longer trials
+        rows = run_job(Job(name, 0, None), tiny, copied_store)
+        assert {(row["site"], row["subject"], row["n_test"]) for row in rows} == who, name
+        assert len(rows) == 3 and all(0 <= row["balanced_accuracy"] <= 1 for row in rows), name
+        sent = bool(rows[0]["bytes"])
+        assert sent == (name in METHODS and not METHODS[name].one_place and "unshared" not in name), name
+
+
+def test_bytes_are_the_common_layers_down_and_up(tiny, prepared):
+    (row, *_) = run_method(tiny, METHODS["mf-scsn"], 0, prepared)
+    assert row.n_bytes == 2 * 2 * 4 * (50 * 50 + 50)
+
+
+def test_null_and_ensemble_are_made_of_single_runs(tiny, prepared, monkeypatch):
+    runs = []
+    trained = benchmark_federated._trained_and_predicted
+    monkeypatch.setattr(
+        benchmark_federated, "_trained_and_predicted", lambda *words: runs.append(words) or trained(*words)
+    )
+    found = run_method(tiny, METHODS["mf-scsn-null"], 0, prepared)
+    assert [words[3] for words in runs] == ["north", "south"] and [f.site for f in found] == ["north", "south", "south"]
+    runs.clear()
+    ensemble = run_method(tiny, METHODS["mf-scsn-ensemble"], 0, prepared)
+    single = [trained(*words) for words in runs]
+    assert len(single) == 5
+    mean = np.mean([members[0].probabilities for members in single], axis=0)
+    np.testing.assert_allclose(ensemble[0].probabilities, mean)
+
+
+def test_in_one_place_all_is_one_site(tiny):
+    federation = configured(tiny, METHODS["one-place"], 7)
+    assert [site.name for site in federation.site] == ["one-place"] and federation.training.seed == 7
+    assert [d.name for d in federation.site[0].dataset] == [
+        "north--in-one-place--clinic",
+        "south--in-one-place--laboratory",
+    ]
+
+
+def test_a_new_site_has_its_calibration_and_the_others_all_trials(tiny, prepared):
+    job = Job("mf-scsn", 0, None, new_site=True)
+    turns = list(benchmark._in_turn(tiny, job))
+    assert [(new, [s.name for s in f.site]) for f, new in turns] == [
+        ({"north"}, ["north", "south"]), ({"south"}, ["south", "north"]),
+    ]  # fmt: skip
+    assert turns[0][0].site[0].dataset[0].targets == ["3"] and turns[0][0].site[1].dataset[0].targets == []
+    assert len(run_job(job, tiny, prepared)) == 3
+
+
+def test_methods_without_randomness_run_once():
+    bench = Bench(federation="", methods=["own-csp-lda", "own-shallow", "mf-scsn"], seeds=2, calibration=[5, 10])
+    jobs = jobs_of(bench)
+    assert len(jobs) == 2 * (3 + 2)
+    assert [job.seed for job in jobs if job.method == "own-csp-lda"] == [0, 0]
+
+
+def test_goes_on_where_it_was_broken_off(tmp_path, bench, prepared, here, monkeypatch):
+    plan, federation, made_with = load_bench(bench)
+    results = tmp_path / "results.csv"
+    whole = run_benchmark(plan, federation, prepared, tmp_path / "whole.csv", made_with, 1)
+    assert list(whole.columns[:4]) == ["method", "site", "dataset", "subject"] and len(whole) == 3 * (1 + 2 + 2)
+
+    def fails(job, *words):
+        if job.seed == 1:
+            raise KeyboardInterrupt
+        return run_job(job, *words)
+
+    monkeypatch.setattr(benchmark, "run_job", fails)
+    with pytest.raises(KeyboardInterrupt):
+        run_benchmark(plan, federation, prepared, results, made_with, 1)
+    assert not results.exists()
+    first = plan.model_copy(update={"seeds": 1})
+    assert len(run_benchmark(first, federation, prepared, results, made_with, 1)) == 9
+    ran = []
+    monkeypatch.setattr(benchmark, "run_job", lambda job, *words: ran.append(job) or run_job(job, *words))
+    rows = run_benchmark(plan, federation, prepared, results, made_with, 1)
+    assert {(job.method, job.seed) for job in ran} == {("mf-scsn-unshared", 1), ("mf-scsn", 1)}
+    pd.testing.assert_frame_equal(_sorted(rows), _sorted(whole))
+    ran.clear()
+    run_benchmark(plan, federation, prepared, results, made_with, 1)
+    assert ran == []
+
+
+def _sorted(rows):
+    keys = ["method", "seed", "site", "subject"]
+    return rows.drop(columns="seconds").sort_values(keys).reset_index(drop=True)
+
+
+def test_results_of_other_trials_are_refused_and_kept(tmp_path, bench, prepared, copied_store, here):
+    plan, federation, made_with = load_bench(bench)
+    plan = plan.model_copy(update={"methods": ["own-recentred"]})
+    results = tmp_path / "results.csv"
+    run_benchmark(plan, federation, prepared, results, made_with, 1)
+    before = results.read_bytes()
+    folder = federation.site[0].dataset[0].recipe(federation.contract).folder(copied_store)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["subjects"]["1"]["labels"].reverse()
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match="made with other trials; give another --out"):
+        run_benchmark(plan, federation, copied_store, results, made_with, 1)
+    with pytest.raises(InputError, match="made with another configuration; give another --out"):
+        read_results(results, {**made_with, "new_site": True})
+    assert results.read_bytes() == before
+
+
+def test_fewer_calibration_trials_leave_the_test_as_it_was(tiny, prepared, tmp_path):
+    fewer = run_job(Job("mf-scsn", 0, 6), tiny, prepared)
+    assert [(row["n_calibration"], row["n_test"]) for row in fewer] == [(6, 8), (6, 12), (6, 12)]
+    rest = federation_of(RIEMANN, tmp_path)
+    with pytest.raises(InputError, match=r'site .north.*test = "rest" would be other trials'):
+        run_job(Job("mf-scsn", 0, 6), rest, prepared)
+
+
+def test_shuffled_labels_stay_with_their_subject_and_run(tiny, prepared, tmp_path):
+    shuffled_store(prepared, tmp_path / "shuffled")
+    for manifest in prepared.glob("*/manifest.json"):
+        before = json.loads(manifest.read_text())["subjects"]
+        after = json.loads((tmp_path / "shuffled" / manifest.parent.name / manifest.name).read_text())["subjects"]
+        for name in before:
+            runs = np.array(before[name]["runs"])
+            for run in set(before[name]["runs"]):
+                old, new = (np.array(entry[name]["labels"])[runs == run] for entry in (before, after))
+                assert sorted(old) == sorted(new)
+        assert any(before[name]["labels"] != after[name]["labels"] for name in before)
+
+
+@pytest.mark.parametrize("method", ["own-followed", "site-weighted-followed", "mf-scsn", "mf-scsn-shallow", "fedbs"])
+def test_test_trials_of_noise_change_no_training(tiny, copied_store, method, monkeypatch):
+    """What is trained, to the last bit, does not depend on the signals or labels of test trials."""
+    bench = Bench(federation="", methods=[method], seeds=1)
+    tiny = prepare_bench(bench, tiny, copied_store, lambda *step: None)
+    trained = []
+    if method in METHODS:
+        kept = benchmark_federated.train_round
+
+        def train_round(*words, **named):
+            log, state = kept(*words, **named)
+            trained.append((log.loss, log.accuracy))
+            return log, state
+
+        monkeypatch.setattr(benchmark_federated, "train_round", train_round)
+    else:
+        from sklearn.linear_model import LogisticRegression
+
+        kept_fit = LogisticRegression.fit
+
+        def fit(self, *words, **named):
+            model = kept_fit(self, *words, **named)
+            trained.append(model.coef_.tolist())
+            return model
+
+        monkeypatch.setattr(LogisticRegression, "fit", fit)
+
+    def run():
+        trained.clear()
+        if method in ALONE:
+            found = run_alone(method, tiny, 0, copied_store)
+        else:
+            found = run_method(tiny, METHODS[method], 0, copied_store)
+        return list(trained), [row.probabilities.tolist() for row in found]
+
+    before = run()
+    rng = np.random.default_rng(0)
+    for folder in {manifest.parent for manifest in copied_store.glob("*/manifest.json")}:
+        manifest = json.loads((folder / "manifest.json").read_text())
+        for subject, entry in manifest["subjects"].items():
+            clinic = "right_hand" in entry["labels"] and "left_hand" not in entry["labels"]
+            if clinic and subject != "3":
+                continue
+            test = np.array(entry["runs"]) == "1" if clinic else np.arange(len(entry["labels"])) >= 12
+            signals = np.load(folder / entry["file"])
+            signals[test] = 10 * rng.standard_normal(signals[test].shape)
+            np.save(folder / entry["file"], signals)
+            entry["sha256"] = "other"
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+    after = run()
+    assert before[0] and before[0] == after[0]
+    assert before[1] != after[1]
+
+
+def scores(**of_methods):
+    """Two sites of three and six subjects."""
+    return pd.DataFrame(
+        [
+            (method, site, "d", f"{site}{k}", seed, 10, 30, value(site, k, seed), 1.0, 0, 0)
+            for method, value in of_methods.items()
+            for site, n in (("a", 3), ("b", 6))
+            for k in range(n)
+            for seed in range(2)
+        ],
+        columns=[*benchmark.COLUMNS, "asked"],
+    )
+
+
+def test_a_mean_is_over_subjects_then_over_sites():
+    rows = scores(x=lambda site, k, seed: 0.8 if site == "a" else 0.5 + 0.1 * seed)
+    found = estimate(rows, "x")
+    assert found.mean == pytest.approx(100 * (0.8 + 0.55) / 2)
+    assert found.low == pytest.approx(65) and found.high == pytest.approx(70)
+
+
+def test_a_paired_gain_is_the_mean_of_differences():
+    rows = scores(x=lambda site, k, seed: 0.6 + 0.01 * k, y=lambda site, k, seed: 0.5 + 0.01 * k)
+    found = paired(rows, "x", "y")
+    assert found.gain.low == pytest.approx(10) and found.gain.high == pytest.approx(10)
+    assert found.n_better == found.n_subjects == 9 and found.p == pytest.approx(2 / 2**9)
+    assert str(found) == "+10.0 (+10.0 to +10.0), 9 of 9, p 0.0039"
+
+
+@pytest.mark.parametrize(
+    ("gain", "words"),
+    [(0.1, "sharing the common layers gives a gain"), (0.0, "cannot be told from zero"), (-0.1, "layers costs")],
+)
+def test_the_first_line_says_whether_sharing_pays(capsys, gain, words):
+    def noise(site, k, seed):
+        return 0.6 + 0.02 * (k % 2) - 0.02 * seed
+
+    unshared = {"mf-scsn-unshared": noise}
+    rows = scores(**{"mf-scsn": lambda site, k, seed: noise(site, k, 1 - seed) + gain}, **unshared)
+    print_benchmark(rows, "made up")
+    lines = capsys.readouterr().out.splitlines()
+    assert words in lines[0] and any("joining" in line for line in lines)
+
+
+def test_the_command_prints_again_what_it_has(tmp_path, bench, copied_store):
+    words = ("benchmark", bench, "--store", copied_store, "--jobs", 2, "--out", tmp_path / "r" / "t.csv")
+    code, out, err = mfscsn(*words, cwd=tmp_path)
+    assert code == 0, err
+    assert "| own-recentred " in out and "minus mf-scsn-unshared" in out
+    assert {path.name for path in (tmp_path / "r").iterdir()} == {"t.csv", "t.html", "t.json", "t.svg", "t.png"}
+    written = [path.read_bytes() for path in sorted((tmp_path / "r").iterdir())]
+    code, again, _ = mfscsn(*words, "--store", "no-recordings", cwd=tmp_path)  # what is there needs none
+    assert code == 0 and [path.read_bytes() for path in sorted((tmp_path / "r").iterdir())] == written
+    assert again[again.index("mf-scsn minus") :] == out[out.index("mf-scsn minus") :]
+    err = refused("benchmark", bench, "--methods", "mf-scsnn", cwd=tmp_path)
+    assert "no such method 'mf-scsnn'; did you mean 'mf-scsn'?" in err
+    bench.write_text(bench.read_text().replace("seeds = 2", "seeds = 0"))
+    assert "seeds: expected greater than or equal to 1, found 0" in refused("benchmark", bench, cwd=tmp_path)

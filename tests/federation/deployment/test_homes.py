@@ -1,0 +1,228 @@
+"""The folders of a server and of a site: what their files may say, and what is refused in one line."""
+
+import re
+import shutil
+
+import pytest
+import tomli_w
+from conftest import tiny_toml
+
+from data.errors import InputError
+from federation.contract import Contract, read_toml
+from federation.deployment import app_bundle
+from federation.deployment.keys import hosts, make_site_key
+from federation.deployment.launcher import sends
+from federation.deployment.server_home import FederationFile, ServerFile, ServerHome
+from federation.invitation import read_invitation
+from federation.privacy.ledger import Ledger
+from federation.register import Node, read_nodes, write_nodes
+from federation.site_home import OtherContract, SiteHome
+
+
+@pytest.fixture
+def server(tmp_path):
+    federation = FederationFile(name="tiny", contract=Contract(window=(0.5, 2.5)))
+    return ServerHome.create(tmp_path / "server", ServerFile(hosts=["127.0.0.1"]), federation)
+
+
+@pytest.fixture
+def site(tmp_path, server):
+    home = tmp_path / "north"
+    home.mkdir()
+    make_site_key("north", home / "site.key", home / "north.pub")
+    shutil.copy(server.path / "invitation.toml", home)
+    north = read_tiny(tmp_path)["site"][0]
+    (home / "site.toml").write_text(tomli_w.dumps({"site": [north]}))
+    return home
+
+
+def read_tiny(folder):
+    (folder / "tiny.toml").write_text(tiny_toml())
+    return read_toml(folder / "tiny.toml")
+
+
+def test_an_invitation_has_all_that_a_site_must_know(server):
+    found = read_invitation(server.path / "invitation.toml")
+    assert found.address == ("127.0.0.1", 9092) and found.app == app_bundle.bundle_hash()
+    assert found.contract == server.federation.contract
+    assert "PRIVATE" not in (server.path / "invitation.toml").read_text()
+    assert SiteHome.__doc__ and not server.ready()  # nothing changed: no need to send it again
+    path = server.path / "federation.toml"
+    path.write_text(path.read_text().replace("width = 50", "width = 20"))
+    assert ServerHome(server.path).ready()
+
+
+def test_site_and_server_agree_on_the_contract_but_for_the_rounds(server, site):
+    with pytest.raises(InputError, match="no site is registered"):
+        server.federation_of_sites()
+    server.add_site(site / "north.pub")
+    whole = server.federation_of_sites(rounds=7)
+    assert SiteHome(site).federation.digest() == whole.digest() and whole.training.rounds == 7
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [
+        ('server = "127.0.0.1:9092"', 'server = "127.0.0.1"', "server: expected HOST:PORT"),
+        ('server = "127.0.0.1:9092"', 'server = "h:70000"', "server: expected HOST:PORT"),
+        ("width = 50", "widht = 50", "contract, widht: unknown key; did you mean 'width'?"),
+    ],
+)
+def test_a_damaged_invitation(site, before, after, words):
+    path = site / "invitation.toml"
+    path.write_text(path.read_text().replace(before, after))
+    with pytest.raises(InputError, match=re.escape(words)):
+        SiteHome(site)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [
+        ("[[site]]", "[[sites]]", "sites: unknown key; did you mean 'site'?"),
+        ("[[site]]", "thread = 2\n[[site]]", "thread: unknown key; did you mean 'threads'?"),
+        ("tasks = ", "task = ", "task: unknown key; did you mean 'tasks'?"),
+        ('"rest",', "", "at least two are needed to train"),
+    ],
+)
+def test_a_mistake_in_site_toml(site, before, after, words):
+    path = site / "site.toml"
+    assert before in path.read_text()
+    path.write_text(path.read_text().replace(before, after))
+    with pytest.raises(InputError, match=re.escape(words)) as caught:
+        SiteHome(site)
+    assert "site.toml" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_the_key_must_be_that_of_the_site_and_nobody_elses(site):
+    SiteHome(site).check_key()
+    (site / "site.key").chmod(0o644)
+    with pytest.raises(InputError, match="site.key: others can read it"):
+        SiteHome(site).check_key()
+    path = site / "site.toml"
+    path.write_text(path.read_text().replace('name = "north"', 'name = "nroth"'))
+    with pytest.raises(InputError, match="names the site 'nroth', but the key is that of 'north'"):
+        SiteHome(site).check_key()
+    (site / "north.pub").unlink()
+    with pytest.raises(InputError, match="no key; restore it, or make another with `mfscsn site new-key"):
+        SiteHome(site).check_key()
+
+
+def test_a_site_without_files(tmp_path, site):
+    with pytest.raises(InputError, match="invitation.toml is missing; put the coordinator's there"):
+        SiteHome(tmp_path / "nothing")
+    (site / "site.toml").write_text('[[site]]\nname = "north"\n')
+    with pytest.raises(InputError, match=r"site 'north' has no data set; add \[\[site.dataset\]\]"):
+        SiteHome(site)
+
+
+@pytest.mark.parametrize("name", ["../../etc", "x" * 32, "", "A" * 32])
+def test_a_run_that_is_named_like_a_path_is_refused(site, name):
+    """The server chooses this name, and it becomes a folder's."""
+    with pytest.raises(InputError, match="named no run that can be one"):
+        SiteHome(site).open_run(name, 3, SiteHome(site).federation.digest())
+    assert not (site / "runs").exists()
+
+
+def test_a_run_keeps_the_split_it_began_with_but_what_may_leave_can_be_narrowed(site):
+    digest = SiteHome(site).federation.digest()
+    run, found = SiteHome(site).open_run("a" * 32, 3, digest)
+    assert run.federation.training.rounds == 3 and found.metrics == ["loss", "accuracy", "seconds"]
+    path = site / "site.toml"
+    text = path.read_text()
+    path.write_text(text.replace('name = "north"', 'name = "north"\nmetrics = []'))
+    again, found = SiteHome(site).open_run("a" * 32, 3, digest)
+    assert again.path == run.path and found.metrics == []
+    path.write_text(text.replace('runs = [\n    "0",\n]', 'runs = ["1"]'))
+    with pytest.raises(InputError, match=r"site.toml: changed since this run began: dataset.0.calibration"):
+        SiteHome(site).open_run("a" * 32, 3, digest)
+
+
+def test_a_new_invitation_is_the_remedy_for_another_contract(server, site):
+    """Within the same run: nothing of the old contract was kept."""
+    path = site / "invitation.toml"
+    right = path.read_text()
+    digest = SiteHome(site).federation.digest()
+    path.write_text(right.replace("width = 50", "width = 20"))
+    with pytest.raises(OtherContract, match="ask for its invitation again"):
+        SiteHome(site).open_run("c" * 32, 3, digest)
+    path.write_text(right)
+    assert SiteHome(site).open_run("c" * 32, 3, digest)[0].federation.contract.width == 50
+
+
+def test_a_run_that_was_cut_off_before_it_began_begins_again(site):
+    folder = site / "runs" / ("b" * 32)
+    folder.mkdir(parents=True)
+    (folder / "environment.json").write_text("{")
+    assert SiteHome(site).open_run("b" * 32, 3, SiteHome(site).federation.digest())[0].run_id == "b" * 32
+
+
+def test_the_register_takes_a_key_once_and_a_name_once(server, site, tmp_path):
+    assert server.add_site(site / "north.pub") == "north" and list(server.sites()) == ["north"]
+    with pytest.raises(InputError, match="this key is registered already, for site 'north'"):
+        server.add_site(site / "north.pub", "south")
+    make_site_key("north", tmp_path / "b.key", tmp_path / "b.pub")
+    with pytest.raises(InputError, match="site 'north' has another key already"):
+        server.add_site(tmp_path / "b.pub")
+    with pytest.raises(InputError, match="name"):
+        server.add_site(tmp_path / "b.pub", "../west")
+    assert server.add_site(tmp_path / "b.pub", "west") == "west"
+    assert [found.name for found in server.federation_of_sites().site] == ["north", "west"]
+
+
+def test_the_server_certificate_is_made_again_when_it_is_removed(server):
+    before = (server.path / "server.pem").read_bytes()
+    (server.path / "server.pem").unlink()
+    server.ready()
+    assert (server.path / "server.pem").read_bytes() != before
+    (server.path / "server.pem").unlink()
+    (server.path / "authority.key").unlink()  # kept offline
+    with pytest.raises(InputError, match="server.pem: missing, or has run out; put another there"):
+        server.ready()
+
+
+def test_the_server_certificate_follows_the_hosts(server):
+    path = server.path / "server.toml"
+    path.write_text(path.read_text().replace('"127.0.0.1",', '"127.0.0.1", "fl.example.org",'))
+    opened = ServerHome(server.path)
+    assert hosts(server.path / "server.pem") == {"127.0.0.1"}
+    opened.ready()
+    assert hosts(server.path / "server.pem") == {"127.0.0.1", "fl.example.org"}
+
+
+def test_a_file_in_the_register_whose_name_is_none_is_no_site(server, site):
+    shutil.copy(site / "north.pub", server.path / "sites" / "north.example.pub")
+    assert server.sites() == {}
+
+
+def test_nodes_are_read_as_they_were_written(tmp_path):
+    nodes = {2**63 + 1: Node("north", True, "2026-11-23 22:00:00")}
+    write_nodes(tmp_path / "nodes.json", nodes)
+    assert read_nodes(tmp_path / "nodes.json") == nodes and read_nodes(tmp_path / "nothing.json") == {}
+
+
+def test_the_bundle_changes_with_the_code_and_with_nothing_else(tmp_path, monkeypatch):
+    first = app_bundle.bundle_hash()
+    assert first == app_bundle.bundle_hash()
+    monkeypatch.setattr(app_bundle, "code_digest", lambda: "0" * 64)
+    assert app_bundle.bundle_hash() != first
+    app_bundle.write_app(tmp_path / "app")
+    assert ("0" * 64) in (tmp_path / "app" / "pyproject.toml").read_text()
+
+
+def test_a_site_says_what_its_noise_lets_out(tmp_path):
+    contract = Contract(window=(0.5, 2.5), extractor="shallow-group", alignment="standard", weighting="equal")
+    server = ServerHome.create(
+        tmp_path / "server", ServerFile(hosts=["127.0.0.1"]), FederationFile(name="tiny", contract=contract)
+    )
+    home = tmp_path / "north"
+    home.mkdir()
+    shutil.copy(server.path / "invitation.toml", home)
+    north = {**read_tiny(tmp_path)["site"][0], "metrics": [], "privacy": {"epsilon": 4.0}}
+    (home / "site.toml").write_text(tomli_w.dumps({"site": [north]}))
+    opened = SiteHome(home)
+    assert any("at most epsilon 4 (delta 1e-05) of one trial, 0 is spent" in line for line in sends(opened))
+    after = Ledger(home / "privacy.json", opened.site.privacy).charge("a", 1, 2.0, 4, 0.25)
+    assert 0 < after < 4 and any(f", {after:.3g} is spent" in line for line in sends(opened))
+    (home / "site.toml").write_text(tomli_w.dumps({"site": [{**north, "metrics": ["loss"]}]}))
+    with pytest.raises(InputError, match=r"site 'north': privacy needs metrics = \[\]"):
+        SiteHome(home)

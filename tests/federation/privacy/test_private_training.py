@@ -1,0 +1,193 @@
+"""Gradients of single trials, cut and noised; a whole run that stops at its budget."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import LoopGrid, federation_of, tiny_toml
+from scipy.stats import kstest
+
+from data.errors import InputError
+from federation.privacy import private_training
+from federation.privacy.private_training import (
+    Mechanism,
+    cut_gradients,
+    gradients_of_trials,
+    steps_of_round,
+    train_round_privately,
+)
+from federation.privacy.randomness import key_stream, secret_normal, secret_uniform
+from federation.run_folder import RunFolder
+from federation.server_app import federate
+from federation.strategy import RunFailed
+from mfscsn.network import Architecture, Branch, SeparateCommonSeparate
+from mfscsn.training import BranchTrials, Settings
+
+PRIVATE = 'alignment = "standard"\nweighting = "equal"'
+
+
+def private_toml(privacy: str, rounds: int = 2, contract: str = "") -> str:
+    text = tiny_toml(contract=f"{PRIVATE}\n{contract}").replace('"shallow"', '"shallow-group"')
+    text = text.replace("rounds = 2", f"rounds = {rounds}")
+    for name in ("north", "south"):
+        text = text.replace(f'name = "{name}"', f'name = "{name}"\nmetrics = []\nprivacy = {{ {privacy} }}')
+    return text
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    made = SeparateCommonSeparate(
+        Architecture(416, 128.0, "shallow-group", n_common_layers=2, n_head_layers=1),
+        {"a": Branch(5, 3), "b": Branch(3, 2)},
+    )
+    made.extractors["of-a"].drop.p = made.extractors["of-b"].drop.p = 0.0
+    return made
+
+
+@pytest.fixture
+def trials():
+    rng = np.random.default_rng(0)
+    return {
+        "a": BranchTrials(rng.standard_normal((12, 5, 416), np.float32), rng.integers(0, 3, 12), ("x", "y", "z")),
+        "b": BranchTrials(rng.standard_normal((7, 3, 416), np.float32), rng.integers(0, 2, 7), ("x", "y")),
+    }
+
+
+@pytest.mark.parametrize(("n_chans", "n_times", "sfreq"), [(5, 416, 128.0), (22, 640, 250.0)])
+def test_gradients_of_the_fused_extractor_are_those_of_a_loop_over_trials(n_chans, n_times, sfreq):
+    """Both forms of the convolution: the second is the Fourier one."""
+    torch.manual_seed(1)
+    architecture = Architecture(n_times, sfreq, "shallow-group", n_common_layers=2, n_head_layers=1)
+    network = SeparateCommonSeparate(architecture, {"a": Branch(n_chans, 3)})
+    network.extractors["of-a"].drop.p = 0.0
+    x, y = torch.randn(6, n_chans, n_times), torch.randint(0, 3, (6,))
+    with gradients_of_trials(network):
+        torch.nn.functional.cross_entropy(network(x, "a"), y, reduction="sum").backward()
+        together = {name: p.grad_sample for name, p in network.named_parameters()}
+    assert not any(hasattr(p, "grad_sample") for p in network.parameters())
+    for k in range(6):
+        network.zero_grad()
+        torch.nn.functional.cross_entropy(network(x[k : k + 1], "a"), y[k : k + 1]).backward()
+        for name, parameter in network.named_parameters():
+            torch.testing.assert_close(together[name][k], parameter.grad, atol=1e-5, rtol=1e-3)
+
+
+def test_lengths_are_cut_over_all_parameters_together(network, trials):
+    signals, labels = torch.from_numpy(trials["a"].signals), torch.from_numpy(trials["a"].labels)
+    alone = []
+    for k in range(12):
+        network.zero_grad()
+        torch.nn.functional.cross_entropy(network(signals[k : k + 1], "a"), labels[k : k + 1]).backward()
+        alone.append([torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in network.parameters()])
+    lengths = torch.tensor([sum(float(g.square().sum()) for g in grads) ** 0.5 for grads in alone])
+    clip = float(lengths.median())
+    with gradients_of_trials(network):
+        torch.nn.functional.cross_entropy(network(signals, "a"), labels, reduction="sum").backward()
+        found = cut_gradients(list(network.parameters()), clip)
+    for k, total in enumerate(found):
+        expected = sum(grads[k] * min(1.0, clip / float(n)) for grads, n in zip(alone, lengths, strict=True))
+        torch.testing.assert_close(total, expected, atol=1e-5, rtol=1e-3)
+
+
+def test_every_parameter_gets_noise_of_the_size_that_is_said(network, trials, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        torch.optim.AdamW, "step", lambda self: seen.append([p.grad.clone() for p in self.param_groups[0]["params"]])
+    )
+    settings = Settings(batch_size=4)
+    assert steps_of_round({"a": 12, "b": 7}, settings) == (3, 1 / 3)
+    train_round_privately(network, trials, settings, Mechanism(noise=50.0, clip=0.01))
+    assert len(seen) == 3
+    for step in seen:
+        deviation = 50.0 * 0.01 / (19 / 3)
+        for gradient in step:
+            if gradient.numel() > 200:
+                assert float(gradient.std()) == pytest.approx(deviation, rel=0.2)
+        assert kstest(step[0].flatten().numpy() / deviation, "norm").pvalue > 1e-4
+
+
+def test_with_little_noise_it_learns(network, trials):
+    trials["a"].signals[trials["a"].labels == 1, 0] *= 3
+    losses = []
+    state = None
+    for _ in range(40):
+        log, state = train_round_privately(
+            network, {"a": trials["a"]}, Settings(batch_size=6, lr=3e-3), Mechanism(0.01, 1.0), optimiser_state=state
+        )
+        losses.append(log.loss)
+    assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5]) and log.n_trials == 12
+    assert state and not any(key.startswith("common.") for key in state)
+
+
+def test_no_two_draws_are_alike_and_the_stream_is_a_ciphers():
+    assert not np.array_equal(secret_normal(5), secret_normal(5))
+    assert kstest(secret_uniform(4000), "uniform").pvalue > 1e-4 and kstest(secret_normal(4000), "norm").pvalue > 1e-4
+    assert key_stream(bytes(32), 32).hex() == "76b8e0ada0f13d90405d6ae55386bd28bdd219b8a08ded1aa836efcc8b770dc7"
+
+
+def test_a_run_keeps_a_ledger_and_ends_within_its_budget(tmp_path, prepared):
+    federation = federation_of(private_toml("epsilon = 8.0"), tmp_path)
+    run = RunFolder.create(tmp_path / "run", federation, prepared, 1)
+    grid = LoopGrid(run)
+    federate(grid, run)
+    for site in ("north", "south"):
+        kept = json.loads((run.site(site).folder / "privacy.json").read_text())
+        assert [entry["round"] for entry in kept["rounds"]] == [1, 2]
+        assert 7.5 < kept["epsilon"] <= 8.0 and kept["budget"] == 8.0  # the least noise that fits
+    for reply in grid.replies:
+        assert dict(reply.content["metrics"]) == {"num-examples": 1}
+
+
+def test_a_run_stops_at_the_budget_and_says_so(tmp_path, prepared):
+    federation = federation_of(private_toml("epsilon = 3.0, noise = 3.0", rounds=50), tmp_path)
+    run = RunFolder.create(tmp_path / "run", federation, prepared, 1)
+    with pytest.raises(RunFailed, match="south: has spent its privacy budget, and trains no more"):
+        federate(LoopGrid(run), run)
+    done = run.last_round()
+    assert 0 < done < 50
+    kept = json.loads((run.site("south").folder / "privacy.json").read_text())
+    assert kept["epsilon"] <= 3.0
+    assert f"round {kept['rounds'][-1]['round'] + 1}: not trained" in (run.site("south").folder / "log.txt").read_text()
+    with pytest.raises(RunFailed):  # another try spends nothing more
+        federate(LoopGrid(run), run)
+    assert json.loads((run.site("south").folder / "privacy.json").read_text()) == kept
+
+
+def test_a_round_is_written_down_before_it_is_trained(tmp_path, prepared, monkeypatch):
+    def dies(*words, **more):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(private_training, "train_round_privately", dies)
+    run = RunFolder.create(tmp_path / "run", federation_of(private_toml("epsilon = 8.0"), tmp_path), prepared, 1)
+    with pytest.raises(KeyboardInterrupt):
+        federate(LoopGrid(run), run)
+    (ledger,) = run.path.glob("sites/*/privacy.json")  # of the site that was asked first
+    assert len(json.loads(ledger.read_text())["rounds"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "wanted"),
+    [
+        ('"shallow-group"', '"shallow"', 'privacy needs contract.extractor = "shallow-group"'),
+        ('"standard"', '"euclidean"', 'privacy needs contract.alignment = "none" or "standard"'),
+        ('"equal"', '"trials"', 'privacy needs contract.weighting = "equal"'),
+        ("metrics = []", 'metrics = ["loss"]', r"privacy needs metrics = \[\]"),
+        ("metrics = []", 'metrics = []\nscores = ["balanced_accuracy"]', r"privacy needs scores = \[\]"),
+        ("batch_size = 8", "batch_size = 8\nmmd = 1.0", "privacy needs training.mmd = 0"),
+        ('"equal"', '"equal"\nstrategy = "fedprox"', "privacy needs another strategy"),
+        ("epsilon = 8.0", "epsilon = 8.0, sigma = 1.0", "sigma: unknown key"),
+    ],
+)
+def test_what_would_tell_of_trials_without_noise_is_refused(tmp_path, old, new, wanted):
+    with pytest.raises(InputError, match=wanted):
+        federation_of(private_toml("epsilon = 8.0").replace(old, new), tmp_path)
+
+
+def test_a_delta_that_lets_a_trial_be_told_is_refused(tmp_path, prepared):
+    federation = federation_of(private_toml("epsilon = 8.0, delta = 0.1"), tmp_path)
+    run = RunFolder.create(tmp_path / "run", federation, prepared, 1)
+    with pytest.raises(RunFailed):
+        federate(LoopGrid(run), run)
+    assert "privacy.delta = 0.1" in run.site("north").failure()

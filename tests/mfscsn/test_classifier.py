@@ -1,0 +1,113 @@
+"""`MFSCSNClassifier` as scikit-learn, and whoever builds on it, uses it."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import LoopGrid
+from sklearn.base import clone
+from sklearn.model_selection import cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.utils import estimator_checks
+
+import mfscsn
+from federation.common_layers import export_common
+from federation.server_app import federate
+from mfscsn import MFSCSNClassifier
+
+
+def planted(n_trials=60, n_chans=6, n_times=256, seed=0):
+    """A wave at one of two channels, by label."""
+    rng = np.random.default_rng(seed)
+    y = np.array(["left", "right"])[np.arange(n_trials) % 2]
+    X = rng.standard_normal((n_trials, n_chans, n_times))
+    times = np.arange(n_times) / 128.0
+    for trial, label in enumerate(y):
+        X[trial, int(label == "right")] += 1.5 * np.sin(2 * np.pi * 11 * times + rng.uniform(0, 6))
+    return X, y
+
+
+@pytest.mark.parametrize("extractor", ["riemann", "shallow"])
+def test_it_learns_what_is_there_and_nothing_else(extractor):
+    X, y = planted()
+    classifier = MFSCSNClassifier(extractor=extractor, epochs=40)
+    assert cross_val_score(classifier, X, y, cv=3).mean() > 0.9
+    noise = np.random.default_rng(3).standard_normal(X.shape)
+    assert cross_val_score(classifier, noise, y, cv=3).mean() < 0.75
+
+
+def test_probabilities_and_the_same_seed():
+    X, y = planted()
+    a, b, other = (MFSCSNClassifier(epochs=3, random_state=s).fit(X, y) for s in (0, 0, 1))
+    p = a.predict_proba(X)
+    assert p.shape == (60, 2) and np.allclose(p.sum(axis=1), 1) and list(a.classes_) == ["left", "right"]
+    assert np.array_equal(p, b.predict_proba(X)) and not np.array_equal(p, other.predict_proba(X))
+    still = [MFSCSNClassifier(epochs=1, lr=1e-12, weight_decay=0.0, random_state=s).fit(X, y) for s in (0, 1)]
+    assert not np.allclose(still[0].predict_proba(X), still[1].predict_proba(X), atol=1e-3)  # first weights differ too
+    assert (a.predict(X) == a.classes_[p.argmax(axis=1)]).all()
+
+
+def test_scikit_learn_checks_what_applies_to_trials():
+    classifier = MFSCSNClassifier(epochs=1)
+    with pytest.warns(Warning, match="Can't test estimator"):  # its own data are two-dimensional
+        estimator_checks.check_estimator(classifier)
+    for check in (
+        estimator_checks.check_no_attributes_set_in_init,
+        estimator_checks.check_get_params_invariance,
+        estimator_checks.check_set_params,
+        estimator_checks.check_parameters_default_constructible,
+        estimator_checks.check_estimator_cloneable,
+        estimator_checks.check_estimator_repr,
+        estimator_checks.check_estimator_tags_renamed,
+    ):
+        check("MFSCSNClassifier", classifier)
+    X, y = planted()
+    fitted = make_pipeline(clone(classifier).set_params(epochs=2)).fit(X, y)
+    assert fitted[0].n_features_in_ == 6 and fitted.score(X, y) > 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda X, y: (X[0], y[:6]), r"shape \(6, 256\), expected \(n_trials, n_chans, n_times\)"),
+        (lambda X, y: (X, np.full(len(y), "left")), "y has the one class 'left'"),
+        (lambda X, y: (np.where(X > 3, np.nan, X), y), "NaN"),
+        (lambda X, y: (X, np.linspace(0, 1, len(y))), "continuous"),
+        (lambda X, y: (X, y[:-1]), "inconsistent numbers of samples"),
+    ],
+)
+def test_what_it_cannot_take_is_a_value_error(change, message):
+    with pytest.raises(ValueError, match=message):
+        MFSCSNClassifier(epochs=1).fit(*change(*planted()))
+
+
+def test_settings_that_do_not_fit_and_other_channels_are_refused():
+    X, y = planted()
+    with pytest.raises(ValueError, match=r"alignment 'euclidean' does not fit extractor 'riemann'"):
+        MFSCSNClassifier(alignment="euclidean").fit(X, y)
+    with pytest.raises(ValueError, match="X has 5 channels, but the network was fitted on 6"):
+        MFSCSNClassifier(epochs=1).fit(X, y).predict(X[:, :5])
+
+
+def test_it_continues_from_a_run_and_from_what_was_exported(make_run, tmp_path):
+    run = make_run()
+    federate(LoopGrid(run), run)
+    export_common(run, tmp_path / "card")
+    X, y = planted()
+    found = []
+    for common in (run.path, tmp_path / "card", tmp_path / "card" / "common.safetensors"):
+        classifier = MFSCSNClassifier(common=common, train_common=False, epochs=2).fit(X, y)
+        layers = classifier.network_.common_state()
+        assert all(torch.equal(layers[name], value) for name, value in run.load_common(2).items())
+        found.append(classifier.predict_proba(X))
+    assert np.array_equal(found[0], found[1]) and np.array_equal(found[1], found[2])
+    moved = MFSCSNClassifier(common=run.path, epochs=2).fit(X, y).network_.common_state()
+    assert any(not torch.equal(moved[name], value) for name, value in run.load_common(2).items())
+    with pytest.raises(ValueError, match=r"sfreq is 100 Hz, the common layers in .* are of 128 Hz; resample"):
+        MFSCSNClassifier(sfreq=100.0, common=run.path).fit(X, y)
+    with pytest.raises(ValueError, match=r"common layer 'common.0.weight' has shape"):  # a shorter trial
+        MFSCSNClassifier(common=run.path).fit(X[..., :200], y)
+
+
+def test_the_package_says_what_it_does_not_have():
+    with pytest.raises(AttributeError, match="no attribute 'MFSCSNClassifer'"):
+        _ = mfscsn.MFSCSNClassifer
