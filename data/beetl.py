@@ -192,12 +192,12 @@ def read_signals(file: File, target: TargetDataset, unit: str | None = None) -> 
         raise InputError(
             f"{file.signals}: trial {trial} holds NaN or infinite samples in {target.channels[channel]}; fetch it again"
         )
-    found = found_unit(signals)
-    if found != (unit or target.unit):
+    unit_seen = found_unit(signals)
+    if unit_seen != (unit or target.unit):
         expected_in = f"--unit says {unit}" if unit else f"{target.name} is published in {target.unit}"
         raise InputError(
-            f"{file.signals}: a median deviation of {amplitude(signals):.2g} looks like {found}, but {expected_in};"
-            f" if the file was converted to {found}, say so with --unit {target.name}={found}"
+            f"{file.signals}: a median deviation of {amplitude(signals):.2g} looks like {unit_seen}, but {expected_in};"
+            f" if the file was converted to {unit_seen}, say so with --unit {target.name}={unit_seen}"
         )
     return np.asarray(signals, np.float64) * VOLTS[unit or target.unit]
 
@@ -310,8 +310,8 @@ class BeetlSource:
 
     def _files(self, subject: str) -> list[File]:
         folder, name = self.folders[subject]
-        found = files(folder, self.target, name)
-        return [f for f in found if f.part == "training"] if subject.startswith("leaderboard-") else found
+        of_subject = files(folder, self.target, name)
+        return [f for f in of_subject if f.part == "training"] if subject.startswith("leaderboard-") else of_subject
 
     def _recording(self, file: File, run: str, signals: NDArray[np.float64], labels: Sequence[str]) -> Recording:
         import mne  # heavy, and needed by `prepare` alone
@@ -325,11 +325,11 @@ class BeetlSource:
 
 def write_sums(root: Path) -> None:
     """Write ``SHA256SUMS`` of all files of the competition below `root`, as ``sha256sum`` does."""
-    found = sorted(p for name in FOLDERS.values() for p in (root / name).rglob("*.npy"))
+    trial_files = sorted(p for name in FOLDERS.values() for p in (root / name).rglob("*.npy"))
     if (root / LABEL_FILE).exists():
-        found.append(root / LABEL_FILE)
+        trial_files.append(root / LABEL_FILE)
     with replaced(root / SUMS_FILE) as out:
-        out.write("".join(f"{sha256(path)}  {path.relative_to(root)}\n" for path in found).encode())
+        out.write("".join(f"{sha256(path)}  {path.relative_to(root)}\n" for path in trial_files).encode())
 
 
 def check_sums(root: Path) -> int:
@@ -354,10 +354,8 @@ def check_sums(root: Path) -> int:
         path = root / name
         if not path.is_file():
             raise InputError(f"{path}: missing, though {SUMS_FILE} lists it; fetch or simulate it again")
-        found = sha256(path)
-        if found != digest:
-            swapped = (
-                f": it is {names[found]}, are files swapped?" if found in names else "; fetch or simulate it again"
-            )
-            raise InputError(f"{path}: not the file that {SUMS_FILE} lists, sha256 {found[:12]}...{swapped}")
+        seen = sha256(path)
+        if seen != digest:
+            swapped = f": it is {names[seen]}, are files swapped?" if seen in names else "; fetch or simulate it again"
+            raise InputError(f"{path}: not the file that {SUMS_FILE} lists, sha256 {seen[:12]}...{swapped}")
     return len(sums)

@@ -78,7 +78,7 @@ def write_answer(folder: Path, codes: NDArray[np.int64], name: str = "answer") -
         archive.writestr(zipfile.ZipInfo("answer.txt"), text)  # no date: equal answers are equal files
 
 
-def read_labels(path: Path) -> NDArray[np.int64]:
+def read_label_file(path: Path) -> NDArray[np.int64]:
     """Read true codes; raise InputError as `read_codes` does, and when one of the three classes is not in them."""
     codes = read_codes(path)
     for code in range(N_CODES):
@@ -88,7 +88,7 @@ def read_labels(path: Path) -> NDArray[np.int64]:
 
 
 def are_organisers(codes: NDArray[np.int64]) -> bool:
-    """Say whether these are the organisers' labels of the final phase, by their published hash."""
+    """Return whether these are the organisers' labels of the final phase, by their published hash."""
     return _digest(codes) == LABEL_SHA256
 
 
@@ -103,7 +103,7 @@ def read_true_labels(root: Path) -> NDArray[np.int64] | None:
     path = root / LABEL_FILE
     if not path.exists():
         return None
-    codes = read_labels(path)
+    codes = read_label_file(path)
     listed = (root / SUMS_FILE).is_file() and f"{_digest(codes)}  {LABEL_FILE}" in (root / SUMS_FILE).read_text()
     if not are_organisers(codes) and not listed:
         raise InputError(

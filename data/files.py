@@ -1,10 +1,12 @@
-"""Files: written whole or not at all, and told from one another."""
+"""Files and folders: written whole or not at all, held for one writer, and told from one another."""
 
 import csv
+import fcntl
 import hashlib
 import io
 import json
 import os
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -13,6 +15,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
+
+from data.errors import InputError
 
 
 @contextmanager
@@ -29,6 +33,31 @@ def replaced(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def is_locked(folder: Path, who: str) -> bool:
+    """Return whether somebody holds a folder now."""
+    try:
+        with locked(folder, who, ""):
+            return False
+    except InputError:
+        return True
+
+
+@contextmanager
+def locked(folder: Path, who: str, refusal: str, wait: float = 0.0) -> Iterator[None]:
+    """Hold a folder for one writer; raise InputError with `refusal` when another holds it after `wait` seconds."""
+    end = time.monotonic() + wait
+    with (folder / f".{who}.lock").open("w") as lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    raise InputError(refusal) from None
+                time.sleep(0.2)
+        yield
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

@@ -45,10 +45,10 @@ def read_array(path: Path) -> NDArray[Any]:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     try:
         if content.startswith(NPY_MAGIC):
-            found: NDArray[Any] = np.load(io.BytesIO(content), allow_pickle=False)
+            array: NDArray[Any] = np.load(io.BytesIO(content), allow_pickle=False)
         else:
             _look_through(content)
-            found = _finished(_ArrayUnpickler(io.BytesIO(content)).load())
+            array = _finished(_ArrayUnpickler(io.BytesIO(content)).load())
     except _Refused as error:
         raise InputError(f"{path}: refused, nothing of it was run: {error}; only numpy arrays are admitted") from error
     except Exception as error:  # a damaged pickle may fail in any way
@@ -56,9 +56,9 @@ def read_array(path: Path) -> NDArray[Any]:
         raise InputError(
             f"{path}: cannot be read as a numpy array ({reason}); is it cut short? Fetch it again"
         ) from error
-    if found.dtype.kind not in NUMERIC:
-        raise InputError(f"{path}: an array of {found.dtype}, expected numbers")
-    return found
+    if array.dtype.kind not in NUMERIC:
+        raise InputError(f"{path}: an array of {array.dtype}, expected numbers")
+    return array
 
 
 class _Refused(Exception):
@@ -193,7 +193,7 @@ def _shown(value: Any) -> str:
     return repr(value[:60]) if isinstance(value, str) else f"a {type(value).__name__}"
 
 
-def _finished(found: Any) -> NDArray[Any]:
-    if not isinstance(found, _Array) or found.value is None:
-        raise _Refused(f"it holds a {type(found).__name__.lstrip('_')}")
-    return found.value
+def _finished(value: Any) -> NDArray[Any]:
+    if not isinstance(value, _Array) or value.value is None:
+        raise _Refused(f"it holds a {type(value).__name__.lstrip('_')}")
+    return value.value

@@ -63,7 +63,7 @@ class Recording:
         return {str(name) for name in self.raw.annotations.description}
 
     def cue_interval(self, tasks: Mapping[str, str]) -> float | None:
-        """Give the median seconds from one cue of the tasks to the next; None where there are too few to tell."""
+        """Return the median seconds from one cue of the tasks to the next; None where there are too few to tell."""
         if hasattr(self.raw, "event_id"):  # cut into trials already: when they were recorded is gone
             return None
         known = zip(self.raw.annotations.onset, self.raw.annotations.description, strict=True)
@@ -124,8 +124,8 @@ def cut_trials(
         raw.pick(list(channels))
     if isinstance(raw, mne.BaseEpochs):
         return _trials_of_epochs(recording, p, tasks, subject)
-    found = [d for d in raw.annotations.description if d in tasks]
-    if not found:
+    cues = [d for d in raw.annotations.description if d in tasks]
+    if not cues:
         return _no_trials(raw.ch_names, p)
 
     raw.load_data()
@@ -133,7 +133,7 @@ def cut_trials(
     raw.filter(*p.band, verbose="ERROR")
     if raw.info["sfreq"] != p.sfreq:
         raw.resample(p.sfreq, verbose="ERROR")
-    codes = {name: code for code, name in enumerate(sorted(set(found)))}
+    codes = {name: code for code, name in enumerate(sorted(set(cues)))}
     events, _ = mne.events_from_annotations(raw, event_id=codes, verbose="ERROR")
     first = round(p.window[0] * p.sfreq)
     with warnings.catch_warnings():

@@ -152,7 +152,7 @@ class SimulatedImagery(BaseDataset):  # type: ignore[misc]
         return {"version": VERSION, **asdict(self.centre)}
 
     def data_path(self, *args: Any, **kwargs: Any) -> list[str]:
-        """Give no path: nothing lies on disk."""
+        """Return no path: nothing lies on disk."""
         return []
 
     def _get_single_subject_data(self, subject: int) -> dict[str, dict[str, Any]]:

@@ -93,11 +93,11 @@ class BidsSource:
 
     def annotations(self) -> set[str]:
         """Name all that the events files call ``trial_type``, without opening a recording."""
-        found = set()
+        names = set()
         for events in self.root.glob("sub-*/**/*_events.tsv"):
             with events.open(encoding="utf-8-sig", newline="") as file:
-                found |= {row.get("trial_type") or "n/a" for row in csv.DictReader(file, delimiter="\t")}
-        return found
+                names |= {row.get("trial_type") or "n/a" for row in csv.DictReader(file, delimiter="\t")}
+        return names
 
     def fingerprint(self, subject: str) -> str:
         """Digest names, sizes and times of change of the subject's files."""
@@ -108,8 +108,8 @@ class BidsSource:
         """Read the subject's EEG files, by session and run."""
         import mne_bids
 
-        found = mne_bids.BIDSPath(root=self.root, subject=subject, datatype="eeg", suffix="eeg").match()
-        paths = [path for path in found if path.extension in BIDS_EXTENSIONS]
+        matched = mne_bids.BIDSPath(root=self.root, subject=subject, datatype="eeg", suffix="eeg").match()
+        paths = [path for path in matched if path.extension in BIDS_EXTENSIONS]
         if not paths:
             expected = ", ".join(f"*_eeg{extension}" for extension in BIDS_EXTENSIONS)
             raise InputError(f"bids:{self.root}: subject {subject!r} has no EEG file ({expected})")

@@ -5,9 +5,9 @@ subject by subject, each file and then the manifest replaced in one rename, so t
 it stopped and a reader never sees half a subject. Reading needs numpy alone: no MNE, no MOABB.
 """
 
-import fcntl
 import hashlib
 import json
+import math
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.errors import InputError, nearest
-from data.files import replaced, sha256
+from data.files import locked, replaced, sha256
 from data.preprocessing import Preprocessing, Recording, cut_trials
 from data.sources import Source
 from data.trials import Trials, concatenate, in_order
@@ -113,7 +113,7 @@ class Store:
         )
 
     def cue_intervals(self, subject: str) -> dict[str, float]:
-        """Give the median seconds between cues of each recording: ``"session/run"`` -> seconds."""
+        """Return the median seconds between cues of each recording: ``"session/run"`` -> seconds."""
         return dict(self._entry(subject).get("cue_intervals", {}))  # stores of older versions have none
 
     def digest(self, subject: str) -> str:
@@ -142,12 +142,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         whole = manifest.keys() >= KEYS and all(entry.keys() >= ENTRY_KEYS for entry in manifest["subjects"].values())
         if manifest["format"] == FORMAT and whole:
             return manifest
-        found = f"format {manifest['format']}, expected {FORMAT}" if whole else f"{MANIFEST} is not whole"
+        fault = f"format {manifest['format']}, expected {FORMAT}" if whole else f"{MANIFEST} is not whole"
     except FileNotFoundError:
-        found = f"no {MANIFEST}"
+        fault = f"no {MANIFEST}"
     except (ValueError, KeyError, TypeError, AttributeError):
-        found = f"{MANIFEST} cannot be read"
-    raise InputError(f"{folder}: not a store of prepared trials ({found}); move it away, or give another --store")
+        fault = f"{MANIFEST} cannot be read"
+    raise InputError(f"{folder}: not a store of prepared trials ({fault}); move it away, or give another --store")
 
 
 def prepare(
@@ -185,8 +185,7 @@ def prepare(
     check_tasks(recipe, [source.annotations()])  # before hours of work, where that can be told
     folder = recipe.folder(root)
     root.mkdir(parents=True, exist_ok=True)
-    with (root / f".{folder.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(root, folder.name, "", wait=math.inf):
         manifest = _open_manifest(recipe, folder)
         known = source.subjects()
         for gone in [subject for subject in manifest["subjects"] if subject not in known]:
@@ -242,7 +241,7 @@ def _open_manifest(recipe: Recipe, folder: Path) -> dict[str, Any]:
 def _cut_subject(
     recipe: Recipe, subject: str, recordings: Iterator[Recording]
 ) -> tuple[Trials, list[str], dict[str, float]]:
-    """Cut a subject's recordings; give its trials, the names of all its annotations, and how far cues are apart."""
+    """Cut a subject's recordings; return its trials, the names of all its annotations, and how far cues are apart."""
     parts: list[Trials] = []
     annotations: set[str] = set()
     intervals: dict[str, float] = {}

@@ -18,12 +18,12 @@ METHODS = {
     "own-filter-bank-tangent-space": ": the same trials, pyRiemann",
     "mf-scsn": "",
     "mf-scsn-unshared": ": the same sites, nothing shared",
-    "site-weighted-followed": ": logistic regression on one site's subjects",
+    "site-weighted-adaptive": ": logistic regression on one site's subjects",
 }
 
 
 def readme_table() -> str:
-    """Give the README's table of the openmi benchmark."""
+    """Return the README's table of the openmi benchmark."""
     bench = ROOT / "experiments" / "benchmark" / "openmi.toml"
     plan, _, made_with = load_bench(bench)
     rows = chosen_rows(plan, read_results(RESULTS / "openmi.csv", {**made_with, "shuffled_labels": None}))
@@ -32,7 +32,7 @@ def readme_table() -> str:
 
 
 def with_table(text: str) -> str:
-    """Give the README's text with the table in its place."""
+    """Return the README's text with the table in its place."""
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
     if not after:

@@ -19,7 +19,7 @@ if __name__ == "__main__":
     store = path.parent / "prepared"
     dataset = Dataset(
         source="simulated:university",
-        options={"n_subjects": 2},
+        options={"n_subjects": 2, "n_runs": 2},
         tasks=["left_hand", "right_hand"],
         targets=["1", "2"],
         calibration=Part(first=20),

@@ -15,14 +15,14 @@ import torch
 from data.errors import InputError
 from data.files import write_csv
 from experiments.evaluate import METHODS, Score, evaluate
+from experiments.progress import Progress
 from experiments.references import reference_jobs, train_references
-from experiments.simulate import Progress
-from federation.common_layers import CommonLayers, of_subject
+from federation.common_layers import AdoptableLayers, of_subject
 from federation.contract import Dataset, Federation, Part, Site
 from federation.run_folder import RunFolder
 from federation.site_network import site_network
 from federation.site_scores import balanced_accuracy
-from federation.site_trials import digest, target_trials, training_trials
+from federation.site_trials import SiteTrials
 from mfscsn.network import SeparateCommonSeparate
 from mfscsn.training import OptimiserState, RoundLog, Settings, derive_seed, predict, train_round
 
@@ -35,7 +35,7 @@ CALIBRATION = "calibration.csv"  # every adopted run has it, and no other; witho
 CURVE = ("subject", "method", "seed", "n_calibration", "balanced_accuracy")
 
 
-def adopting(common: CommonLayers, site: Site, seed: int | None = None) -> Federation:
+def adopting(common: AdoptableLayers, site: Site, seed: int | None = None) -> Federation:
     """Describe the federation of one site that adopts common layers."""
     contract = common.contract.model_copy(update={"min_sites": None, "secure_aggregation": False, "strategy": "fedavg"})
     if common.contract.share != "middle":
@@ -60,25 +60,26 @@ def adopting(common: CommonLayers, site: Site, seed: int | None = None) -> Feder
     return Federation(name=f"{common.name}{ADOPTED}", contract=contract, training=training, site=[site])
 
 
-def adopt(run: RunFolder, common: CommonLayers, report: Callable[[Progress], None]) -> list[Score]:
+def adopt(run: RunFolder, common: AdoptableLayers, report: Callable[[Progress], None]) -> list[Score]:
     """Train a site's separate layers around common ones that stay as they are; then its references; then score.
 
     Parameters
     ----------
     run : RunFolder
         New, of one prepared site, as `adopting` describes it.
-    common : CommonLayers
+    common : AdoptableLayers
     report : callable
         Called with a `Progress` at every step.
     """
     torch.set_num_threads(int(run.environment["threads"]))
     write_csv(run.path / CALIBRATION, CURVE, [])
-    (site,), contract, rounds = run.federation.site, run.federation.contract, run.federation.training.rounds
-    trials_digest = digest(site, contract, run.store)
-    network = _around(run.federation, site, run.store, common)
+    (site,), rounds = run.federation.site, run.federation.training.rounds
+    trials = run.trials(site)
+    trials_digest = trials.digest()
+    network = _around(run.federation, trials, common)
     began = time.monotonic()
     report(Progress("rounds", 0, rounds))
-    for number, log, state in _train(network, run.federation, site, run.store, _private_alone(run.federation.settings)):
+    for number, log, state in _train(network, run.federation, trials, _private_alone(run.federation.settings)):
         run.site(site.name).save_private(number, network.private_state(), state, trials_digest)
         seconds, began = round(time.monotonic() - began, 3), time.monotonic()
         row = {"round": number, "site": site.name}
@@ -91,8 +92,8 @@ def adopt(run: RunFolder, common: CommonLayers, report: Callable[[Progress], Non
     return scores
 
 
-def _around(federation: Federation, site: Site, store: Path, common: CommonLayers) -> SeparateCommonSeparate:
-    network = site_network(federation, site, store)
+def _around(federation: Federation, trials: SiteTrials, common: AdoptableLayers) -> SeparateCommonSeparate:
+    network = site_network(federation, trials)
     try:
         network.load_common(common.layers)
     except ValueError as error:
@@ -103,12 +104,12 @@ def _around(federation: Federation, site: Site, store: Path, common: CommonLayer
 
 
 def _train(
-    network: SeparateCommonSeparate, federation: Federation, site: Site, store: Path, settings: Settings
+    network: SeparateCommonSeparate, federation: Federation, opened: SiteTrials, settings: Settings
 ) -> Iterator[tuple[int, RoundLog, OptimiserState]]:
     """Train a site's network round by round, in place."""
-    trials, state = training_trials(site, federation.contract, store), None
+    trials, state = opened.training(), None
     for number in range(1, settings.rounds + 1):
-        seed = derive_seed(federation.training.seed, site.name, number)
+        seed = derive_seed(federation.training.seed, opened.site.name, number)
         log, state = train_round(network, trials, settings, seed=seed, optimiser_state=state)
         yield number, log, state
 
@@ -117,7 +118,7 @@ def _private_alone(settings: Settings) -> Settings:
     return replace(settings, private_first=settings.local_epochs, local_epochs=0)
 
 
-def _curve(run: RunFolder, common: CommonLayers, report: Callable[[Progress], None]) -> None:
+def _curve(run: RunFolder, common: AdoptableLayers, report: Callable[[Progress], None]) -> None:
     """Train with the first few calibration trials of each target, with common layers and without; score the same test.
 
     Only where calibration is so many first trials: else "the first five" would be of another kind.
@@ -152,15 +153,16 @@ def _with_calibration(federation: Federation, site: Site, amount: int, seed: int
     return federation.model_copy(update={"site": [changed], "training": training})
 
 
-def _scores(federation: Federation, store: Path, common: CommonLayers) -> Sequence[tuple[str, str, float]]:
+def _scores(federation: Federation, store: Path, common: AdoptableLayers) -> Sequence[tuple[str, str, float]]:
     (site,), settings = federation.site, federation.settings
-    around, alone = _around(federation, site, store, common), site_network(federation, site, store)
+    opened = SiteTrials(site, federation.contract, store)
+    around, alone = _around(federation, opened, common), site_network(federation, opened)
     for network, how in ((around, _private_alone(settings)), (alone, settings)):
-        for _ in _train(network, federation, site, store, how):
+        for _ in _train(network, federation, opened, how):
             pass
-    found = []
-    for target in target_trials(site, federation.contract, store):
+    scores = []
+    for target in opened.targets():
         for method, network in ((OURS, around), (LOCAL, alone)):
             score = balanced_accuracy(predict(network, target.signals, target.branch), target.labels, target.outputs)
-            found.append((target.subject, method, score))
-    return found
+            scores.append((target.subject, method, score))
+    return scores

@@ -5,11 +5,13 @@ from collections.abc import Callable
 
 from data.errors import InputError
 from data.files import replaced
-from experiments.simulate import Progress, round_line
-from federation.contract import check_min_sites, first_difference
+from experiments.progress import Progress
+from experiments.simulate import round_line
+from federation.contract import check_min_sites
 from federation.deployment.server_home import ServerHome
 from federation.deployment.superlink import SuperLink
 from federation.run_folder import RunFolder
+from federation.tables import first_difference
 
 POLL_SECONDS = 0.5
 DOUBT_SECONDS = 10.0  # without news, ask Flower whether the run is still alive
@@ -17,7 +19,7 @@ STARTED, START_SECONDS = "flower-run.txt", 20.0
 
 
 def running_server(home: ServerHome) -> SuperLink:
-    """Give the SuperLink of a running server; raise InputError when it does not run."""
+    """Return the SuperLink of a running server; raise InputError when it does not run."""
     port = home.command_port()
     link = SuperLink(home.flower, port) if port is not None else None
     if link is None or not link.alive():
@@ -56,7 +58,7 @@ def reopen(home: ServerHome) -> RunFolder:
     return run
 
 
-def train(home: ServerHome, run: RunFolder, wait: float, report: Callable[[Progress], None]) -> None:
+def train_deployed(home: ServerHome, run: RunFolder, wait: float, report: Callable[[Progress], None]) -> None:
     """Start a run, or find it running, and follow it to its end.
 
     Parameters
@@ -134,7 +136,7 @@ def stop(home: ServerHome) -> RunFolder:
 
 
 def status(home: ServerHome) -> dict[str, object]:
-    """Say how the server, its sites and its newest run stand, for a person or a monitor."""
+    """Describe how the server, its sites and its newest run stand, for a person or a monitor."""
     port = home.command_port()
     link = SuperLink(home.flower, port) if port is not None else None
     alive = link is not None and link.alive()
@@ -152,7 +154,7 @@ def status(home: ServerHome) -> dict[str, object]:
 
 
 def _goes_on(run: RunFolder, link: SuperLink) -> bool:
-    """Say whether a run is at work: Flower takes it for one, and its process holds the folder, or soon will."""
+    """Return whether a run is at work: Flower takes it for one, and its process holds the folder, or soon will."""
     started = run.path / STARTED
     if not started.exists() or link.status(started.read_text().strip()) not in ("pending", "starting", "running"):
         return False

@@ -23,7 +23,7 @@ MEMORY, DISK = 4.0, 10.0  # GiB, below which the demonstration or an installatio
 
 
 @dataclass(frozen=True)
-class Finding:
+class Check:
     """One thing looked at: in order or not, what was seen, and what to do where it is not."""
 
     good: bool
@@ -36,7 +36,7 @@ class Finding:
 
 def examine(
     federation: Path | None, data_root: Path | None, store: Path, runs: Path, ports: list[int]
-) -> Iterator[Finding]:
+) -> Iterator[Check]:
     """Look at packages, folders, data, ports and memory, one after another.
 
     Parameters
@@ -59,49 +59,49 @@ def examine(
     yield from _room(store)
 
 
-def _torch_pair() -> Finding:
-    found = {name: _installed(name) for name in ("torch", "torchaudio")}
-    seen = f"torch {found['torch']}, torchaudio {found['torchaudio']}"
+def _torch_pair() -> Check:
+    versions = {name: _installed(name) for name in ("torch", "torchaudio")}
+    seen = f"torch {versions['torch']}, torchaudio {versions['torchaudio']}"
     remedy = "they must be of one release: pip install 'torch==2.11.*' 'torchaudio==2.11.*'"
-    pair = [re.match(r"\d+\.\d+", value or "") for value in found.values()]
+    pair = [re.match(r"\d+\.\d+", value or "") for value in versions.values()]
     good = all(pair) and pair[0].group() == pair[1].group()  # type: ignore[union-attr]
-    return Finding(good, seen, "" if good else remedy)
+    return Check(good, seen, "" if good else remedy)
 
 
-def _packages() -> Iterator[Finding]:
+def _packages() -> Iterator[Check]:
     wrong = []
     for line in requires("mfscsn") or []:
         requirement = Requirement(line)
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
-        found = _installed(requirement.name)
-        if found is None or not requirement.specifier.contains(found, prereleases=True):
-            wrong.append(f"{requirement.name} {found or 'is missing'}, expected {requirement.specifier}")
+        installed = _installed(requirement.name)
+        if installed is None or not requirement.specifier.contains(installed, prereleases=True):
+            wrong.append(f"{requirement.name} {installed or 'is missing'}, expected {requirement.specifier}")
     for line in wrong:
-        yield Finding(False, line, "pip install --upgrade mfscsn in an environment of its own")
+        yield Check(False, line, "pip install --upgrade mfscsn in an environment of its own")
     if not wrong:
-        yield Finding(True, f"mfscsn {version('mfscsn')} and all packages that it asks for")
+        yield Check(True, f"mfscsn {version('mfscsn')} and all packages that it asks for")
 
 
-def _writable(what: str, folder: Path) -> Finding:
+def _writable(what: str, folder: Path) -> Check:
     there = next(path for path in (folder.resolve(), *folder.resolve().parents) if path.exists())
     try:
         with tempfile.TemporaryFile(dir=there):
-            return Finding(True, f"{folder}: {what} can be written")
+            return Check(True, f"{folder}: {what} can be written")
     except OSError as error:
         name = "--store" if what == "prepared trials" else "--out"
-        return Finding(
+        return Check(
             False, f"{folder}: {what} cannot be written ({error.strerror})", f"give another {name}, or mend its rights"
         )
 
 
-def _recordings(path: Path, data_root: Path | None) -> Iterator[Finding]:
+def _recordings(path: Path, data_root: Path | None) -> Iterator[Check]:
     try:
         federation = load_federation(path, data_root)
     except InputError as error:
-        yield Finding(False, str(error))
+        yield Check(False, str(error))
         return
-    yield Finding(True, f"{path}: {len(federation.site)} sites")
+    yield Check(True, f"{path}: {len(federation.site)} sites")
     for site in federation.site:
         for dataset in site.dataset:
             try:
@@ -109,31 +109,31 @@ def _recordings(path: Path, data_root: Path | None) -> Iterator[Finding]:
                 subjects = subjects_of(source, dataset)
                 check_tasks(dataset.recipe(federation.contract), [source.annotations()])
             except InputError as error:
-                yield Finding(False, f"site {site.name!r}: {error}")
+                yield Check(False, f"site {site.name!r}: {error}")
             else:
-                yield Finding(True, f"site {site.name!r}: {dataset.source}, {len(subjects)} subjects")
+                yield Check(True, f"site {site.name!r}: {dataset.source}, {len(subjects)} subjects")
 
 
-def _port(port: int) -> Finding:
+def _port(port: int) -> Check:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("", port))
         except OSError as error:
-            return Finding(
+            return Check(
                 False, f"port {port} is taken ({error.strerror})", "stop what listens there, or give another port"
             )
-    return Finding(True, f"port {port} is free")
+    return Check(True, f"port {port} is free")
 
 
-def _room(store: Path) -> Iterator[Finding]:
+def _room(store: Path) -> Iterator[Check]:
     there = next(path for path in (store.resolve(), *store.resolve().parents) if path.exists())
     memory, disk = psutil.virtual_memory().available / 2**30, shutil.disk_usage(there).free / 2**30
     cores = len(os.sched_getaffinity(0))
     few = "" if memory >= MEMORY else f"at least {MEMORY:g} are needed; close other programs"
-    yield Finding(not few, f"{memory:.1f} GiB of memory free, {cores} cores", few)
+    yield Check(not few, f"{memory:.1f} GiB of memory free, {cores} cores", few)
     few = "" if disk >= DISK else f"at least {DISK:g} are needed; give --store on another disk"
-    yield Finding(not few, f"{disk:.0f} GiB of disk free at {there}", few)
+    yield Check(not few, f"{disk:.0f} GiB of disk free at {there}", few)
 
 
 def _installed(name: str) -> str | None:

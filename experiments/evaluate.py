@@ -14,13 +14,13 @@ from scipy.stats import wilcoxon
 
 from data.errors import InputError
 from data.files import write_csv
-from experiments.references import OWN, Job
+from experiments.references import OWN, ReferenceJob
 from federation.contract import Site
 from federation.run_folder import RunFolder
 from federation.site import read_tensors
 from federation.site_network import site_network
 from federation.site_scores import balanced_accuracy, chosen_outputs, fine_tuned
-from federation.site_trials import Target, branches, check_labelled, digest, target_trials
+from federation.site_trials import Target
 from mfscsn.network import ExtractorAlone, SplitModule
 from mfscsn.training import predict
 
@@ -51,7 +51,7 @@ def evaluate(run: RunFolder) -> list[Score]:
         When the run has not reached its last round, or its layers or trials are missing.
     """
     for site in run.federation.site:
-        check_labelled(site, run.federation.contract, run.store)
+        run.trials(site).check_labelled()
     last = run.last_round()
     if last < run.federation.training.rounds:
         raise InputError(
@@ -60,7 +60,7 @@ def evaluate(run: RunFolder) -> list[Score]:
         )
     torch.set_num_threads(int(run.environment["threads"]))  # fine-tuning must come out as it did before
     scores, predicted = [], []
-    for score, trials in (found for k in range(len(run.federation.site)) for found in _site_scores(run, k)):
+    for score, trials in (pair for k in range(len(run.federation.site)) for pair in _site_scores(run, k)):
         scores.append(score)
         of_all = (score.site, score.dataset, score.subject, score.method, score.seed)
         predicted += [(*of_all, number, *pair) for number, pair in enumerate(trials)]
@@ -93,17 +93,18 @@ def paired_difference(scores: Sequence[Score], method: str, rival: str) -> Diffe
     return Difference(float(gains.mean()), int((gains > 0).sum()), len(gains), p)
 
 
-Predicted = list[tuple[str, str]]  # (label, predicted) of each test trial, in time order
+LabelPairs = list[tuple[str, str]]  # (label, predicted) of each test trial, in time order
 
 
-def _site_scores(run: RunFolder, site_number: int) -> Iterator[tuple[Score, Predicted]]:
-    site, contract = run.federation.site[site_number], run.federation.contract
+def _site_scores(run: RunFolder, site_number: int) -> Iterator[tuple[Score, LabelPairs]]:
+    site = run.federation.site[site_number]
     federated, local = run.load_network(site.name), local_network(run, site)
-    for target in target_trials(site, contract, run.store):
+    trials = run.trials(site)
+    for target in trials.targets():
         own = own_network(run, site_number, target)
         for method, network, branch in zip(
             METHODS,
-            (own, *(fine_tuned(run, site, network, target) for network in (local, federated))),
+            (own, *(fine_tuned(run.federation, trials, network, target) for network in (local, federated))),
             (OWN, target.branch, target.branch),
             strict=True,
         ):
@@ -112,22 +113,22 @@ def _site_scores(run: RunFolder, site_number: int) -> Iterator[tuple[Score, Pred
 
 def local_network(run: RunFolder, site: Site) -> SplitModule:
     """Load a site's network as it was trained unshared."""
-    network = site_network(run.federation, site, run.store)
-    _load_whole(network, Job(run.federation.site.index(site)), run)
+    network = site_network(run.federation, run.trials(site))
+    _load_whole(network, ReferenceJob(run.federation.site.index(site)), run)
     return network
 
 
 def own_network(run: RunFolder, site_number: int, target: Target) -> SplitModule:
     """Load the network that was trained on a target subject's calibration alone; its branch is `OWN`."""
-    site, contract = run.federation.site[site_number], run.federation.contract
-    network = ExtractorAlone(contract.architecture, {OWN: branches(site, contract, run.store)[target.branch]})
-    _load_whole(network, Job(site_number, target.dataset, target.subject), run)
+    shape = run.trials(run.federation.site[site_number]).branches()[target.branch]
+    network = ExtractorAlone(run.federation.contract.architecture, {OWN: shape})
+    _load_whole(network, ReferenceJob(site_number, target.dataset, target.subject), run)
     return network
 
 
 def _score(
     run: RunFolder, site: Site, target: Target, method: str, network: SplitModule, branch: str
-) -> tuple[Score, Predicted]:
+) -> tuple[Score, LabelPairs]:
     probabilities = predict(network, target.signals, branch)
     accuracy = balanced_accuracy(probabilities, target.labels, target.outputs)
     seed, n_test = run.federation.training.seed, len(target.labels)
@@ -137,14 +138,14 @@ def _score(
     return Score(site.name, target.dataset, target.subject, method, seed, n_test, accuracy), trials
 
 
-def _load_whole(network: SplitModule, job: Job, run: RunFolder) -> None:
+def _load_whole(network: SplitModule, job: ReferenceJob, run: RunFolder) -> None:
     path = job.path(run)
     if not path.exists():
         raise InputError(f"{path}: this reference was not trained; `mfscsn simulate ... --resume` trains it")
     tensors, about = read_tensors(path)
     if "trials" not in about:
         raise InputError(f"{path}: of an older version; remove it, and `--resume {run.path}` trains it again")
-    if about["trials"] != digest(run.federation.site[job.site], run.federation.contract, run.store):
+    if about["trials"] != run.trials(run.federation.site[job.site]).digest():
         raise InputError(f"{path}: trained on other trials than are prepared now; start a new run")
     common = set(network.common_names())
     network.load_common({k: v for k, v in tensors.items() if k in common})

@@ -94,13 +94,13 @@ def look(folder: Path) -> Found:
         for name, seconds in zip(names, raw.annotations.duration, strict=True):
             if seconds > 0:
                 durations[name] = min(float(seconds), durations.get(name, np.inf))
-    found = Found(folder, subjects, subjects[0], channels, min(rates), dict(counts), runs, durations)
-    if len(found.tasks) < 2:
+    contents = Found(folder, subjects, subjects[0], channels, min(rates), dict(counts), runs, durations)
+    if len(contents.tasks) < 2:
         raise InputError(
             f"bids:{folder}: subject {subjects[0]!r} has the annotations {dict(counts)}; a task needs at least"
             f" {FEWEST}, and two tasks are needed. Name them as trial_type in *_events.tsv"
         )
-    return found
+    return contents
 
 
 def write_federation(path: Path, sites: Mapping[str, Path]) -> list[Found]:
@@ -115,24 +115,25 @@ def write_federation(path: Path, sites: Mapping[str, Path]) -> list[Found]:
     """
     if path.exists():
         raise InputError(f"{path}: already exists; give another name, or remove it")
-    found = {name: look(folder) for name, folder in sites.items()}
+    contents = {name: look(folder) for name, folder in sites.items()}
     with replaced(path) as out:
-        out.write(_text(path, found).encode())
+        out.write(_text(path, contents).encode())
     try:
         load_federation(path)
     except InputError:
         path.unlink()
         raise
-    return list(found.values())
+    return list(contents.values())
 
 
-def _text(path: Path, found: Mapping[str, Found]) -> str:
+def _text(path: Path, contents: Mapping[str, Found]) -> str:
     plain = Contract()
     start, end = plain.window
-    end = min([end, *(f.shortest for f in found.values() if f.shortest and f.shortest > start + 1)])
-    high = min(plain.band[1], *(0.45 * f.sfreq for f in found.values()))
+    end = min([end, *(f.shortest for f in contents.values() if f.shortest and f.shortest > start + 1)])
+    high = min(plain.band[1], *(0.45 * f.sfreq for f in contents.values()))
+    many = "s" * (len(contents) > 1)
     lines = [
-        f"# A federation of {len(found)} site{'s' * (len(found) > 1)}, as the recordings suggest it. Read it, then",
+        f"# A federation of {len(contents)} site{many}, as the recordings suggest it. Read it, then",
         f"# train it on this machine: mfscsn simulate {path.name}. All keys: federation/contract.py.",
         "",
         'data_root = "."  # where bids: folders lie, relative to this file',
@@ -147,7 +148,7 @@ def _text(path: Path, found: Mapping[str, Found]) -> str:
         "rounds = 20",
         "seed = 0",
     ]
-    for name, f in found.items():
+    for name, f in contents.items():
         source = os.path.relpath(f.folder.resolve(), path.resolve().parent)
         counted = ", ".join(f"{n} {k}" for n, k in sorted(f.counts.items()))
         lines += [

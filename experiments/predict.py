@@ -16,13 +16,13 @@ from data.trials import Trials, concatenate
 from federation.contract import Dataset, Site
 from federation.run_folder import RunFolder
 from federation.site_scores import fine_tuned
-from federation.site_trials import Target, branch_name, training_of_subject
+from federation.site_trials import Target, branch_name
 from mfscsn.network import SplitModule
 from mfscsn.training import predict
 
 
 @dataclass(frozen=True)
-class Predicted:
+class SubjectPredictions:
     """One subject's trials.
 
     Parameters
@@ -46,7 +46,7 @@ class Predicted:
 
 def predict_recordings(
     run: RunFolder, site_name: str, source: str, cues: Sequence[str], subjects: Sequence[str] | None = None
-) -> Iterator[Predicted]:
+) -> Iterator[SubjectPredictions]:
     """Predict each subject's trials with a site's network.
 
     Parameters
@@ -89,12 +89,13 @@ def predict_recordings(
 
 def _predict(
     run: RunFolder, site: Site, dataset: Dataset, network: SplitModule, subject: str, trials: Trials
-) -> Predicted:
+) -> SubjectPredictions:
     contract, names = run.federation.contract, dataset.labels(run.federation.contract)
-    own = training_of_subject(site, contract, run.store, dataset.name, subject)
+    opened = run.trials(site)
+    own = opened.training_of(dataset.name, subject)
     if own is None and site.branch_by == "subject":
         raise InputError(f"site {site.name!r} has layers for each subject, and none for {subject!r}; `mfscsn adopt` it")
-    reference = contract.fitting.fit(trials.signals if own is None else own.signals)
+    reference = contract.alignment_model.fit(trials.signals if own is None else own.signals)
     target = Target(
         dataset=dataset.name,
         subject=subject,
@@ -104,15 +105,15 @@ def _predict(
         outputs=np.arange(len(names)),
     )
     if subject in dataset.targets:
-        network = fine_tuned(run, site, network, target)
-    return Predicted(subject, trials, predict(network, target.signals, target.branch), names, own is not None)
+        network = fine_tuned(run.federation, opened, network, target)
+    return SubjectPredictions(subject, trials, predict(network, target.signals, target.branch), names, own is not None)
 
 
-def write_predictions(path: Path, found: Sequence[Predicted]) -> None:
+def write_predictions(path: Path, predictions: Sequence[SubjectPredictions]) -> None:
     """Write a row a trial: session, run, its place in that, from 0 on, cue, probabilities, the likeliest."""
-    names = list(dict.fromkeys(name for one in found for name in one.names))
+    names = list(dict.fromkeys(name for one in predictions for name in one.names))
     rows = []
-    for one in found:
+    for one in predictions:
         t = one.trials
         counts: dict[tuple[str, str], int] = {}
         for k, probabilities in enumerate(one.probabilities):

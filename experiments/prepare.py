@@ -7,7 +7,7 @@ from data.errors import InputError, nearest
 from data.sources import Source, open_source
 from data.store import prepare
 from federation.contract import Dataset, Federation, Site
-from federation.site_trials import check_site
+from federation.site_trials import SiteTrials
 
 
 def prepare_sites(
@@ -43,7 +43,7 @@ def prepare_sites(
                 raise InputError(f"site {site.name!r}: {error}") from error
             datasets.append(dataset.model_copy(update={"subjects": subjects}))
         sites.append(site.model_copy(update={"dataset": datasets}))
-        check_site(sites[-1], federation.contract, store)
+        SiteTrials(sites[-1], federation.contract, store).check()
     return federation.model_copy(update={"site": sites})
 
 

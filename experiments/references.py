@@ -13,7 +13,7 @@ from pathlib import Path
 from federation.run_folder import RunFolder
 from federation.site import write_tensors
 from federation.site_network import site_network, site_seed
-from federation.site_trials import branch_name, branches, calibration_trials, count_training, digest, training_trials
+from federation.site_trials import branch_name
 from federation.workers import n_at_once, start_workers, stop_workers
 from mfscsn.network import ExtractorAlone, SplitModule
 from mfscsn.training import derive_seed, train_round
@@ -22,7 +22,7 @@ OWN = "own"  # the one branch of a network that has a target subject's calibrati
 
 
 @dataclass(frozen=True)
-class Job:
+class ReferenceJob:
     """One reference to train: a site's own network, or a target subject's."""
 
     site: int
@@ -30,23 +30,23 @@ class Job:
     subject: str | None = None
 
     def path(self, run: RunFolder) -> Path:
-        """Say where its weights are kept."""
+        """Return where its weights are kept."""
         folder = run.path / "sites" / run.federation.site[self.site].name
         if self.subject is None:
             return folder / "local-site.safetensors"
         return folder / "own-calibration" / f"{self.dataset}-{self.subject}.safetensors"
 
 
-def reference_jobs(run: RunFolder) -> list[Job]:
+def reference_jobs(run: RunFolder) -> list[ReferenceJob]:
     """List all references of a run, the longest first."""
     jobs = []
     for k, site in enumerate(run.federation.site):
-        jobs.append(Job(k))
-        jobs += [Job(k, dataset.name, subject) for dataset in site.dataset for subject in dataset.targets]
+        jobs.append(ReferenceJob(k))
+        jobs += [ReferenceJob(k, dataset.name, subject) for dataset in site.dataset for subject in dataset.targets]
     return sorted(jobs, key=lambda job: job.subject is not None)
 
 
-def train_references(run: RunFolder, jobs: Sequence[Job], report: Callable[[int, int], None]) -> None:
+def train_references(run: RunFolder, jobs: Sequence[ReferenceJob], report: Callable[[int, int], None]) -> None:
     """Train those references that are missing, several at once; `report` is told how many of how many are done."""
     threads = int(run.environment["threads"])
     counter = iter(range(1, len(jobs) + 1))
@@ -72,24 +72,24 @@ def train_references(run: RunFolder, jobs: Sequence[Job], report: Callable[[int,
         stop_workers(pool)  # do not wait for what nobody will use
 
 
-def _train(path: Path, job: Job) -> None:
+def _train(path: Path, job: ReferenceJob) -> None:
     run = RunFolder(path)
     site, contract = run.federation.site[job.site], run.federation.contract
     seed = site_seed(run.federation, site)
     network: SplitModule
     words: tuple[int | str, ...] = (seed, site.name)
     settings = replace(run.federation.settings, proximal_mu=0.0)  # nothing is shared: nothing to be pulled back to
+    opened = run.trials(site)
     if job.dataset is None or job.subject is None:
-        trials = training_trials(site, contract, run.store)
-        network = site_network(run.federation, site, run.store)
+        trials = opened.training()
+        network = site_network(run.federation, opened)
     else:
-        own = calibration_trials(site, contract, run.store)[job.dataset, job.subject]
+        own = opened.calibration()[job.dataset, job.subject]
         trials, words = {OWN: own}, (seed, site.name, job.dataset, job.subject)
-        repeats = math.ceil(count_training(site, contract, run.store) / len(own.labels))
+        repeats = math.ceil(opened.n_training() / len(own.labels))
         settings = replace(settings, local_epochs=settings.local_epochs * repeats)
         branch = branch_name(site, next(d for d in site.dataset if d.name == job.dataset), job.subject)
-        shape = branches(site, contract, run.store)[branch]
-        network = ExtractorAlone(contract.architecture, {OWN: shape}, derive_seed(*words))
+        network = ExtractorAlone(contract.architecture, {OWN: opened.branches()[branch]}, derive_seed(*words))
     state = None
     for number in range(1, run.federation.training.rounds + 1):
         _, state = train_round(
@@ -102,6 +102,6 @@ def _train(path: Path, job: Job) -> None:
     about = {
         "run": run.run_id,
         "round": str(run.federation.training.rounds),
-        "trials": digest(site, contract, run.store),
+        "trials": opened.digest(),
     }
     write_tensors(job.path(run), network.common_state() | network.private_state(), about)

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from flwr.app import Context, RecordDict
@@ -11,21 +10,13 @@ from flwr.app.user_config import UserConfig
 
 from data.errors import InputError
 from experiments.evaluate import Score, evaluate
+from experiments.progress import Progress
 from experiments.references import reference_jobs, train_references
-from federation.contract import Federation, first_difference
+from federation.contract import Federation
 from federation.local_grid import RUN_ID, LocalGrid
 from federation.run_folder import RunFolder
 from federation.server_app import app
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What `simulate` tells whoever watches: a stage, how far it is, and the last round's mean loss."""
-
-    stage: str
-    done: int
-    total: int
-    detail: str = ""
+from federation.tables import first_difference
 
 
 def simulate(run: RunFolder, report: Callable[[Progress], None]) -> list[Score]:
@@ -119,7 +110,7 @@ def flower_logs_to(path: Path) -> Iterator[logging.Logger]:
 
 
 def round_line(run: RunFolder, number: int) -> str:
-    """Say how a round went: its mean loss, and who did not answer well."""
+    """Describe how a round went: its mean loss, and who did not answer well."""
     rows = [row for row in run.history() if row["round"] == str(number)]
     losses = [float(row["loss"]) for row in rows if row["loss"]]
     out = [f"{row['site']} {row['status']}" for row in rows if row["status"] != "ok"]

@@ -29,7 +29,6 @@ from federation.run_folder import RunFolder, run_path
 from federation.site import SiteFolder, fail
 from federation.site_home import OtherContract, SiteHome
 from federation.site_network import server_network, site_network, site_seed
-from federation.site_trials import digest, training_trials
 from mfscsn.training import derive_seed, train_round
 
 app = ClientApp()
@@ -63,9 +62,10 @@ def _train(message: Message, context: Context, run: RunFolder, site: Site, folde
 
     before = folder.private_round(number - 1)
     folder.log(f"round {number}: trains on, private layers of {f'round {before}' if before else 'the start'}")
-    trials = training_trials(site, contract, run.store)
-    network = site_network(run.federation, site, run.store)
-    trials_digest = digest(site, contract, run.store)
+    opened = run.trials(site)
+    trials = opened.training()
+    network = site_network(run.federation, opened)
+    trials_digest = opened.digest()
     private = folder.load_private(number - 1, trials_digest)
     if private:
         network.load_private(private[0])
@@ -75,12 +75,14 @@ def _train(message: Message, context: Context, run: RunFolder, site: Site, folde
         seed = derive_seed(site_seed(run.federation, site), site.name, number)
         log, optimiser_state = train_round(network, trials, settings, seed=seed, optimiser_state=optimiser_state)
     else:
-        from federation.privacy.private_training import train_within_budget  # Opacus, which others do not need
+        from federation.privacy.private_training import (  # Opacus, which others do not need
+            ChargedRound,
+            train_within_budget,
+        )
 
         path = Path(str(context.node_config.get("site", folder.folder))) / LEDGER
-        log, optimiser_state, epsilon = train_within_budget(
-            path, site.privacy, run.run_id, number, network, trials, settings, optimiser_state
-        )
+        charged = ChargedRound(path, site.privacy, run.run_id, number)
+        log, optimiser_state, epsilon = train_within_budget(charged, network, trials, settings, optimiser_state)
         folder.log(f"round {number}: epsilon {epsilon:.3g} of {site.privacy.epsilon:g}, delta {site.privacy.delta:g}")
     folder.save_private(number, network.private_state(), optimiser_state, trials_digest)
 

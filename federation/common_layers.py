@@ -1,20 +1,19 @@
 """Common layers on the road: exported with what is needed to use them, and read from an export or a run's folder."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from torch import Tensor
-
 from data.errors import InputError
 from data.files import replaced
-from federation.contract import Contract, Dataset, Training, parse_table
+from federation.contract import Contract, Dataset, Training
 from federation.run_folder import RunFolder
-from federation.site import read_tensors, write_tensors
+from federation.site import write_tensors
+from federation.tables import parse_table
+from mfscsn.exported import FILE, KIND, CommonLayers, read_exported, read_file
 
-FILE, CARD = "common.safetensors", "README.md"
-KIND = "mfscsn common layers"
+CARD = "README.md"
 
 MODEL_CARD = """\
 ---
@@ -52,17 +51,15 @@ without them. No clinical use.
 """
 
 
-@dataclass(frozen=True)
-class CommonLayers:
-    """The common layers of a finished run: name -> tensor, and the contract and training that they came from.
+@dataclass(frozen=True, kw_only=True)
+class AdoptableLayers(CommonLayers):
+    """Common layers with the contract and training that they came from: what another site needs to adopt them.
 
     `trained_on` is `of_subject` of all who trained, where it is known: not in an export.
     """
 
-    name: str
     contract: Contract
     training: Training
-    layers: dict[str, Tensor]
     trained_on: frozenset[str] = frozenset()
 
 
@@ -71,7 +68,7 @@ def of_subject(dataset: Dataset, subject: str) -> str:
     return json.dumps([dataset.source, dataset.options, subject], sort_keys=True)
 
 
-def read_common(path: Path) -> CommonLayers:
+def read_common(path: Path) -> AdoptableLayers:
     """Read common layers from a run's folder or an exported file.
 
     Raises
@@ -79,24 +76,32 @@ def read_common(path: Path) -> CommonLayers:
     InputError
         When there are none, or the run has not reached its last round.
     """
-    if path.is_dir() and (path / FILE).exists():
-        path = path / FILE
-    if path.is_dir() or not path.exists():
+    if not (path / FILE).exists() and (path.is_dir() or not path.exists()):
         run = RunFolder(path)
         _check_finished(run)
         f = run.federation
-        used = frozenset(of_subject(d, subject) for s in f.site for d in s.dataset for subject in d.subjects or [])
-        return CommonLayers(f.name, f.contract, f.training, run.load_common(run.last_round()), used)
-    layers, about = read_tensors(path)
-    if about.get("kind") != KIND:
-        raise InputError(f"{path}: no exported common layers; `mfscsn export RUN` writes them")
-    contract = parse_table(Contract, json.loads(about["contract"]), str(path))
-    training = parse_table(Training, json.loads(about["training"]), str(path))
-    return CommonLayers(about["name"], contract, training, layers)
+        return AdoptableLayers(
+            name=f.name,
+            architecture=f.contract.architecture,
+            alignment=f.contract.alignment_model,
+            layers=run.load_common(run.last_round()),
+            contract=f.contract,
+            training=f.training,
+            trained_on=frozenset(of_subject(d, s) for site in f.site for d in site.dataset for s in d.subjects or []),
+        )
+    try:
+        exported, (_, about) = read_exported(path), read_file(path)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    return AdoptableLayers(
+        **vars(exported),
+        contract=parse_table(Contract, json.loads(about["contract"]), str(path)),
+        training=parse_table(Training, json.loads(about["training"]), str(path)),
+    )
 
 
 def export_common(run: RunFolder, folder: Path) -> list[Path]:
-    """Write a finished run's common layers, ``common.safetensors``, and a model card into a folder; give the files."""
+    """Write a finished run's common layers, ``common.safetensors``, and a model card to a folder; return the files."""
     _check_finished(run)
     f = run.federation
     layers = run.load_common(run.last_round())
@@ -105,6 +110,8 @@ def export_common(run: RunFolder, folder: Path) -> list[Path]:
         "name": f.name,
         "run": run.run_id,
         "round": str(run.last_round()),
+        "architecture": json.dumps(asdict(f.contract.architecture)),
+        "alignment": json.dumps(asdict(f.contract.alignment_model)),
         "contract": f.contract.model_dump_json(exclude_none=True),
         "training": f.training.model_dump_json(),
     }

@@ -1,22 +1,22 @@
-"""The files a person writes: FED.toml for a federation, checked word by word; an unknown key is an error."""
+"""The contract of a federation, its training, its sites and their data sets: the tables of a FED.toml."""
 
 import hashlib
 import json
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from data.errors import InputError, nearest
 from data.preprocessing import Preprocessing
 from data.sources import IN_FOLDERS
 from data.store import Recipe
 from federation.messages import FEWEST
+from federation.tables import Table, as_name, parse_table, read_toml
 from mfscsn.extractors import EXTRACTORS
-from mfscsn.inputs import Alignment
+from mfscsn.inputs import Alignment, check_alignment
 from mfscsn.network import SHARES_EXTRACTOR, SHARES_HEAD, Architecture, Share
 from mfscsn.training import Settings
 
@@ -32,14 +32,7 @@ def _all_different(names: Sequence[str], what: str) -> None:
             raise ValueError(f"{what}: {name!r} stands there twice")
 
 
-class Table(BaseModel):
-    """A table of a TOML file: an unknown key is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
 ROBUST = ("fedmedian", "fedtrimmedavg", "krum")  # strategies that look at single updates
-Checked = TypeVar("Checked", bound=Table)
 
 
 class Contract(Table):
@@ -49,14 +42,14 @@ class Contract(Table):
     ----------
     sfreq, window, band
         As in `data.preprocessing.Preprocessing`: Hz, seconds after the cue, Hz.
-    alignment : {"recentred", "followed", "euclidean", "standard", "none"}
+    alignment : {"recentred", "adaptive", "euclidean", "standard", "none"}
         What is fitted is fitted at the site, on a subject's training trials alone. The extractor "riemann" takes
-        "recentred" covariances or "followed" ones (the default with it), whose mean follows the test trials as they
+        "recentred" covariances or "adaptive" ones (the default with it), whose mean follows the test trials as they
         come, one after another, without their labels. The others are for signals: "euclidean" (the default with them)
         whitens; "standard" brings every sample to mean 0 and deviation 1 over the channels, and fits nothing.
     shrinkage : float
         Of Euclidean alignment, 0 to 1: as in `mfscsn.alignment.euclidean_whitener`.
-    extractor, width, common_layers, head_layers, share
+    extractor, width, share
         As in `mfscsn.network.Architecture`.
     heads : {"site", "label"}
         What a head's first weights are drawn from: the site's own seed or, "label", the run's seed and the label's
@@ -64,7 +57,8 @@ class Contract(Table):
     channels, labels : list of str, optional
         One channel list that every site has, and one label list; which of them `share` needs is said there.
     strategy : {"fedavg", "fedprox", "fedadam", "fedmedian", "fedtrimmedavg", "krum"}
-        Flower's own. `proximal_mu` is FedProx's, `server_lr` FedAdam's, `bad_sites` how many sites the last two bear.
+        Flower's own. `proximal_mu` is FedProx's, `server_lr` FedAdam's, `n_byzantine` how many Byzantine sites the last
+        two bear.
     weighting : {"trials", "equal"}
         How sites weigh in the average. With "equal", the number of trials is not sent either.
     min_sites : int, optional
@@ -79,13 +73,11 @@ class Contract(Table):
     window: tuple[float, float] = (0.25, 3.5)
     band: tuple[Positive, Positive] = (4.0, 38.0)
     extractor: Literal["riemann", "shallow", "shallow-group"] = "riemann"
-    alignment: Literal["recentred", "followed", "euclidean", "standard", "none"] = Field(
-        default_factory=lambda data: "followed" if data.get("extractor") == "riemann" else "euclidean"
+    alignment: Literal["recentred", "adaptive", "euclidean", "standard", "none"] = Field(
+        default_factory=lambda data: "adaptive" if data.get("extractor") == "riemann" else "euclidean"
     )
     shrinkage: float = Field(0.0, ge=0, le=1)
     width: int = Field(50, ge=1)
-    common_layers: int = Field(1, ge=1, le=4)
-    head_layers: int = Field(0, ge=0, le=3)
     share: Share = "middle"
     heads: Literal["site", "label"] = "site"
     channels: list[str] | None = Field(None, min_length=1)
@@ -93,7 +85,7 @@ class Contract(Table):
     strategy: Literal["fedavg", "fedprox", "fedadam", "fedmedian", "fedtrimmedavg", "krum"] = "fedavg"
     proximal_mu: float = Field(0.01, ge=0)
     server_lr: Positive = 0.01
-    bad_sites: int = Field(1, ge=1)
+    n_byzantine: int = Field(1, ge=1)
     weighting: Literal["trials", "equal"] = "trials"
     min_sites: int | None = Field(None, ge=1)
     deadline: Positive = 3600.0
@@ -107,11 +99,7 @@ class Contract(Table):
             )
         if self.secure_aggregation and self.share == "none":
             raise ValueError("secure_aggregation: with share = 'none' nothing is shared that it could hide")
-        fitting = {"recentred", "followed"} if self.extractor == "riemann" else {"euclidean", "standard", "none"}
-        if self.alignment not in fitting:
-            raise ValueError(
-                f"alignment {self.alignment!r} does not fit extractor {self.extractor!r}, which takes {sorted(fitting)}"
-            )
+        check_alignment(self.alignment, self.extractor)
         if self.window[1] <= self.window[0]:
             raise ValueError(f"window {list(self.window)} ends before it starts")
         if self.band[1] <= self.band[0]:
@@ -136,7 +124,7 @@ class Contract(Table):
         return Preprocessing(self.sfreq, self.window, self.band)
 
     @property
-    def fitting(self) -> Alignment:
+    def alignment_model(self) -> Alignment:
         """The part that brings a subject's trials to a common reference."""
         return Alignment(self.alignment, self.sfreq, self.shrinkage)
 
@@ -148,8 +136,6 @@ class Contract(Table):
             sfreq=self.sfreq,
             extractor=self.extractor,
             width=self.width,
-            n_common_layers=self.common_layers,
-            n_head_layers=self.head_layers,
             share=self.share,
         )
 
@@ -207,11 +193,11 @@ class Dataset(Table):
 
     source: str
     name: Name = ""
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field({})
     tasks: list[str] | dict[str, str]
     subjects: list[SubjectName] | None = Field(None, min_length=1)
     channels: list[str] | None = Field(None, min_length=1)
-    targets: list[SubjectName] = []
+    targets: list[SubjectName] = Field([])
     calibration: Part | None = None
     test: Part | Literal["rest"] = "rest"
 
@@ -264,11 +250,11 @@ class Dataset(Table):
         return dict(self.tasks) if isinstance(self.tasks, dict) else {task: task for task in self.tasks}
 
     def labels(self, contract: Contract) -> tuple[str, ...]:
-        """Give the label names in the order of the head's outputs."""
+        """Return the label names in the order of the head's outputs."""
         return tuple(contract.labels or dict.fromkeys(self.task_map.values()))
 
     def recipe(self, contract: Contract) -> Recipe:
-        """Say what this data set's store is made of."""
+        """Describe what this data set's store is made of."""
         channels = contract.channels or self.channels
         return Recipe(
             source=self.source,
@@ -288,16 +274,16 @@ class Privacy(Table):
         What all rounds of all runs together may tell about one trial; before it would be passed, the site stops.
     delta : float
         With which probability more may be told; below one over the number of trials.
-    noise : float, optional
-        Deviation of the noise, over `clip`; when left out, the least with which the run's rounds fit.
-    clip : float
+    noise_multiplier : float, optional
+        Deviation of the noise, over `max_grad_norm`; when left out, the least with which the run's rounds fit.
+    max_grad_norm : float
         Greatest length of a trial's gradient.
     """
 
     epsilon: Positive
     delta: float = Field(1e-5, gt=0, lt=1)
-    noise: Positive | None = None
-    clip: Positive = 1.0
+    noise_multiplier: Positive | None = None
+    max_grad_norm: Positive = 1.0
 
 
 class Site(Table):
@@ -324,11 +310,11 @@ class Site(Table):
     """
 
     name: Name
-    dataset: list[Dataset] = []
+    dataset: list[Dataset] = Field([])
     branch_by: Literal["dataset", "subject"] = "dataset"
-    metrics: list[Literal["loss", "accuracy", "seconds"]] = ["loss", "accuracy", "seconds"]
-    scores: list[Literal["balanced_accuracy"]] = []
-    contract: dict[str, Any] = {}
+    metrics: list[Literal["loss", "accuracy", "seconds"]] = Field(["loss", "accuracy", "seconds"])
+    scores: list[Literal["balanced_accuracy"]] = Field([])
+    contract: dict[str, Any] = Field({})
     privacy: Privacy | None = None
     secret_seed: int | None = Field(None, ge=0, lt=2**63)
 
@@ -464,11 +450,11 @@ def check_min_sites(federation: Federation, where: str) -> None:
             f"{where}: secure_aggregation needs at least {FEWEST} sites, there are {len(federation.site)}: of two, each"
             " knows the other's update, and of three, two that tell know the third's"
         )
-    bad = federation.contract.bad_sites
-    needed = {"krum": 2 * bad + 3, "fedtrimmedavg": 2 * bad + 1}.get(federation.contract.strategy, 0)
+    n = federation.contract.n_byzantine
+    needed = {"krum": 2 * n + 3, "fedtrimmedavg": 2 * n + 1}.get(federation.contract.strategy, 0)
     if len(federation.site) < needed:
         raise InputError(
-            f"{where}: strategy {federation.contract.strategy!r} bears bad_sites = {bad} among at least {needed} sites,"
+            f"{where}: strategy {federation.contract.strategy!r} bears n_byzantine = {n} among at least {needed} sites,"
             f" there are {len(federation.site)}"
         )
     if federation.min_sites > len(federation.site):
@@ -477,27 +463,9 @@ def check_min_sites(federation: Federation, where: str) -> None:
         )
 
 
-def read_toml(path: Path) -> dict[str, Any]:
-    """Read a TOML file; raise InputError that names it when it is missing or is none."""
-    try:
-        return tomllib.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as TOML: {error}") from error
-
-
 def parse_federation(document: Mapping[str, Any], where: str) -> Federation:
     """Check a federation's document word by word; raise InputError that begins with `where`."""
     return parse_table(Federation, document, where)
-
-
-def parse_table(model: type[Checked], document: Mapping[str, Any], where: str) -> Checked:
-    """Check a document as a table of a kind; raise InputError that begins with `where`."""
-    try:
-        return model.model_validate_json(json.dumps(document, default=str))
-    except ValidationError as error:
-        raise InputError(f"{where}: {_first_fault(error, document, model)}") from error
 
 
 def with_root(federation: Federation, root: Path) -> Federation:
@@ -512,58 +480,3 @@ def with_root(federation: Federation, root: Path) -> Federation:
         for site in federation.site
     ]
     return federation.model_copy(update={"site": sites, "data_root": str(root)})
-
-
-def first_difference(a: Mapping[str, Any], b: Mapping[str, Any], path: str = "") -> str | None:
-    """Name the first key in which two nested tables differ, with both values; None when they agree."""
-    for key in [*a, *(k for k in b if k not in a)]:
-        left, right, at = a.get(key), b.get(key), f"{path}{key}"
-        if isinstance(left, list) and isinstance(right, list) and len(left) == len(right):
-            left, right = dict(enumerate(left)), dict(enumerate(right))
-        if isinstance(left, dict) and isinstance(right, dict):
-            found = first_difference(left, right, f"{at}.")
-            if found:
-                return found
-        elif left != right:
-            return f"{at} was {left!r}, is {right!r}"
-    return None
-
-
-def as_name(text: str) -> str:
-    """Make a name out of a file's or folder's."""
-    return "".join(c if (c.isascii() and c.isalnum()) or c in "_-" else "-" for c in text).strip("-_") or "unnamed"
-
-
-def _first_fault(error: ValidationError, document: Mapping[str, Any], model: type[BaseModel]) -> str:
-    """Say pydantic's first fault in one line: key, what is wrong, and the nearest key where one was misspelt."""
-    faults = error.errors()
-    fault = next((fault for fault in faults if fault["type"] == "extra_forbidden"), faults[0])
-    tables: dict[str, type[BaseModel]] = {
-        "contract": Contract,
-        "training": Training,
-        "site": Site,
-        "dataset": Dataset,
-        "calibration": Part,
-        "privacy": Privacy,
-        "test": Part,
-    }
-    names, table, value = [], model, document  # type: tuple[list[str], type[BaseModel], Any]
-    for part in fault["loc"]:
-        if isinstance(part, int):
-            value = value[part] if isinstance(value, list) and part < len(value) else None
-            named = isinstance(value, dict) and value.get("name")
-            names[-1] += f" {value['name']!r}" if named else f" {part + 1}"
-        elif isinstance(value, dict) and (part in value or fault["type"] == "missing"):
-            value = value.get(part)
-            names.append(part)
-            table = tables.get(part, table) if part != fault["loc"][-1] else table
-    where = ", ".join(names)
-    if fault["type"] == "extra_forbidden":
-        return f"{where}: unknown key{nearest(names[-1], list(table.model_fields))}"
-    if fault["type"] == "string_pattern_mismatch":
-        return f"{where}: expected letters, digits, - and _, found {fault['input']!r}"
-    message = fault["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
-    given = (
-        "" if isinstance(fault["input"], dict | list) or fault["type"] == "missing" else f", found {fault['input']!r}"
-    )
-    return f"{where + ': ' if where else ''}{message}{given}"

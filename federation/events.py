@@ -4,7 +4,7 @@ import time
 
 
 def event(line: str) -> str:
-    """Print a line with the time before it, at once; give it as it was printed."""
+    """Print a line with the time before it, at once; return it as it was printed."""
     text = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(line.split())}"
     print(text, flush=True)
     return text

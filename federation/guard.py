@@ -53,7 +53,7 @@ def end_guarded(guard: "subprocess.Popen[bytes]") -> None:
 
 
 def flower_environment(home: Path) -> dict[str, str]:
-    """Give the environment that Flower's programs run in; `home` is Flower's own folder."""
+    """Return the environment that Flower's programs run in; `home` is Flower's own folder."""
     return {
         **os.environ,
         # Flower starts its own programs by name
@@ -87,10 +87,10 @@ def free_port() -> int:
 def program(name: str) -> str:
     """Find a program of this Python environment; raise InputError when it is missing."""
     path = Path(sys.executable).with_name(name)
-    found = str(path) if path.exists() else shutil.which(name)
-    if found is None:
+    place = str(path) if path.exists() else shutil.which(name)
+    if place is None:
         raise InputError(f"{name} is not installed beside {sys.executable}; install mfscsn there")
-    return found
+    return place
 
 
 def _guard(remove: str, command: list[str]) -> int:

@@ -11,7 +11,8 @@ import tomli_w
 from pydantic import field_validator
 
 from data.files import replaced
-from federation.contract import Contract, Name, Table, Training, parse_table, read_toml
+from federation.contract import Contract, Name, Training
+from federation.tables import Table, parse_table, read_toml
 
 HEAD = """\
 # What a site needs to join this federation. It holds no secret, but whoever can change it chooses whom a site
@@ -46,8 +47,8 @@ class Invitation(Table):
     @field_validator("server")
     @classmethod
     def _host_and_port(cls, value: str) -> str:
-        found = re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):(\d{1,5})", value)
-        if not found or not 0 < int(found[2]) < 65536:
+        parts = re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):(\d{1,5})", value)
+        if not parts or not 0 < int(parts[2]) < 65536:
             raise ValueError("expected HOST:PORT")
         return value
 

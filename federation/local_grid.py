@@ -104,7 +104,7 @@ class LocalGrid(Grid):
         return numbers
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        """Give the replies that have come; a process that died is an error reply."""
+        """Return the replies that have come; a process that died is an error reply."""
         replies = []
         for number in message_ids:
             message, task = self.sent[number]

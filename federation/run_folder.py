@@ -5,7 +5,6 @@
 """
 
 import csv
-import fcntl
 import functools
 import json
 import os
@@ -22,12 +21,12 @@ from typing import Any
 from torch import Tensor
 
 from data.errors import InputError, nearest
-from data.files import replaced, write_csv
-from federation.contract import Federation, read_federation
+from data.files import is_locked, locked, replaced, write_csv
+from federation.contract import Federation, Site, read_federation
 from federation.privacy.ledger import LEDGER, Ledger
 from federation.site import SiteFolder, read_tensors, write_tensors
 from federation.site_network import site_network
-from federation.site_trials import digest
+from federation.site_trials import SiteTrials
 from mfscsn.network import SeparateCommonSeparate
 
 HISTORY = ("round", "site", "status", "n_trials", "loss", "accuracy", "distance")
@@ -94,8 +93,12 @@ class RunFolder:
         """Open a site's folder; in a deployment it lies on the site's own machine."""
         return SiteFolder(self.path / "sites" / name, self.run_id)
 
+    def trials(self, site: Site) -> SiteTrials:
+        """Open the prepared trials of a site of this run."""
+        return SiteTrials(site, self.federation.contract, self.store)
+
     def last_round(self) -> int:
-        """Number the last whole round; 0 before the first."""
+        """Number the last completed round; 0 before the first."""
         return max(self.kept_rounds(), default=0)
 
     def kept_rounds(self) -> set[int]:
@@ -107,7 +110,7 @@ class RunFolder:
         return read_tensors(self._common / f"round-{round_number:04d}.safetensors")[0]
 
     def load_network(self, name: str) -> SeparateCommonSeparate:
-        """Load a site's network as it stands after the last whole round.
+        """Load a site's network as it stands after the last completed round.
 
         Returns
         -------
@@ -124,11 +127,11 @@ class RunFolder:
         names = [site.name for site in self.federation.site]
         if name not in names:
             raise InputError(f"{self.path}: no such site {name!r}{nearest(name, names)}; there are {', '.join(names)}")
-        site, last, folder = self.federation.site[names.index(name)], self.last_round(), self.site(name)
-        private = folder.load_private(last, digest(site, self.federation.contract, self.store))
+        trials, last, folder = self.trials(self.federation.site[names.index(name)]), self.last_round(), self.site(name)
+        private = folder.load_private(last, trials.digest())
         if private is None:
             raise InputError(f"site {name!r}: no private layers in {folder.folder}; did it ever train?")
-        network = site_network(self.federation, site, self.store)
+        network = site_network(self.federation, trials)
         network.load_private(private[0])
         network.load_common(self.load_common(last))
         return network
@@ -146,7 +149,7 @@ class RunFolder:
         history: Sequence[Mapping[str, Any]],
         timing: Sequence[Mapping[str, Any]],
     ) -> None:
-        """Keep a whole round. The common layers are written last: they are what makes the round whole."""
+        """Keep a completed round. The common layers are written last: they are what makes the round whole."""
         for name, columns, rows in (("history.csv", HISTORY, history), ("timing.csv", TIMING, timing)):
             with (self.path / name).open("a", newline="") as out:
                 writer = csv.DictWriter(out, columns, lineterminator="\n")
@@ -188,12 +191,12 @@ class RunFolder:
 
     def keep_site_scores(self, rows: Mapping[str, Mapping[str, Any]]) -> None:
         """Keep by site what was let out after the last round; what a site let out before counts when it now did not."""
-        found = {**rows}
+        kept = {**rows}
         for row in self.site_scores():
             if row["status"] == "ok" and rows.get(row["site"], {}).get("status") != "ok":
-                found[row["site"]] = row
+                kept[row["site"]] = row
         _write_rows(
-            self.path / "site-scores.csv", SITE_SCORES, [{**row, "site": name} for name, row in sorted(found.items())]
+            self.path / "site-scores.csv", SITE_SCORES, [{**row, "site": name} for name, row in sorted(kept.items())]
         )
 
     def site_scores(self) -> list[dict[str, str]]:
@@ -215,13 +218,13 @@ class RunFolder:
         return dict(json.loads(path.read_text())) if path.exists() else None
 
     def spent(self) -> dict[str, tuple[float, float, float]]:
-        """Say what a simulation's sites with privacy have spent: site -> (epsilon, budget, delta)."""
-        found = {}
+        """Return what a simulation's sites with privacy have spent: site -> (epsilon, budget, delta)."""
+        of_site = {}
         for site in self.federation.site:
             if site.privacy is not None:
                 ledger = Ledger(self.site(site.name).folder / LEDGER, site.privacy)
-                found[site.name] = ledger.epsilon, site.privacy.epsilon, site.privacy.delta
-        return found
+                of_site[site.name] = ledger.epsilon, site.privacy.epsilon, site.privacy.delta
+        return of_site
 
     def fail(self, reason: str) -> None:
         """Write down why the run ended before its last round."""
@@ -229,7 +232,7 @@ class RunFolder:
             out.write(f"{' '.join(reason.split())}\n".encode())
 
     def failure(self) -> str | None:
-        """Say why the run ended early, if it did."""
+        """Return why the run ended early, if it did."""
         path = self.path / "failure.txt"
         return path.read_text().strip() if path.exists() else None
 
@@ -240,7 +243,7 @@ class RunFolder:
             yield
 
     def is_locked(self, who: str) -> bool:
-        """Say whether somebody writes to the folder now."""
+        """Return whether somebody writes to the folder now."""
         return is_locked(self.path, who)
 
     @property
@@ -256,33 +259,8 @@ def _frozen(path: Path, changed: int) -> Federation:
 
 def runs_in(folder: Path) -> list[RunFolder]:
     """Open all runs below a folder, the oldest first."""
-    found = [RunFolder(file.parent) for file in folder.glob("*/federation.toml")]
-    return sorted(found, key=lambda run: str(run.environment["started"]))
-
-
-def is_locked(folder: Path, who: str) -> bool:
-    """Say whether somebody holds a folder now."""
-    try:
-        with locked(folder, who, ""):
-            return False
-    except InputError:
-        return True
-
-
-@contextmanager
-def locked(folder: Path, who: str, refusal: str, wait: float = 0.0) -> Iterator[None]:
-    """Hold a folder for one writer; raise InputError with `refusal` when another holds it after `wait` seconds."""
-    end = time.monotonic() + wait
-    with (folder / f".{who}.lock").open("w") as lock:
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > end:
-                    raise InputError(refusal) from None
-                time.sleep(0.2)
-        yield
+    runs = [RunFolder(file.parent) for file in folder.glob("*/federation.toml")]
+    return sorted(runs, key=lambda run: str(run.environment["started"]))
 
 
 def check_free(path: Path, instead: str = "give another --out", resumable: bool = True) -> None:
@@ -297,7 +275,7 @@ def check_free(path: Path, instead: str = "give another --out", resumable: bool 
 
 
 def run_path(run_config: Mapping[str, Any], run_id: int) -> Path:
-    """Say where a Flower app's run folder lies: where its configuration says, or else beside the prepared trials."""
+    """Return where a Flower app's run folder lies: where its configuration says, or else beside the prepared trials."""
     named, store = str(run_config["run"]), str(run_config["store"])
     if not Path(named or store).is_absolute():
         raise InputError("give the absolute path of the prepared trials: --run-config 'store=\"/...\"'")

@@ -18,7 +18,7 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run a federation from its last whole round to its last round."""
+    """Run a federation from its last completed round to its last round."""
     run = open_run(context)
     register = str(context.run_config["nodes"])
     with run.locked("server", wait=30.0):

@@ -57,7 +57,7 @@ class SiteFolder:
         return max((number for number in rounds if number <= up_to), default=None)
 
     def load_private(self, up_to: int, trials: str) -> tuple[dict[str, Tensor], dict[str, Tensor]] | None:
-        """Give (layers, optimiser) of the newest state not past round `up_to`; None when there is none.
+        """Return (layers, optimiser) of the newest state not past round `up_to`; None when there is none.
 
         Raises
         ------
@@ -92,7 +92,7 @@ class SiteFolder:
         (self.folder / FAILURE).unlink(missing_ok=True)
 
     def failure(self) -> str | None:
-        """Say why the site failed last, if it did."""
+        """Return why the site failed last, if it did."""
         path = self.folder / FAILURE
         return path.read_text() if path.exists() else None
 

@@ -10,9 +10,10 @@ from pathlib import Path
 from pydantic import Field
 
 from data.errors import InputError
-from federation.contract import Federation, Site, Table, first_difference, parse_table, read_toml, with_root
+from federation.contract import Federation, Site, with_root
 from federation.invitation import Invitation, read_invitation
 from federation.run_folder import RunFolder, runs_in
+from federation.tables import Table, first_difference, parse_table, read_toml
 
 
 class OtherContract(InputError):
@@ -90,25 +91,12 @@ class SiteHome:
         """What the coordinator registers."""
         return self.path / f"{self.site.name}.pub"
 
-    def check_key(self) -> None:
-        """Raise InputError when the key in this folder is not of the site that ``site.toml`` names, or lies open."""
-        from federation.deployment.keys import read_public_key
-
-        found = sorted(self.path.glob("*.pub"))
-        if not self.key.exists() or not found:
-            raise InputError(f"{self.key}: no key; restore it, or make another with `mfscsn site new-key {self.path}`")
-        if self.public_key not in found or read_public_key(self.public_key)[1] != self.site.name:
-            where = self.path / "site.toml"
-            raise InputError(f"{where}: names the site {self.site.name!r}, but the key is that of {found[0].stem!r}")
-        if self.key.stat().st_mode & 0o077:
-            raise InputError(f"{self.key}: others can read it; make it yours alone with chmod 600")
-
     def runs(self) -> list[RunFolder]:
         """Open all runs that this site took part in, the oldest first."""
         return runs_in(self.path / "runs")
 
     def open_run(self, run_id: str, rounds: int, contract: str) -> tuple[RunFolder, Site]:
-        """Open the folder of a run that the server named, or begin it; give it with the site as its file says now.
+        """Open the folder of a run that the server named, or begin it; return it with the site as its file says now.
 
         Raises
         ------

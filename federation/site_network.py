@@ -1,30 +1,28 @@
 """A site's network as a run starts it: own private weights from the site's seed, common ones from the run's."""
 
-from pathlib import Path
-
 import torch
 from torch import nn
 
 from federation.contract import Federation, Site
-from federation.site_trials import branch_labels, branches
+from federation.site_trials import SiteTrials
 from mfscsn.network import Branch, SeparateCommonSeparate
 from mfscsn.training import derive_seed
 
 
-def site_network(federation: Federation, site: Site, store: Path) -> SeparateCommonSeparate:
-    """Make the network of a site whose trials are prepared under `store`."""
-    contract, seed = federation.contract, federation.training.seed
-    shapes = branches(site, contract, store)
-    network = SeparateCommonSeparate(contract.architecture, shapes, derive_seed(site_seed(federation, site), site.name))
+def site_network(federation: Federation, trials: SiteTrials) -> SeparateCommonSeparate:
+    """Make the network of a site for its prepared trials."""
+    contract, site, seed = federation.contract, trials.site, federation.training.seed
+    own_seed = derive_seed(site_seed(federation, site), site.name)
+    network = SeparateCommonSeparate(contract.architecture, trials.branches(), own_seed)
     if contract.heads == "label":
-        for branch, labels in branch_labels(site, contract, store).items():
+        for branch, labels in trials.labels().items():
             _start_by_label(network.heads[network.head_of[branch]], labels, seed)  # type: ignore[arg-type]
     network.load_common(server_network(federation).common_state())
     return network
 
 
 def site_seed(federation: Federation, site: Site) -> int:
-    """Give the seed of all that is the site's own."""
+    """Return the seed of all that is the site's own."""
     return federation.training.seed if site.secret_seed is None else site.secret_seed
 
 
@@ -41,12 +39,10 @@ def _start_by_label(head: nn.ModuleList, labels: tuple[str, ...], seed: int) -> 
     The common layers of sites that imagine the same limb are then asked for the same thing from the first step on, and
     no site has told another what its subjects imagine.
     """
-    for depth, layer in enumerate(head):
-        assert isinstance(layer, nn.Linear)
-        last = depth == len(head) - 1
-        bound, rows = layer.in_features**-0.5, labels if last else map(str, range(layer.out_features))
-        with torch.no_grad():
-            layer.bias.zero_()
-            for k, name in enumerate(rows):
-                drawn = torch.Generator().manual_seed(derive_seed(seed, "head", depth, name))
-                layer.weight[k] = bound * (2 * torch.rand(layer.in_features, generator=drawn) - 1)
+    (layer,) = head
+    assert isinstance(layer, nn.Linear)
+    with torch.no_grad():
+        layer.bias.zero_()
+        for k, name in enumerate(labels):
+            drawn = torch.Generator().manual_seed(derive_seed(seed, "head", 0, name))
+            layer.weight[k] = layer.in_features**-0.5 * (2 * torch.rand(layer.in_features, generator=drawn) - 1)

@@ -4,9 +4,9 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import recall_score
 
-from federation.contract import Site
+from federation.contract import Federation, Site
 from federation.run_folder import RunFolder
-from federation.site_trials import Target, calibration_trials, check_labelled, target_trials
+from federation.site_trials import SiteTrials, Target
 from mfscsn.network import SplitModule
 from mfscsn.training import derive_seed, fine_tune, predict
 
@@ -34,24 +34,25 @@ def balanced_accuracy(
     return float(recall_score(labels, predicted, labels=np.unique(labels), average="macro"))
 
 
-def fine_tuned(run: RunFolder, site: Site, network: SplitModule, target: Target) -> SplitModule:
-    """Fit a copy of the site's network to a target subject's calibration, as often as the settings say."""
-    settings, seed = run.federation.settings, run.federation.training.seed
-    own = calibration_trials(site, run.federation.contract, run.store, target.subject)[target.dataset, target.subject]
-    words = (seed, site.name, target.dataset, target.subject, "fine-tune")
+def fine_tuned(federation: Federation, trials: SiteTrials, network: SplitModule, target: Target) -> SplitModule:
+    """Fit a copy of a site's network to a target subject's calibration, as often as the settings say."""
+    settings, seed = federation.settings, federation.training.seed
+    own = trials.calibration(target.subject)[target.dataset, target.subject]
+    words = (seed, trials.site.name, target.dataset, target.subject, "fine-tune")
     return fine_tune(network, own, target.branch, settings, derive_seed(*words))
 
 
 def mean_score(run: RunFolder, site: Site) -> dict[str, int | float]:
     """Score the federated network: a mean over the site's target subjects, and how many they are; {} without any."""
-    check_labelled(site, run.federation.contract, run.store)
+    trials = run.trials(site)
+    trials.check_labelled()
     network = run.load_network(site.name)
-    found = [
+    scores = [
         balanced_accuracy(
-            predict(fine_tuned(run, site, network, target), target.signals, target.branch),
+            predict(fine_tuned(run.federation, trials, network, target), target.signals, target.branch),
             target.labels,
             target.outputs,
         )
-        for target in target_trials(site, run.federation.contract, run.store)
+        for target in trials.targets()
     ]
-    return {"n_targets": len(found), "balanced_accuracy": float(np.mean(found))} if found else {}
+    return {"n_targets": len(scores), "balanced_accuracy": float(np.mean(scores))} if scores else {}

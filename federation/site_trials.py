@@ -3,6 +3,7 @@
 Training trials are all of a source subject's and a target subject's calibration; nothing that is fitted sees others.
 """
 
+import functools
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,7 @@ from data.store import Store
 from data.trials import UNLABELLED, Trials, in_order
 from federation.contract import Contract, Dataset, Part, Site
 from mfscsn import riemann
+from mfscsn.inputs import Alignment
 from mfscsn.network import Branch
 from mfscsn.training import BranchTrials
 
@@ -59,154 +61,188 @@ class _Subject:
         return branch_name(site, self.dataset, self.name)
 
 
+Chosen = tuple[_Subject, NDArray[np.bool_], NDArray[np.bool_]]  # a subject, its trials to use, those to fit on
+
+
 def branch_name(site: Site, dataset: Dataset, subject: str) -> str:
     """Name the branch that a subject's trials go through."""
     return dataset.name if site.branch_by == "dataset" else f"{dataset.name}-{subject}".replace(".", "_")
 
 
-def training_trials(site: Site, contract: Contract, store_root: Path) -> dict[str, BranchTrials]:
-    """Load all trials that train at a site, by branch.
+class SiteTrials:
+    """The prepared trials of one site, opened: manifests are read once, signals when they are asked for.
 
-    Raises
-    ------
-    InputError
-        When a store is missing or damaged, a split does not fit the recordings, or a branch has one class only.
+    Parameters
+    ----------
+    site : Site
+    contract : Contract
+    store : Path
+        The folder of stores.
     """
-    check_site(site, contract, store_root)
-    of_branch: dict[str, list[_Subject]] = {}
-    for subject in _subjects(site, contract, store_root):
-        of_branch.setdefault(subject.branch(site), []).append(subject)
-    return {
-        branch: BranchTrials(
-            _inputs([(subject, subject.train, subject.train) for subject in subjects], contract, store_root),
-            np.concatenate(
-                [_codes(subject.trials.labels[subject.train], subject.dataset, contract) for subject in subjects]
-            ),
-            subjects[0].dataset.labels(contract),
-        )
-        for branch, subjects in of_branch.items()
-    }
 
+    def __init__(self, site: Site, contract: Contract, store: Path):
+        self.site, self.contract, self.store = site, contract, store
 
-def training_signals(site: Site, contract: Contract, store_root: Path) -> dict[str, list[Trials]]:
-    """Open the recorded signals of the trials that train, by branch: a subject after another, as `training_trials`."""
-    of_branch: dict[str, list[Trials]] = {}
-    for subject in _subjects(site, contract, store_root):
-        of_branch.setdefault(subject.branch(site), []).append(subject.trials[subject.train])
-    return of_branch
+    def training(self) -> dict[str, BranchTrials]:
+        """Load all trials that train at the site, by branch.
 
-
-def training_of_subject(site: Site, contract: Contract, store_root: Path, dataset: str, name: str) -> Trials | None:
-    """Open what trains of one subject, as recorded; None for a subject that the site does not have."""
-    for subject in _subjects(site, contract, store_root):
-        if (subject.dataset.name, subject.name) == (dataset, name):
-            return subject.trials[subject.train]
-    return None
-
-
-def calibration_trials(
-    site: Site, contract: Contract, store_root: Path, only: str | None = None
-) -> dict[tuple[str, str], BranchTrials]:
-    """Load each target subject's calibration alone, or `only` one's: (data set, subject) -> trials."""
-    found = {}
-    for subject in _subjects(site, contract, store_root):
-        if subject.test.any() and only in (None, subject.name):
-            found[subject.dataset.name, subject.name] = BranchTrials(
-                _inputs([(subject, subject.train, subject.train)], contract, store_root),
-                _codes(subject.trials.labels[subject.train], subject.dataset, contract),
-                subject.dataset.labels(contract),
+        Raises
+        ------
+        InputError
+            When a store is missing or damaged, a split does not fit the recordings, or a branch has one class only.
+        """
+        self.check()
+        return {
+            branch: BranchTrials(
+                self._inputs([(subject, subject.train, subject.train) for subject in subjects]),
+                np.concatenate([self._codes(subject, subject.train) for subject in subjects]),
+                subjects[0].dataset.labels(self.contract),
             )
-    return found
+            for branch, subjects in self._of_branch().items()
+        }
 
+    def training_signals(self) -> dict[str, list[Trials]]:
+        """Open the recorded signals of the trials that train, by branch: a subject after another, as `training`."""
+        return {
+            branch: [subject.trials[subject.train] for subject in subjects]
+            for branch, subjects in self._of_branch().items()
+        }
 
-def target_trials(site: Site, contract: Contract, store_root: Path, transductive: bool = False) -> Iterator[Target]:
-    """Load the test trials of each target subject, in the order of the site's file.
+    def training_of(self, dataset: str, name: str) -> Trials | None:
+        """Open what trains of one subject, as recorded; None for a subject that the site does not have."""
+        for subject in self._subjects:
+            if (subject.dataset.name, subject.name) == (dataset, name):
+                return subject.trials[subject.train]
+        return None
 
-    Their alignment is fitted on the subject's calibration; on the test trials themselves, without their labels, when
-    `transductive`: that needs all of them at once, so it is another, easier task, and scores must say so.
-    """
-    for subject in _subjects(site, contract, store_root):
-        if subject.test.any():
-            fitted = subject.test if transductive else subject.train
-            yield Target(
-                dataset=subject.dataset.name,
-                subject=subject.name,
-                branch=subject.branch(site),
-                signals=_inputs([(subject, subject.test, fitted)], contract, store_root),
-                labels=_codes(subject.trials.labels[subject.test], subject.dataset, contract),
-                outputs=_outputs(subject.trials.labels[subject.train | subject.test], subject.dataset, contract),
+    def calibration(self, only: str | None = None) -> dict[tuple[str, str], BranchTrials]:
+        """Load each target subject's calibration alone, or `only` one's: (data set, subject) -> trials."""
+        return {
+            (subject.dataset.name, subject.name): BranchTrials(
+                self._inputs([(subject, subject.train, subject.train)]),
+                self._codes(subject, subject.train),
+                subject.dataset.labels(self.contract),
             )
+            for subject in self._subjects
+            if subject.test.any() and only in (None, subject.name)
+        }
 
+    def targets(self, transductive: bool = False) -> Iterator[Target]:
+        """Load the test trials of each target subject, in the order of the site's file.
 
-def branches(site: Site, contract: Contract, store_root: Path) -> dict[str, Branch]:
-    """Give the shape of each branch without reading a signal."""
-    return {
-        subject.branch(site): Branch(len(subject.trials.channels), len(subject.dataset.labels(contract)))
-        for subject in _subjects(site, contract, store_root)
-    }
+        Their alignment is fitted on the subject's calibration; on the test trials themselves, without their labels,
+        when `transductive`: that needs all of them at once, so it is another, easier task, and scores must say so.
+        """
+        for subject in self._subjects:
+            if subject.test.any():
+                fitted = subject.test if transductive else subject.train
+                codes = np.unique(self._codes(subject, subject.train | subject.test))
+                yield Target(
+                    dataset=subject.dataset.name,
+                    subject=subject.name,
+                    branch=subject.branch(self.site),
+                    signals=self._inputs([(subject, subject.test, fitted)]),
+                    labels=self._codes(subject, subject.test),
+                    outputs=codes[codes >= 0],
+                )
 
+    def branches(self) -> dict[str, Branch]:
+        """Return the shape of each branch without reading a signal."""
+        return {
+            subject.branch(self.site): Branch(len(subject.trials.channels), len(subject.dataset.labels(self.contract)))
+            for subject in self._subjects
+        }
 
-def branch_labels(site: Site, contract: Contract, store_root: Path) -> dict[str, tuple[str, ...]]:
-    """Give the label names of each branch, in the order of its head's outputs."""
-    return {subject.branch(site): subject.dataset.labels(contract) for subject in _subjects(site, contract, store_root)}
+    def labels(self) -> dict[str, tuple[str, ...]]:
+        """Return the label names of each branch, in the order of its head's outputs."""
+        return {subject.branch(self.site): subject.dataset.labels(self.contract) for subject in self._subjects}
 
+    def n_training(self) -> int:
+        """Count the trials that train at the site, without reading a signal."""
+        return sum(int(subject.train.sum()) for subject in self._subjects)
 
-def count_training(site: Site, contract: Contract, store_root: Path) -> int:
-    """Count the trials that train at a site, without reading a signal."""
-    return sum(int(subject.train.sum()) for subject in _subjects(site, contract, store_root))
-
-
-def check_site(site: Site, contract: Contract, store_root: Path) -> None:
-    """Check that every split fits and every branch has at least two classes to train on; raise InputError if not."""
-    labels: dict[str, set[str]] = {}
-    for subject in _subjects(site, contract, store_root):
-        labels.setdefault(subject.branch(site), set()).update(subject.trials.labels[subject.train].tolist())
-    for branch, found in labels.items():
-        if len(found) < 2:
-            raise InputError(
-                f"site {site.name!r}: the training trials of {branch!r} hold the one class {sorted(found)};"
-                " at least two are needed: mend tasks, subjects or calibration"
-            )
-
-
-def check_labelled(site: Site, contract: Contract, store_root: Path) -> None:
-    """Check that all test trials have labels, so that they can be scored; raise InputError if not."""
-    for subject in _subjects(site, contract, store_root):
-        if (subject.trials.labels[subject.test] == UNLABELLED).any():
-            raise InputError(
-                f"site {site.name!r}, data set {subject.dataset.name!r}, target {subject.name!r}: its test trials have"
-                " no labels, so nothing can be scored; `mfscsn beetl run` predicts those of BEETL"
-            )
-
-
-def digest(site: Site, contract: Contract, store_root: Path) -> str:
-    """Digest all trials that a site's file names, so that a run can tell when they have changed under it."""
-    found = []
-    for dataset in site.dataset:
-        store = Store(dataset.recipe(contract).folder(store_root))
-        found += [(dataset.name, name, store.digest(name)) for name in dataset.subjects or store.subjects()]
-    return hashlib.sha256(json.dumps(found).encode()).hexdigest()
-
-
-def _subjects(site: Site, contract: Contract, store_root: Path) -> Iterator[_Subject]:
-    for dataset in site.dataset:
-        store = Store(dataset.recipe(contract).folder(store_root))
-        channels: tuple[str, ...] = ()
-        for name in dataset.subjects or store.subjects():
-            trials = store.trials(name)
-            channels = channels or trials.channels
-            try:
-                trials = in_order(trials, channels)
-            except ValueError as error:
+    def check(self) -> None:
+        """Check that every split fits and every branch has two classes to train on; raise InputError if not."""
+        for branch, subjects in self._of_branch().items():
+            classes = sorted({label for subject in subjects for label in subject.trials.labels[subject.train].tolist()})
+            if len(classes) < 2:
                 raise InputError(
-                    f"site {site.name!r}, data set {dataset.name!r}: subject {name!r} differs from the first one:"
-                    f" {error}; name those to use with channels = [...]"
-                ) from error
-            if name in dataset.targets:
-                train, test = _split(site, dataset, name, trials)
-            else:
-                train, test = trials.labels != UNLABELLED, np.zeros(len(trials), bool)
-            yield _Subject(dataset, name, trials, store.digest(name), train, test)
+                    f"site {self.site.name!r}: the training trials of {branch!r} hold the one class {classes};"
+                    " at least two are needed: mend tasks, subjects or calibration"
+                )
+
+    def check_labelled(self) -> None:
+        """Check that all test trials have labels, so that they can be scored; raise InputError if not."""
+        for subject in self._subjects:
+            if (subject.trials.labels[subject.test] == UNLABELLED).any():
+                raise InputError(
+                    f"site {self.site.name!r}, data set {subject.dataset.name!r}, target {subject.name!r}: its test"
+                    " trials have no labels, so nothing can be scored; `mfscsn beetl run` predicts those of BEETL"
+                )
+
+    def digest(self) -> str:
+        """Digest all trials that a site's file names, so that a run can tell when they have changed under it."""
+        known = [
+            (dataset.name, name, store.digest(name))
+            for dataset, store in self._stores
+            for name in dataset.subjects or store.subjects()
+        ]
+        return hashlib.sha256(json.dumps(known).encode()).hexdigest()
+
+    @functools.cached_property
+    def _stores(self) -> list[tuple[Dataset, Store]]:
+        return [(dataset, Store(dataset.recipe(self.contract).folder(self.store))) for dataset in self.site.dataset]
+
+    @functools.cached_property
+    def _subjects(self) -> list[_Subject]:
+        subjects = []
+        for dataset, store in self._stores:
+            channels: tuple[str, ...] = ()
+            for name in dataset.subjects or store.subjects():
+                trials = store.trials(name)
+                channels = channels or trials.channels
+                try:
+                    trials = in_order(trials, channels)
+                except ValueError as error:
+                    raise InputError(
+                        f"site {self.site.name!r}, data set {dataset.name!r}: subject {name!r} differs from the first"
+                        f" one: {error}; name those to use with channels = [...]"
+                    ) from error
+                if name in dataset.targets:
+                    train, test = _split(self.site, dataset, name, trials)
+                else:
+                    train, test = trials.labels != UNLABELLED, np.zeros(len(trials), bool)
+                subjects.append(_Subject(dataset, name, trials, store.digest(name), train, test))
+        return subjects
+
+    def _of_branch(self) -> dict[str, list[_Subject]]:
+        of_branch: dict[str, list[_Subject]] = {}
+        for subject in self._subjects:
+            of_branch.setdefault(subject.branch(self.site), []).append(subject)
+        return of_branch
+
+    def _codes(self, subject: _Subject, chosen: NDArray[np.bool_]) -> NDArray[np.int64]:
+        code = {name: k for k, name in enumerate(subject.dataset.labels(self.contract))} | {UNLABELLED: -1}
+        return np.array([code[label] for label in subject.trials.labels[chosen].tolist()], dtype=np.int64)
+
+    def _inputs(self, parts: Sequence[Chosen]) -> NDArray[np.float32]:
+        """Return the chosen trials of subjects, one after another, as the extractor takes them.
+
+        Nothing of it is learned in training: made once, it serves every round, and all processes share its pages.
+        """
+        made_of = [
+            [subject.digest, subject.trials.channels, chosen.tolist(), fitted.tolist()]
+            for subject, chosen, fitted in parts
+        ]
+        c = self.contract
+        how = [c.extractor, c.alignment, c.shrinkage, riemann.VERSION]
+        name = hashlib.sha256(json.dumps([made_of, how]).encode()).hexdigest()[:32]
+
+        def make() -> NDArray[np.float32]:
+            with threadpool_limits(limits=1, user_api="blas"):  # how sums are rounded must not depend on who makes it
+                return np.concatenate([_input(*part, c.alignment_model) for part in parts])
+
+        return kept_array(self.store / "inputs" / f"{name}.npy", make)
 
 
 def _split(site: Site, dataset: Dataset, subject: str, trials: Trials) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
@@ -241,41 +277,9 @@ def _mask(part: Part, trials: Trials) -> NDArray[np.bool_]:
     return mask & (place > (part.after or 0)) & (place <= (part.first or len(trials)) + (part.after or 0))
 
 
-Chosen = tuple[_Subject, NDArray[np.bool_], NDArray[np.bool_]]  # a subject, its trials to use, those to fit on
-
-
-def _inputs(parts: Sequence[Chosen], contract: Contract, store_root: Path) -> NDArray[np.float32]:
-    """Give the chosen trials of subjects, one after another, as the extractor takes them.
-
-    Nothing of it is learned in training: made once, it serves every round, and all processes share its pages.
-    """
-    made_of = [
-        [subject.digest, subject.trials.channels, chosen.tolist(), fitted.tolist()] for subject, chosen, fitted in parts
-    ]
-    how = [contract.extractor, contract.alignment, contract.shrinkage, riemann.VERSION]
-    name = hashlib.sha256(json.dumps([made_of, how]).encode()).hexdigest()[:32]
-    path = store_root / "inputs" / f"{name}.npy"
-
-    def make() -> NDArray[np.float32]:
-        with threadpool_limits(limits=1, user_api="blas"):  # how sums are rounded must not depend on who makes it
-            return np.concatenate([_input(*part, contract) for part in parts])
-
-    return kept_array(path, make)
-
-
 def _input(
-    subject: _Subject, chosen: NDArray[np.bool_], fitted: NDArray[np.bool_], contract: Contract
+    subject: _Subject, chosen: NDArray[np.bool_], fitted: NDArray[np.bool_], alignment: Alignment
 ) -> NDArray[np.float32]:
     """Align the chosen trials by what is fitted on others."""
-    reference = contract.fitting.fit(subject.trials.signals[fitted])
+    reference = alignment.fit(subject.trials.signals[fitted])
     return reference.inputs(subject.trials.signals[chosen], follow=not np.array_equal(chosen, fitted))
-
-
-def _codes(labels: NDArray[np.str_], dataset: Dataset, contract: Contract) -> NDArray[np.int64]:
-    code = {name: k for k, name in enumerate(dataset.labels(contract))} | {UNLABELLED: -1}
-    return np.array([code[label] for label in labels.tolist()], dtype=np.int64)
-
-
-def _outputs(labels: NDArray[np.str_], dataset: Dataset, contract: Contract) -> NDArray[np.int64]:
-    codes = np.unique(_codes(labels, dataset, contract))
-    return codes[codes >= 0]

@@ -1,4 +1,4 @@
-"""What is ours around Flower's strategies: replies are checked, ordered and counted; whole rounds are kept."""
+"""What is ours around Flower's strategies: replies are checked, ordered and counted; completed rounds are kept."""
 
 import time
 from collections.abc import Iterable
@@ -29,7 +29,7 @@ class RoundFailed(RunFailed):
     """Too few sites answered well in this round; they may in another try."""
 
 
-class CommonLayers(FedAvg):
+class CheckedStrategy(FedAvg):
     """Mixed in before one of Flower's strategies by `make_strategy`.
 
     A reply that failed, or whose arrays have other names, other shapes, a value that is not finite or an absurd norm,
@@ -54,10 +54,10 @@ class CommonLayers(FedAvg):
         needed, deadline = self.run.federation.min_sites, self.run.federation.contract.deadline
         if self.run.federation.contract.secure_aggregation:
             needed = max(needed, FEWEST)
-        while (found := len(list(grid.get_node_ids()))) < needed:
+        while (n_connected := len(list(grid.get_node_ids()))) < needed:
             if time.monotonic() - self.began > deadline:
                 whose = "min_sites is" if needed == self.run.federation.min_sites else "secure aggregation needs"
-                raise RunFailed(f"{found} sites are connected after {deadline:g} s, {whose} {needed}")
+                raise RunFailed(f"{n_connected} sites are connected after {deadline:g} s, {whose} {needed}")
             time.sleep(0.5)
         self._describe_run(config)
         messages = list(super().configure_train(self._round(server_round), arrays, config, grid))
@@ -163,7 +163,7 @@ class CommonLayers(FedAvg):
         return self.first_round + server_round - 1
 
     def _describe_run(self, config: ConfigRecord) -> None:
-        """Say in a message which run and which contract it belongs to."""
+        """Write into a message which run and which contract it belongs to."""
         config["run"] = self.run.run_id
         config["rounds"] = self.run.federation.training.rounds
         config["contract"] = self.run.federation.digest()
@@ -187,7 +187,7 @@ class CommonLayers(FedAvg):
     def _fault(
         self, reply: Message, records: tuple[str, ...] = (COMMON, METRICS, SITE), metrics: Iterable[str] = MAY_LEAVE
     ) -> str | None:
-        """Say why a reply must be left out, or None."""
+        """Return why a reply must be left out, or None."""
         if reply.has_error():
             return REFUSALS.get(reply.error.code, f"failed: Flower's error {reply.error.code}")
         try:
@@ -232,26 +232,26 @@ class CommonLayers(FedAvg):
 
 
 def _distance(arrays: ArrayRecord, average: dict[str, torch.Tensor]) -> float:
-    """Give how far a site's layers are from the average, over its norm; six digits."""
+    """Return how far a site's layers are from the average, over its norm; six digits."""
     apart = sum(float(np.square(array.numpy() - average[name].numpy()).sum()) for name, array in arrays.items())
     norm = sum(float(layer.double().square().sum()) for layer in average.values())
     return float(f"{(apart / max(norm, 1e-12)) ** 0.5:.6g}")
 
 
-def make_strategy(contract: Contract, run: RunFolder, first_round: int, nodes: Path | None = None) -> CommonLayers:
+def make_strategy(contract: Contract, run: RunFolder, first_round: int, nodes: Path | None = None) -> CheckedStrategy:
     """Put our checks around the contract's strategy; the first round is `first_round`."""
     bases: dict[str, tuple[type[FedAvg], dict[str, Any]]] = {
         "fedavg": (FedAvg, {}),
         "fedprox": (FedProx, {"proximal_mu": contract.proximal_mu}),
         "fedadam": (FedAdam, {"eta": contract.server_lr}),
         "fedmedian": (FedMedian, {}),
-        "fedtrimmedavg": (FedTrimmedAvg, {"beta": (contract.bad_sites + 0.1) / len(run.federation.site)}),
-        "krum": (Krum, {"num_malicious_nodes": contract.bad_sites}),
+        "fedtrimmedavg": (FedTrimmedAvg, {"beta": (contract.n_byzantine + 0.1) / len(run.federation.site)}),
+        "krum": (Krum, {"num_malicious_nodes": contract.n_byzantine}),
     }
     base, options = bases[contract.strategy]
     # Sites of a deployment come and go: `configure_train` waits for them no longer than the round may take
     needed = run.federation.min_sites if nodes is None else 1
-    strategy: CommonLayers = type(f"{base.__name__}OfCommonLayers", (CommonLayers, base), {})(
+    strategy: CheckedStrategy = type(f"Checked{base.__name__}", (CheckedStrategy, base), {})(
         min_train_nodes=needed,
         min_available_nodes=needed,
         weighted_by_key=N_TRIALS,

@@ -12,8 +12,12 @@ from federation.guard import end_with
 
 # torch's optimisers import its compiler with the first step, which each process would wait for
 MODULES = ["federation.client_app", "federation.workers", "torch._dynamo"]
-# The C library gives freed memory back and asks for it again with every step, unless told to keep it (mallopt(3))
-KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(2**30), "MALLOC_MMAP_THRESHOLD_": str(2**25)}
+ENVIRONMENT = {
+    # The C library gives freed memory back and asks for it again with every step, unless told to keep it (mallopt(3))
+    "MALLOC_TRIM_THRESHOLD_": str(2**30),
+    "MALLOC_MMAP_THRESHOLD_": str(2**25),
+    "PYTHONSAFEPATH": "1",  # or `data.py` where the user stands would be taken for our package
+}
 
 
 def start_workers(n_processes: int, threads: int, log: Path | None = None) -> ProcessPoolExecutor:
@@ -43,7 +47,10 @@ def warm_up(threads: int, *modules: str) -> None:
         To import besides those of training.
     """
     os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
-    os.environ |= KEEP_MEMORY
+    os.environ |= ENVIRONMENT
+    os.environ["PYTHONSAFEPATH"] = (
+        "1"  # the forked-from process looks into the folder where the user stands, unless told
+    )
     multiprocessing.get_context("forkserver").set_forkserver_preload([*MODULES, *modules])
     vars(sys.modules["__main__"]).pop("__file__", None)  # or each process would import the whole command line again
     forkserver.ensure_running()
@@ -57,7 +64,7 @@ def stop_workers(pool: ProcessPoolExecutor) -> None:
 
 
 def n_at_once(threads: int, n_tasks: int) -> int:
-    """Say how many processes of so many threads fill this machine's cores, and are of use."""
+    """Return how many processes of so many threads fill this machine's cores, and are of use."""
     return max(1, min(n_tasks, len(os.sched_getaffinity(0)) // threads))
 
 

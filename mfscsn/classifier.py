@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,9 +14,9 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_array, check_is_fitted, check_X_y
 from threadpoolctl import threadpool_limits
 
-from federation.common_layers import read_common
-from federation.contract import Contract, parse_table
-from mfscsn.network import Branch, SeparateCommonSeparate
+from mfscsn.exported import CommonLayers, read_exported
+from mfscsn.inputs import Alignment, check_alignment
+from mfscsn.network import Architecture, Branch, SeparateCommonSeparate
 from mfscsn.training import BranchTrials, Settings, derive_seed, predict, train_round
 
 SITE = "site"  # the one branch of the network
@@ -45,12 +46,13 @@ class MFSCSNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     sfreq : float
         Rate of the trials in Hz.
     extractor : {"riemann", "shallow", "shallow-group"}
-        As in `federation.contract.Contract`; `common` brings its own.
+        A key of `mfscsn.extractors.EXTRACTORS`; `common` brings its own.
     alignment : str, optional
-        As there; when left out "recentred" with "riemann", "euclidean" with the others. "followed" takes trials that
-        `predict` is given for later ones in time order, which cross-validation does not give.
-    common : path, optional
-        A run's folder, or what `mfscsn export` wrote.
+        As in `mfscsn.inputs.Alignment`; when left out "recentred" with "riemann", "euclidean" with the others.
+        "adaptive" takes trials that `predict` is given for later ones in time order, which cross-validation does not
+        give.
+    common : path or mfscsn.CommonLayers, optional
+        What `mfscsn export` wrote, or what `federation.common_layers.read_common` returns of a run's folder.
     train_common : bool
         Whether the common layers are trained further, or stay as they came.
     epochs, batch_size, lr, weight_decay
@@ -82,7 +84,7 @@ class MFSCSNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         *,
         extractor: str = "riemann",
         alignment: str | None = None,
-        common: str | Path | None = None,
+        common: str | Path | CommonLayers | None = None,
         train_common: bool = True,
         epochs: int = 100,
         batch_size: int = 64,
@@ -117,15 +119,16 @@ class MFSCSNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if len(self.classes_) < 2:
             raise ValueError(f"y has the one class {self.classes_.tolist()[0]!r}; at least two are needed")
         self.n_features_in_ = signals.shape[1]
-        contract, layers = self._contract(signals.shape[2])
+        common = read_exported(self.common) if isinstance(self.common, str | Path) else self.common
+        architecture, alignment = self._build_by(common, signals.shape[2])
         self.network_ = SeparateCommonSeparate(
-            contract.architecture,
+            architecture,
             {SITE: Branch(signals.shape[1], len(self.classes_))},
             derive_seed(self.random_state, SITE),
         )
-        if layers is not None:
-            self.network_.load_common(layers)
-        frozen = layers is not None and not self.train_common
+        if common is not None:
+            self.network_.load_common(common.layers)
+        frozen = common is not None and not self.train_common
         settings = Settings(
             rounds=1,
             local_epochs=0 if frozen else self.epochs,
@@ -135,14 +138,14 @@ class MFSCSNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             weight_decay=self.weight_decay,
         )
         with _one_thread():
-            self.reference_ = contract.fitting.fit(signals)
+            self.reference_ = alignment.fit(signals)
             inputs = self.reference_.inputs(signals, follow=False)
             trials = BranchTrials(inputs, codes.astype(np.int64), tuple(map(str, self.classes_)))
             train_round(self.network_, {SITE: trials}, settings, seed=derive_seed(self.random_state, SITE, 1))
         return self
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Give the probability of each class, in the order of `classes_`, for trials as `fit` takes them."""
+        """Return the probability of each class, in the order of `classes_`, for trials as `fit` takes them."""
         check_is_fitted(self, "network_")
         signals = check_array(X, allow_nd=True, dtype=np.float64)
         self._check_form(signals)
@@ -152,10 +155,10 @@ class MFSCSNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             return predict(self.network_, self.reference_.inputs(signals, follow=True), SITE)
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
-        """Give the likeliest class of trials as `fit` takes them."""
+        """Return the likeliest class of trials as `fit` takes them."""
         probabilities = self.predict_proba(X)
-        found: NDArray[Any] = self.classes_[probabilities.argmax(axis=1)]
-        return found
+        labels: NDArray[Any] = self.classes_[probabilities.argmax(axis=1)]
+        return labels
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -166,21 +169,20 @@ class MFSCSNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if X.ndim != 3:
             raise ValueError(f"X has shape {X.shape}, expected (n_trials, n_chans, n_times)")
 
-    def _contract(self, n_times: int) -> tuple[Contract, dict[str, Any] | None]:
-        """Give the contract that the network is built by, its window as long as the trials; and common layers."""
-        window = [0.0, n_times / self.sfreq]
-        if self.common is None:
-            kind = self.alignment or ("recentred" if self.extractor == "riemann" else "euclidean")
-            document = {"extractor": self.extractor, "alignment": kind, "sfreq": self.sfreq, "window": window}
-            document["band"] = [1.0, 0.45 * self.sfreq]  # the trials were band-passed before they came
-            return parse_table(Contract, document, "MFSCSNClassifier"), None
-        found = read_common(Path(self.common))
-        if found.contract.sfreq != self.sfreq:
-            raise ValueError(
-                f"sfreq is {self.sfreq:g} Hz, the common layers in {self.common} are of {found.contract.sfreq:g} Hz;"
-                " resample the trials"
-            )
-        kind = self.alignment or ("recentred" if found.contract.extractor == "riemann" else found.contract.alignment)
-        changes = {"alignment": kind, "window": window}
-        document = found.contract.model_dump(mode="json", exclude_none=True) | changes
-        return parse_table(Contract, document, "MFSCSNClassifier"), found.layers
+    def _build_by(self, common: CommonLayers | None, n_times: int) -> tuple[Architecture, Alignment]:
+        """Return what the network is built by: the parameters, or what the common layers came from."""
+        architecture = Architecture(n_times, self.sfreq, self.extractor)
+        kind, shrinkage = self.alignment, 0.0
+        if common is not None:
+            if common.architecture.sfreq != self.sfreq:
+                raise ValueError(
+                    f"sfreq is {self.sfreq:g} Hz, the common layers of {common.name} are of"
+                    f" {common.architecture.sfreq:g} Hz; resample the trials"
+                )
+            architecture = replace(common.architecture, n_times=n_times)
+            shrinkage = common.alignment.shrinkage
+            if architecture.extractor != "riemann":
+                kind = kind or common.alignment.kind
+        kind = kind or ("recentred" if architecture.extractor == "riemann" else "euclidean")
+        check_alignment(kind, architecture.extractor)
+        return architecture, Alignment(kind, self.sfreq, shrinkage)

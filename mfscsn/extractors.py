@@ -6,6 +6,7 @@ tangent vectors ``(batch, n_views, n_pairs)`` of `mfscsn.riemann` in place of si
 """
 
 import torch
+from scipy.fft import next_fast_len
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -33,13 +34,13 @@ def fused_convolution(x: Tensor, spatial: Tensor, temporal: Tensor) -> Tensor:
 
 
 def fused_convolution_by_fourier(x: Tensor, spatial: Tensor, temporal: Tensor) -> Tensor:
-    """Give what `fused_convolution` gives, by products of spectra: its work does not grow with the kernel's length.
+    """Return what `fused_convolution` gives, by products of spectra: its work does not grow with the kernel's length.
 
     A circular convolution of the trial's own length wraps around in its first ``kernel - 1`` samples alone, and those
     are not asked for.
     """
     n_times, kernel, n_out, n_chans = x.shape[-1], temporal.shape[1], spatial.shape[0], spatial.shape[2]
-    length = _fast_length(n_times)
+    length = next_fast_len(n_times, real=True)
     filters = torch.view_as_real(torch.fft.rfft(temporal.flip(-1), length))  # (n_filters, n_freqs, 2)
     mixed = filters.permute(1, 2, 0).flatten(0, 1) @ spatial.permute(1, 2, 0).flatten(1)
     real, imaginary = mixed.reshape(-1, 2, n_chans, n_out).unbind(1)
@@ -47,19 +48,6 @@ def fused_convolution_by_fourier(x: Tensor, spatial: Tensor, temporal: Tensor) -
     spectrum = torch.fft.rfft(x, length).permute(2, 0, 1).contiguous()  # (n_freqs, batch, n_chans)
     out: Tensor = torch.fft.irfft((spectrum @ kernels).permute(1, 2, 0), length)
     return out[..., kernel - 1 : n_times]
-
-
-def _fast_length(n_times: int) -> int:
-    """Give the shortest length from `n_times` on that a Fourier transform is quick at: factors 2, 3, 5 alone."""
-    length = n_times
-    while True:
-        rest = length
-        for factor in (2, 3, 5):
-            while rest % factor == 0:
-                rest //= factor
-        if rest == 1:
-            return length
-        length += 1
 
 
 class FusedConvolution(nn.Module):

@@ -8,14 +8,26 @@ from numpy.typing import NDArray
 from mfscsn import riemann
 from mfscsn.alignment import align, euclidean_whitener, standardise
 
+OF_COVARIANCES, OF_SIGNALS = ("recentred", "adaptive"), ("euclidean", "standard", "none")
+
+
+def check_alignment(kind: str, extractor: str) -> None:
+    """Raise ValueError when an alignment does not fit an extractor, a key of `mfscsn.extractors.EXTRACTORS`."""
+    fitting = OF_COVARIANCES if extractor == "riemann" else OF_SIGNALS
+    if kind not in fitting:
+        raise ValueError(
+            f"alignment {kind!r} does not fit extractor {extractor!r}, which takes one of {', '.join(fitting)}"
+        )
+
 
 @dataclass(frozen=True)
 class Alignment:
-    """How trials are brought to a common reference; `federation.contract.Contract` says which fits which extractor.
+    """How trials are brought to a common reference.
 
     Parameters
     ----------
-    kind : {"recentred", "followed", "euclidean", "standard", "none"}
+    kind : {"recentred", "adaptive", "euclidean", "standard", "none"}
+        `check_alignment` knows which fits which extractor.
     sfreq : float
         Hz.
     shrinkage : float
@@ -29,7 +41,7 @@ class Alignment:
     def fit(self, signals: NDArray[np.floating]) -> "Reference":
         """Fit on signals ``(n_trials, n_chans, n_times)`` in microvolts; ValueError when they cannot be fitted on."""
         fitted: NDArray[np.float64] | None = None
-        if self.kind in ("recentred", "followed"):
+        if self.kind in OF_COVARIANCES:
             fitted = riemann.centre(riemann.covariances(signals, self.sfreq))
         elif self.kind == "euclidean":
             fitted = euclidean_whitener(signals, self.shrinkage)
@@ -45,14 +57,14 @@ class Reference:
     n_fitted: int
 
     def inputs(self, signals: NDArray[np.floating], *, follow: bool) -> NDArray[np.float32]:
-        """Give signals ``(n_trials, n_chans, n_times)`` as an extractor takes them.
+        """Return signals ``(n_trials, n_chans, n_times)`` as an extractor takes them.
 
         Parameters
         ----------
         signals : array
             Microvolts.
         follow : bool
-            These are new trials in time order: a "followed" mean moves with them.
+            These are new trials in time order: a "adaptive" mean moves with them.
         """
         if self.alignment.kind == "none":
             return np.ascontiguousarray(signals, dtype=np.float32)
@@ -62,6 +74,6 @@ class Reference:
         if self.alignment.kind == "euclidean":
             return align(signals, self.fitted)
         covs = riemann.covariances(signals, self.alignment.sfreq)
-        if follow and self.alignment.kind == "followed":
+        if follow and self.alignment.kind == "adaptive":
             return riemann.follow(covs, self.fitted, self.n_fitted)
         return riemann.tangent(covs, self.fitted)

@@ -50,11 +50,7 @@ class Architecture:
     extractor : str
         A key of `mfscsn.extractors.EXTRACTORS`.
     width : int
-        Units of every common and head layer.
-    n_common_layers : int
-        One convolution over all steps, then ``n_common_layers - 1`` fully connected layers.
-    n_head_layers : int
-        Hidden layers of a head, before its output layer.
+        Units of the common layer, a convolution over all steps.
     share : {"middle", "none", "all-but-head", "all-but-extractor", "all-but-norm", "all"}
         Which layers are common: MF-SCSN's middle ones, none (every site for itself), all but the heads (FedPer),
         all but the extractors (FLEEG), all but the batch norms (FedBN) or all (FedAvg). One channel list is needed
@@ -65,8 +61,6 @@ class Architecture:
     sfreq: float
     extractor: str = "shallow"
     width: int = 50
-    n_common_layers: int = 1
-    n_head_layers: int = 0
     share: Share = "middle"
 
 
@@ -158,7 +152,6 @@ class SeparateCommonSeparate(SplitModule):
             probe = EXTRACTORS[a.extractor](1, a.n_times, a.sfreq)
             # A convolution over all steps at once is a linear map of the flattened features
             self.common = nn.ModuleList([nn.Linear(probe.n_features * probe.n_steps, a.width)])
-            self.common.extend(nn.Linear(a.width, a.width) for _ in range(a.n_common_layers - 1))
             self.extractors, self.heads = nn.ModuleDict(), nn.ModuleDict()
             for name, branch in branches.items():
                 if self.extractor_of[name] not in self.extractors:
@@ -166,11 +159,10 @@ class SeparateCommonSeparate(SplitModule):
                         branch.n_chans, a.n_times, a.sfreq
                     )
                 if self.head_of[name] not in self.heads:
-                    hidden = [nn.Linear(a.width, a.width) for _ in range(a.n_head_layers)]
-                    self.heads[self.head_of[name]] = nn.ModuleList([*hidden, nn.Linear(a.width, branch.n_outputs)])
+                    self.heads[self.head_of[name]] = nn.ModuleList([nn.Linear(a.width, branch.n_outputs)])
 
     def deep_features(self, x: Tensor, branch: str) -> list[Tensor]:
-        """Give the outputs of all layers behind the extractor: ``(batch, width)`` each, the logits last."""
+        """Return the outputs of all layers behind the extractor: ``(batch, width)`` each, the logits last."""
         head = self.heads[self.head_of[branch]]
         *hidden, output = [*self.common, *head]  # type: ignore[misc]
         x = self.extractors[self.extractor_of[branch]](x).flatten(1)
@@ -201,7 +193,7 @@ class ExtractorAlone(SplitModule):
             self.classifier = nn.Linear(self.extractor.n_features * self.extractor.n_steps, branch.n_outputs)
 
     def deep_features(self, x: Tensor, branch: str) -> list[Tensor]:
-        """Give the logits ``(batch, n_outputs)`` alone: there is no deep layer to match."""
+        """Return the logits ``(batch, n_outputs)`` alone: there is no deep layer to match."""
         return [self.classifier(self.extractor(x).flatten(1))]
 
     def forward(self, x: Tensor, branch: str) -> Tensor:

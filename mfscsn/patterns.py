@@ -39,7 +39,7 @@ class FilterPattern:
 
 
 def haufe(x: NDArray[np.floating], s: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Give the pattern of each output: how `x` changes with one standard deviation of it.
+    """Return the pattern of each output: how `x` changes with one standard deviation of it.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ def haufe(x: NDArray[np.floating], s: NDArray[np.floating]) -> NDArray[np.float6
 
 
 def log_power(signals: NDArray[np.floating], sfreq: float, band: tuple[float, float]) -> NDArray[np.float64]:
-    """Give the power of signals ``(n_trials, n_chans, n_times)`` in a band of Hz, in dB: ``(n_trials, n_chans)``."""
+    """Return the power of signals ``(n_trials, n_chans, n_times)`` in a band of Hz, in dB: ``(n_trials, n_chans)``."""
     centred = signals - signals.mean(axis=-1, keepdims=True)
     spectrum = np.abs(np.fft.rfft(centred * np.hanning(signals.shape[-1]), axis=-1)) ** 2
     frequencies = np.fft.rfftfreq(signals.shape[-1], 1 / sfreq)
@@ -104,7 +104,7 @@ def label_patterns(
 
 
 def frequencies(sfreq: float, upper: float) -> NDArray[np.float64]:
-    """Give the frequencies, up to `upper` Hz, at which a filter's response is told."""
+    """Return the frequencies, up to `upper` Hz, at which a filter's response is told."""
     return np.arange(0.0, min(upper, sfreq / 2) + 0.25, 0.5)
 
 
@@ -117,7 +117,7 @@ def filter_patterns(
     upper: float,
     n_filters: int = 4,
 ) -> list[FilterPattern]:
-    """Give the filters of a convolutional extractor that move the common layers most; none for another extractor.
+    """Return the filters of a convolutional extractor that move the common layers most; none for another extractor.
 
     Parameters
     ----------
@@ -146,9 +146,9 @@ def filter_patterns(
     rows = seen.swapaxes(1, 2).reshape(-1, seen.shape[1])
     of_time = np.arange(kernel.shape[-1])
     waves = np.exp(-2j * np.pi * np.outer(frequencies(sfreq, upper) / sfreq, of_time))  # (n_freqs, kernel)
-    found = []
+    patterns = []
     for number in chosen.tolist():
         gain = np.sqrt((np.abs(kernel[number] @ waves.T) ** 2).mean(axis=0))
         pattern = haufe(rows, outputs[:, number].reshape(-1, 1))[0]
-        found.append(FilterPattern(number, pattern, gain / max(gain.max(), 1e-12)))
-    return found
+        patterns.append(FilterPattern(number, pattern, gain / max(gain.max(), 1e-12)))
+    return patterns

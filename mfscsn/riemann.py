@@ -26,17 +26,17 @@ Covariances = NDArray[np.float64]
 
 
 def n_pieces(n_times: int, sfreq: float) -> int:
-    """Say into how many pieces a trial is cut: 1 or 2."""
+    """Return the number of pieces that a trial is cut into: 1 or 2."""
     return 1 if n_times <= round(PIECE * sfreq) else 2
 
 
 def n_views(n_times: int, sfreq: float) -> int:
-    """Say how many covariances a trial has: its pieces times the bands."""
+    """Return how many covariances a trial has: its pieces times the bands."""
     return n_pieces(n_times, sfreq) * len(BANDS)
 
 
 def covariances(signals: NDArray[np.floating], sfreq: float) -> Covariances:
-    """Give the shrunk covariances of trials, view by view.
+    """Return the shrunk covariances of trials, view by view.
 
     Parameters
     ----------
@@ -59,15 +59,15 @@ def covariances(signals: NDArray[np.floating], sfreq: float) -> Covariances:
     length = min(n_times, round(PIECE * sfreq))
     starts = [0, n_times - length][: n_pieces(n_times, sfreq)]
     frequency = np.fft.rfftfreq(length, 1 / sfreq)
-    found = []
+    views = []
     for start in starts:
         piece = signals[..., start : start + length].astype(np.float64)
         spectrum = np.fft.rfft((piece - piece.mean(axis=-1, keepdims=True)) * _taper(length), axis=-1)
         for low, high in BANDS:
             gain = np.clip(frequency - low + 0.5, 0, 1) * np.clip(high - frequency + 0.5, 0, 1)
             kept = spectrum[..., gain > 0] * gain[gain > 0]
-            found.append(2 / length**2 * np.real(kept @ kept.conj().swapaxes(-1, -2)))
-    stacked = np.stack(found, axis=1)
+            views.append(2 / length**2 * np.real(kept @ kept.conj().swapaxes(-1, -2)))
+    stacked = np.stack(views, axis=1)
     n_chans = signals.shape[1]
     power = np.trace(stacked, axis1=-2, axis2=-1)[..., None, None] / n_chans
     if not (power > 0).all():
@@ -77,7 +77,7 @@ def covariances(signals: NDArray[np.floating], sfreq: float) -> Covariances:
 
 
 def centre(covs: Covariances) -> Covariances:
-    """Give the mean of each view: one step from the arithmetic mean towards the geometric one.
+    """Return the mean of each view: one step from the arithmetic mean towards the geometric one.
 
     Parameters
     ----------
@@ -132,13 +132,13 @@ def follow(covs: Covariances, mean: Covariances, n_fitted: int) -> NDArray[np.fl
     mean : array, shape (n_views, n_chans, n_chans)
         Fitted on `n_fitted` earlier trials.
     """
-    found = []
+    vectors = []
     for k in range(len(covs)):
         root, whitener = _power(mean, 0.5), _power(mean, -0.5)
         step = 1 / min(n_fitted + k + 1, MEMORY)
         mean = root @ _power(whitener @ covs[k] @ whitener, step) @ root
-        found.append(tangent(covs[k : k + 1], mean))
-    return np.concatenate(found)
+        vectors.append(tangent(covs[k : k + 1], mean))
+    return np.concatenate(vectors)
 
 
 def _taper(length: int) -> NDArray[np.float64]:

@@ -172,7 +172,7 @@ def fine_tune(network: SplitModule, trials: BranchTrials, branch: str, settings:
 def predict(
     network: SplitModule, signals: NDArray[np.float32], branch: str, batch_size: int = 256
 ) -> NDArray[np.float64]:
-    """Give class probabilities ``(n_trials, n_outputs)`` of trials in the form of `BranchTrials.signals`."""
+    """Return class probabilities ``(n_trials, n_outputs)`` of trials in the form of `BranchTrials.signals`."""
     network.eval()
     with torch.inference_mode():
         parts = [

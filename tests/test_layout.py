@@ -1,8 +1,11 @@
-"""Imports point down, and what trains a round imports nothing that reads recordings."""
+"""The house: imports point down, no two things share a name, and what trains a round imports nothing that reads EEG."""
 
 import ast
 import subprocess
 import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -14,19 +17,96 @@ MAY_IMPORT = {
     "federation": {"mfscsn", "data"},
     "experiments": {"mfscsn", "data", "federation"},
 }
+# `check_packages` looks for all four of them, and nothing else
+FILES = {path: ast.parse(path.read_text()) for name in MAY_IMPORT for path in sorted((REPOSITORY / name).rglob("*.py"))}
+FLOWERS = {"app", "train", "evaluate", "main"}  # how Flower calls what it asks an app for
+
+
+def module_of(path: Path) -> str:
+    name = ".".join(path.relative_to(REPOSITORY).with_suffix("").parts)
+    return name.removesuffix(".__init__")
+
+
+MODULES = {module_of(path): path for path in FILES}
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Every module of ours that a file imports, at its head, in a function, or through a name in a string."""
+    for node in ast.walk(FILES[path]):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports by a relative name"
+            inside = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from (name if name in MODULES else str(node.module) for name in inside)
+        elif isinstance(node, ast.Constant) and "." in str(node.value) and node.value in MODULES:
+            yield str(node.value)  # what importlib, -m or a forked process is given
 
 
 @pytest.mark.parametrize("package", MAY_IMPORT)
 def test_imports_point_down(package):
-    for path in (REPOSITORY / package).rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            names = []
-            if isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom):
-                names = [node.module or ""]
-            ours = {name.split(".")[0] for name in names} & MAY_IMPORT.keys()
+    for path in FILES:
+        if path.relative_to(REPOSITORY).parts[0] == package:
+            ours = {name.split(".")[0] for name in imported(path)} & MAY_IMPORT.keys()
             assert ours <= MAY_IMPORT[package] | {package}, f"{path}: {ours}"
+
+
+def test_an_import_that_points_up_is_seen_however_it_is_written(monkeypatch):
+    path = REPOSITORY / "mfscsn" / "losses.py"
+    for text in (
+        "def f():\n    from experiments.simulate import simulate",
+        "import importlib\nimportlib.import_module('experiments.simulate')",
+        "import experiments.simulate",
+        "from experiments import simulate",
+    ):
+        monkeypatch.setitem(FILES, path, ast.parse(text))
+        assert "experiments.simulate" in set(imported(path)), text
+
+
+def test_no_circle():
+    """Files that name one another for a process of their own, in a string, are no circle."""
+    graph = {}
+    for name, path in MODULES.items():
+        tree = ast.Module([node for node in ast.walk(FILES[path]) if isinstance(node, ast.Import | ast.ImportFrom)], [])
+        of_file = set()
+        for node in tree.body:
+            if isinstance(node, ast.ImportFrom):
+                inside = {f"{node.module}.{alias.name}" for alias in node.names}
+                of_file |= {found if found in MODULES else node.module for found in inside}
+            else:
+                of_file |= {alias.name for alias in node.names}
+        graph[name] = (of_file & MODULES.keys()) - {name}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"files import one another: {' -> '.join(error.args[1])}")
+
+
+def test_no_two_things_share_a_name():
+    """Public functions and classes, but for what people type: a command is called as what it does."""
+    places = defaultdict(set)
+    for path, tree in FILES.items():
+        if path.parent.name != "cli":
+            for node in tree.body:
+                if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+                    hook = node.name in FLOWERS and path.name in ("client_app.py", "server_app.py")
+                    places[node.name] |= set() if hook else {module_of(path)}
+    assert {name: found for name, found in places.items() if len(found) > 1} == {}
+
+
+def test_every_room_is_named_in_contributing():
+    text = (REPOSITORY / "CONTRIBUTING.md").read_text()
+    rooms = {str(path.parent.relative_to(REPOSITORY)) for path in FILES}
+    assert {room for room in rooms if f"`{room}`" not in text} == set()
+
+
+def test_no_function_takes_eight_arguments():
+    """But for an estimator and an extractor, whose parameters are how their libraries have it."""
+    for path, tree in FILES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef) and node.name != "__init__":
+                names = [a.arg for a in (*node.args.args, *node.args.kwonlyargs) if a.arg not in ("self", "cls")]
+                assert len(names) < 8, f"{path}: {node.name} takes {len(names)}"
 
 
 def test_training_imports_neither_mne_nor_moabb():

@@ -1,4 +1,4 @@
-"""Audit: one site sends bad updates. What is left of the others' scores, and which of Flower's averages bears it?"""
+"""Audit: one site is Byzantine. What is left of the others' scores, and which of Flower's averages bears it?"""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,16 +20,16 @@ from federation.site_scores import mean_score
 from federation.strategy import ABSURD
 
 STRATEGIES = ("fedavg", "fedmedian", "fedtrimmedavg", "krum")
-MISDEEDS = ("none", "sign flipped", "scaled", "random", "labels flipped")
+ATTACKS = ("none", "sign flipped", "scaled", "random", "labels flipped")
 SCALE = 50.0  # of an update that is turned round, or made longer
 LENGTH = 0.9 * ABSURD  # of random layers, over those that were sent: the server believes it
 
 
-class GridWithBadSite(LocalGrid):
+class GridWithByzantineSite(LocalGrid):
     """A grid in which one site's updates are spoiled on their way."""
 
-    bad = ""
-    misdeed = MISDEEDS[0]
+    byzantine = ""
+    attack = ATTACKS[0]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         """Send messages, and spoil one reply."""
@@ -40,62 +40,62 @@ class GridWithBadSite(LocalGrid):
         before = {name: torch.from_numpy(array.numpy()) for name, array in layers.items()}
         replies = super().send_and_receive(sent, timeout=timeout)
         for reply in replies:
-            if reply.has_content() and reply.content.config_records[SITE]["name"] == self.bad:
+            if reply.has_content() and reply.content.config_records[SITE]["name"] == self.byzantine:
                 after = reply.content.array_records[COMMON].to_torch_state_dict()
-                reply.content[COMMON] = ArrayRecord(spoiled(before, after, self.misdeed, next(self.numbers)))
+                reply.content[COMMON] = ArrayRecord(spoiled(before, after, self.attack, next(self.numbers)))
         return replies
 
 
-def spoiled(before: Any, after: Any, misdeed: str, seed: int) -> dict[str, torch.Tensor]:
-    """Give the layers that a bad site sends in place of those it trained: as bad as the server's checks let through."""
-    generator, found = torch.Generator().manual_seed(seed), {}
+def spoiled(before: Any, after: Any, attack: str, seed: int) -> dict[str, torch.Tensor]:
+    """Return what a Byzantine site sends in place of what it trained: as bad as the server's checks let through."""
+    generator, layers = torch.Generator().manual_seed(seed), {}
     for name in before:
         change = after[name] - before[name]
-        if misdeed == "sign flipped":
+        if attack == "sign flipped":
             change = -SCALE * change
-        elif misdeed == "scaled":
+        elif attack == "scaled":
             change = SCALE * change
-        elif misdeed == "random":
+        elif attack == "random":
             noise = torch.randn(change.shape, generator=generator)
             change = LENGTH * noise * before[name].norm() / noise.norm()
-        found[name] = before[name] + change
-    return found
+        layers[name] = before[name] + change
+    return layers
 
 
-def score_beside(federation: Federation, store: Path, bad: Site, misdeed: str, strategy: str, work: Path) -> float:
-    """Train a federation in which one site sends bad updates; give the others' mean balanced accuracy.
+def score_beside(federation: Federation, store: Path, byzantine: Site, attack: str, strategy: str, work: Path) -> float:
+    """Train a federation in which one site is Byzantine; return the others' mean balanced accuracy.
 
     Parameters
     ----------
     federation : Federation
         Its trials are prepared under `store`.
-    bad : Site
+    byzantine : Site
         One of its sites.
-    misdeed : str
-        Of `MISDEEDS`.
+    attack : str
+        Of `ATTACKS`.
     strategy : str
         Of `STRATEGIES`.
     work : Path
         A folder that is not there yet.
     """
-    if misdeed == "labels flipped":
-        flipped_store(store, work / "store", federation, bad)
+    if attack == "labels flipped":
+        flipped_store(store, work / "store", federation, byzantine)
         store = work / "store"
-    contract = federation.contract.model_copy(update={"strategy": strategy, "bad_sites": 1})
+    contract = federation.contract.model_copy(update={"strategy": strategy, "n_byzantine": 1})
     run = RunFolder.create(work / "run", federation.model_copy(update={"contract": contract}), store, 1)
     config: UserConfig = {"run": str(run.path), "store": str(store), "threads": 1, "nodes": ""}
     log = run.path / "flower.log"
-    with flower_logs_to(log), GridWithBadSite(len(federation.site), config, 1, log) as grid:
-        grid.bad, grid.misdeed = bad.name, misdeed
+    with flower_logs_to(log), GridWithByzantineSite(len(federation.site), config, 1, log) as grid:
+        grid.byzantine, grid.attack = byzantine.name, attack
         federate(grid, run)
-    found = [mean_score(run, site) for site in federation.site if site.name != bad.name]
-    return float(np.mean([score["balanced_accuracy"] for score in found if score]))
+    scores = [mean_score(run, site) for site in federation.site if site.name != byzantine.name]
+    return float(np.mean([score["balanced_accuracy"] for score in scores if score]))
 
 
-def flipped_store(store: Path, out: Path, federation: Federation, bad: Site) -> None:
+def flipped_store(store: Path, out: Path, federation: Federation, byzantine: Site) -> None:
     """Copy prepared trials with each label of one site's subjects replaced by the next of their labels."""
     flipped: dict[tuple[str, str], dict[str, str]] = {}
-    for dataset in bad.dataset:
+    for dataset in byzantine.dataset:
         labels = list(dataset.labels(federation.contract))
         following = dict(zip(labels, [*labels[1:], labels[0]], strict=True))
         folder = dataset.recipe(federation.contract).folder(store).name

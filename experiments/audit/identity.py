@@ -9,22 +9,22 @@ import torch
 from torch import Tensor
 
 
-def nearest(known: Sequence[Tensor], found: Sequence[Tensor]) -> list[int]:
-    """Say which of the known updates each found one is nearest to, by the angle, after both means are taken away.
+def nearest_updates(known: Sequence[Tensor], unknown: Sequence[Tensor]) -> list[int]:
+    """Return which of the known updates each found one is nearest to, by the angle, after both means are taken away.
 
     Parameters
     ----------
-    known, found : sequence of tensor, shape (n_values,)
+    known, unknown : sequence of tensor, shape (n_values,)
         One of each subject or site, in the same order.
     """
     sides = []
-    for part in (known, found):
+    for part in (known, unknown):
         stacked = torch.stack(list(part)).double()
         centred = stacked - stacked.mean(0)
         sides.append(centred / (centred.norm(dim=1, keepdim=True) + 1e-12))
     return (sides[1] @ sides[0].T).argmax(dim=1).tolist()  # type: ignore[no-any-return]
 
 
-def n_named(known: Sequence[Tensor], found: Sequence[Tensor]) -> int:
+def n_named(known: Sequence[Tensor], unknown: Sequence[Tensor]) -> int:
     """Count the found updates whose name is right; by chance it is one."""
-    return sum(guess == k for k, guess in enumerate(nearest(known, found)))
+    return sum(guess == k for k, guess in enumerate(nearest_updates(known, unknown)))

@@ -16,13 +16,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from experiments.audit.views import CLIP, Layers, View, flat
+from experiments.audit.views import MAX_GRAD_NORM, Layers, View, joined
 from federation.privacy.randomness import secret_normal
 from mfscsn.network import SeparateCommonSeparate
 from mfscsn.riemann import BANDS
 
 FIRST = "common.0"  # the first common layer
 SEARCHES, STEPS = 25, 20  # of L-BFGS
+
+
+@dataclass(frozen=True)
+class TrialForm:
+    """What the contract says of every trial: channels, samples, Hz; the band's edges in Hz."""
+
+    n_chans: int
+    n_times: int
+    sfreq: float
+    band: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -42,20 +52,20 @@ class Likeness:
 
 
 def gradient_of_trial(network: SeparateCommonSeparate, branch: str, x: Tensor, label: Tensor, view: View) -> Layers:
-    """Give what one trial leaves in the layers that are seen: its gradient, cut and noised where the view says so."""
+    """Return what one trial leaves in the layers that are seen: its gradient, cut and noised where the view says so."""
     names = view.names(network)
     loss = F.cross_entropy(network(x[None], branch), label[None])
     every = [name for name, _ in network.named_parameters()]
-    found = torch.autograd.grad(loss, list(network.parameters()), allow_unused=True)
+    of_parameters = torch.autograd.grad(loss, list(network.parameters()), allow_unused=True)
     gradients = {
         name: torch.zeros_like(parameter) if gradient is None else gradient
-        for (name, parameter), gradient in zip(network.named_parameters(), found, strict=True)
+        for (name, parameter), gradient in zip(network.named_parameters(), of_parameters, strict=True)
     }
-    if view.noise is not None:
-        factor = min(1.0, CLIP / float(flat(gradients).norm()))
+    if view.noise_multiplier is not None:
+        factor = min(1.0, MAX_GRAD_NORM / float(joined(gradients).norm()))
         for name in every:
             noise = torch.from_numpy(secret_normal(gradients[name].numel())).to(x).reshape(gradients[name].shape)
-            gradients[name] = factor * gradients[name] + view.noise * CLIP * noise
+            gradients[name] = factor * gradients[name] + view.noise_multiplier * MAX_GRAD_NORM * noise
     return {name: gradients[name].detach() for name in names}
 
 
@@ -64,9 +74,7 @@ def invert(
     branch: str,
     gradients: Layers,
     label: Tensor,
-    shape: tuple[int, int],
-    band: tuple[float, float],
-    sfreq: float,
+    form: TrialForm,
     seed: int,
 ) -> Tensor:
     """Search the trial that a gradient came from.
@@ -80,18 +88,14 @@ def invert(
         Of the layers that the attacker sees.
     label : tensor, shape ()
         Known: it is found by its sign in the head's gradient, or tried out.
-    shape : (n_chans, n_times)
-    band : pair of float
-        Hz; the contract says it.
-    sfreq : float
-        Hz.
+    form : TrialForm
     """
     generator = torch.Generator().manual_seed(seed)
     extractor = network.extractors[network.extractor_of[branch]]
     features = _ratio(gradients, FIRST)
-    n_chans, n_times = shape
-    frequency = np.fft.rfftfreq(n_times, 1 / sfreq)
-    kept = torch.from_numpy(np.flatnonzero((frequency >= band[0]) & (frequency <= band[1])))
+    n_chans, n_times, (low, high) = form.n_chans, form.n_times, form.band
+    frequency = np.fft.rfftfreq(n_times, 1 / form.sfreq)
+    kept = torch.from_numpy(np.flatnonzero((frequency >= low) & (frequency <= high)))
     spectrum = (5 * torch.randn(n_chans, len(kept), 2, generator=generator, dtype=torch.float64)).requires_grad_()
     parameters = dict(network.named_parameters())
     matched = [name for name in gradients if name.startswith("extractors.") and gradients[name].any()]
@@ -110,8 +114,8 @@ def invert(
         far = (extractor(x[None]).flatten() - features).square().mean()
         if matched:
             loss = F.cross_entropy(network(x[None], branch), label[None])
-            found = torch.autograd.grad(loss, [parameters[name] for name in matched], create_graph=True)
-            for name, gradient in zip(matched, found, strict=True):
+            tried = torch.autograd.grad(loss, [parameters[name] for name in matched], create_graph=True)
+            for name, gradient in zip(matched, tried, strict=True):
                 far = far + (gradient - gradients[name]).square().sum() / gradients[name].square().sum()
         far.backward()
         return float(far.detach())
@@ -124,24 +128,24 @@ def invert(
 def likeness(made: Tensor, true: Tensor, usual: NDArray[np.float64], sfreq: float) -> Likeness:
     """Compare signals ``(n_chans, n_times)`` that were made with the true ones.
 
-    `usual` is the mean of `log_power` over the site's trials: what all of them have in common tells of none.
+    `usual` is the mean of `log_band_powers` over the site's trials: what all of them have in common tells of none.
     """
     r = _correlation(made.flatten().numpy(), true.flatten().numpy())
-    powers = [log_power(part.numpy()[None], sfreq)[0] - usual for part in (made, true)]
+    powers = [log_band_powers(part.numpy()[None], sfreq)[0] - usual for part in (made, true)]
     return Likeness(abs(r), _correlation(powers[0].ravel(), powers[1].ravel()))
 
 
-def log_power(trials: NDArray[np.floating], sfreq: float) -> NDArray[np.float64]:
-    """Give the log power ``(n_trials, n_bands, n_chans)`` of trials ``(n_trials, n_chans, n_times)``."""
+def log_band_powers(trials: NDArray[np.floating], sfreq: float) -> NDArray[np.float64]:
+    """Return the log power ``(n_trials, n_bands, n_chans)`` of trials ``(n_trials, n_chans, n_times)``."""
     frequency = np.fft.rfftfreq(trials.shape[-1], 1 / sfreq)
     power = np.abs(np.fft.rfft(trials.astype(np.float64), axis=-1)) ** 2
     in_bands = [power[..., (frequency >= low) & (frequency < high)].sum(-1) for low, high in BANDS]
-    found: NDArray[np.float64] = np.log(np.stack(in_bands, axis=1) + 1e-12)
-    return found
+    powers: NDArray[np.float64] = np.log(np.stack(in_bands, axis=1) + 1e-12)
+    return powers
 
 
 def _ratio(gradients: Layers, layer: str) -> Tensor:
-    """Give a linear layer's input: each row of its weights' gradient is a multiple of it, and the bias's says which."""
+    """Return a linear layer's input: each row of its weights' gradient is a multiple of it, the bias's says which."""
     weight, bias = gradients[f"{layer}.weight"], gradients[f"{layer}.bias"]
     return (bias @ weight) / (bias @ bias)
 

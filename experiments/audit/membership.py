@@ -28,7 +28,7 @@ Parts = dict[str, tuple[BranchTrials, BranchTrials, BranchTrials]]
 
 def parted(trials: Mapping[str, BranchTrials], seed: int) -> Parts:
     """Part each branch's trials at random: half train, a quarter do not, a quarter is the attacker's own."""
-    found = {}
+    parts = {}
     for name, of_branch in trials.items():
         order = np.random.default_rng(derive_seed(seed, name)).permutation(len(of_branch.labels))
         cuts = [len(order) // 2, 3 * len(order) // 4]
@@ -36,8 +36,8 @@ def parted(trials: Mapping[str, BranchTrials], seed: int) -> Parts:
             replace(of_branch, signals=np.ascontiguousarray(of_branch.signals[part]), labels=of_branch.labels[part])
             for part in np.split(order, cuts)
         )
-        found[name] = members, others, known
-    return found
+        parts[name] = members, others, known
+    return parts
 
 
 def infer_membership(
@@ -49,7 +49,7 @@ def infer_membership(
     view: View,
     seed: int,
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Give a score of every trial, higher where the attacker believes it trained, and whether it did.
+    """Return a score of every trial, higher where the attacker believes it trained, and whether it did.
 
     Parameters
     ----------
@@ -82,7 +82,7 @@ def infer_membership(
 
 
 def auc(scores: NDArray[np.float64], truth: NDArray[np.bool_]) -> tuple[float, float, float]:
-    """Give the area under the curve and its 95 % interval, by resampling trials."""
+    """Return the area under the curve and its 95 % interval, by resampling trials."""
     rng = np.random.default_rng(0)
     drawn = []
     for _ in range(N_BOOTSTRAP):
@@ -97,5 +97,5 @@ def _losses(network: SeparateCommonSeparate, trials: BranchTrials, branch: str) 
     network.eval()
     with torch.inference_mode():
         logits = network(torch.from_numpy(np.require(trials.signals, requirements=["C", "W"])), branch)
-        found = F.cross_entropy(logits, torch.from_numpy(trials.labels), reduction="none")
-    return found.double().numpy()
+        losses = F.cross_entropy(logits, torch.from_numpy(trials.labels), reduction="none")
+    return losses.double().numpy()

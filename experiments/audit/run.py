@@ -6,7 +6,6 @@ shows nothing. Then on the common layers alone, on a secure sum, and with differ
 
 import csv
 import io
-import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import as_completed
@@ -19,24 +18,24 @@ from torch import Tensor
 
 from data.errors import InputError
 from data.files import replaced
-from experiments.audit.byzantine import MISDEEDS, STRATEGIES, score_beside
+from experiments.audit.byzantine import ATTACKS, STRATEGIES, score_beside
 from experiments.audit.identity import n_named
-from experiments.audit.inversion import gradient_of_trial, invert, likeness, log_power
+from experiments.audit.inversion import TrialForm, gradient_of_trial, invert, likeness, log_band_powers
 from experiments.audit.membership import auc, infer_membership, parted
-from experiments.audit.views import NOISES, VIEWS, Layers, View, flat, summed, trained, update_of_round
+from experiments.audit.views import NOISE_MULTIPLIERS, VIEWS, Layers, View, joined, summed, trained, update_of_round
 from experiments.simulate import train_rounds
+from experiments.statistics import share_interval
 from federation.contract import Federation, Privacy, Site
 from federation.run_folder import RunFolder
 from federation.site_network import site_network
 from federation.site_scores import mean_score
-from federation.site_trials import training_trials
 from federation.workers import start_workers, stop_workers
 from mfscsn.network import SeparateCommonSeparate
 from mfscsn.training import BranchTrials, derive_seed
 
 N_TRIALS = 6  # that are made anew of each view's gradients
 ENOUGH = 1e6  # an epsilon that stops no run
-KRUM_NEEDS = 5  # sites, that one may be bad
+KRUM_NEEDS = 5  # sites, that one may be Byzantine
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class Finding:
     part : str
         Of `PARTS`.
     view : str
-        What the attacker sees; of a bad site, which average bears it.
+        What the attacker sees; of a Byzantine site, which average bears it.
     measure : str
     value : float
     n : int
@@ -85,18 +84,18 @@ def check_auditable(run: RunFolder, parts: Sequence[str]) -> None:
     if any(dataset.subjects is None for site in federation.site for dataset in site.dataset):
         raise InputError(f"{run.path}: does not name its subjects; audit a run that `mfscsn simulate` made")
     try:
-        private(federation, NOISES[0])
+        private(federation, NOISE_MULTIPLIERS[0])
     except ValueError as error:
         raise InputError(f"{run.path}: cannot be compared with differential privacy: {error}") from error
-    if "bad-site" in parts and len(federation.site) < KRUM_NEEDS:
+    if "byzantine" in parts and len(federation.site) < KRUM_NEEDS:
         raise InputError(
-            f"{run.path}: {len(federation.site)} sites; of {KRUM_NEEDS} one may be bad. Leave bad-site out of --parts"
+            f"{run.path}: {len(federation.site)} sites; of {KRUM_NEEDS} one may be Byzantine; leave it out of --parts"
         )
 
 
 def private(federation: Federation, noise: float) -> Federation:
-    """Give the federation with noise at every site, and a budget that stops none."""
-    privacy = Privacy(epsilon=ENOUGH, noise=noise)
+    """Return the federation with noise at every site, and a budget that stops none."""
+    privacy = Privacy(epsilon=ENOUGH, noise_multiplier=noise)
     sites = [site.model_copy(update={"privacy": privacy, "metrics": [], "scores": []}) for site in federation.site]
     return Federation.model_validate(federation.model_copy(update={"site": sites}).model_dump())
 
@@ -107,29 +106,30 @@ def inversion(run: RunFolder, number: int, seed: int, work: Path) -> list[Findin
     The number is a view's; the one after the last is of the common layers with the extractor known, as it began.
     """
     contract = run.federation.contract
-    site, branch, trials = min(_branches(run), key=lambda found: found[2].signals.shape[1])
+    site, branch, trials = min(_branches(run), key=lambda likenesses: likenesses[2].signals.shape[1])
     known = number == len(VIEWS)
     view = View() if known else VIEWS[number]
-    network = site_network(run.federation, site, run.store).double().eval()
+    network = site_network(run.federation, run.trials(site)).double().eval()
     attacker = network if view.everything or known else _strange(run, site).double().eval()
-    usual = log_power(trials.signals, contract.sfreq).mean(axis=0)
+    usual = log_band_powers(trials.signals, contract.sfreq).mean(axis=0)
     rng = np.random.default_rng(seed)
-    found = []
+    likenesses = []
     for k in rng.choice(len(trials.labels), N_TRIALS, replace=False):
         x, label = _trial(trials, int(k))
         gradients = gradient_of_trial(network, branch, x, label, view)
         if view.secure:
             gradients = summed(gradients, _gradients_of_others(run, site, rng, view))
-        shape = int(x.shape[0]), int(x.shape[1])
+        n_chans, n_times = x.shape
+        form = TrialForm(n_chans, n_times, contract.sfreq, contract.band)
         words = derive_seed(seed, "inversion", int(k))
-        made = invert(attacker, branch, gradients, label, shape, contract.band, contract.sfreq, words)
-        found.append(likeness(made, x, usual, contract.sfreq))
+        made = invert(attacker, branch, gradients, label, form, words)
+        likenesses.append(likeness(made, x, usual, contract.sfreq))
     name = f"{view}, extractor known" if known else str(view)
     return [
         Finding("inversion", name, measure, float(np.median(values)), len(values), min(values), max(values), 0.0, seed)
         for measure, values in (
-            ("correlation", [each.correlation for each in found]),
-            ("band power", [each.band_power for each in found]),
+            ("correlation", [each.correlation for each in likenesses]),
+            ("band power", [each.band_power for each in likenesses]),
         )
     ]
 
@@ -139,11 +139,11 @@ def membership(run: RunFolder, number: int, seed: int, work: Path) -> list[Findi
     federation, noise = run.federation, _noise(number)
     parts, networks = {}, {}
     for site in federation.site:
-        parts[site.name] = parted(training_trials(site, federation.contract, run.store), seed)
+        parts[site.name] = parted(run.trials(site).training(), seed)
         members = {name: of_branch[0] for name, of_branch in parts[site.name].items()}
-        start, words = site_network(federation, site, run.store), derive_seed(seed, site.name, "membership")
-        networks[site.name] = trained(start, members, federation.settings, View(noise=noise), words)
-    found = []
+        start, words = site_network(federation, run.trials(site)), derive_seed(seed, site.name, "membership")
+        networks[site.name] = trained(start, members, federation.settings, View(noise_multiplier=noise), words)
+    findings = []
     for view in _views(noise):
         scores, truth = [], []
         for site in federation.site:
@@ -154,8 +154,8 @@ def membership(run: RunFolder, number: int, seed: int, work: Path) -> list[Findi
             scores.append(of_site.argsort().argsort() / len(of_site))  # losses of two sites have no common scale
             truth.append(trained_on)
         area, low, high = auc(np.concatenate(scores), np.concatenate(truth))
-        found.append(Finding("membership", str(view), "AUC", area, sum(map(len, truth)), low, high, 0.5, seed))
-    return found
+        findings.append(Finding("membership", str(view), "AUC", area, sum(map(len, truth)), low, high, 0.5, seed))
+    return findings
 
 
 def identity(run: RunFolder, number: int, seed: int, work: Path) -> list[Finding]:
@@ -164,14 +164,18 @@ def identity(run: RunFolder, number: int, seed: int, work: Path) -> list[Finding
     The updates are of one round on one subject's first, or second, half of trials.
     """
     federation, noise = run.federation, _noise(number)
-    networks = {site.name: site_network(federation, site, run.store) for site in federation.site}
+    networks = {site.name: site_network(federation, run.trials(site)) for site in federation.site}
     updates: dict[str, list[tuple[Layers, Layers]]] = {}
     for site in federation.site:
         updates[site.name] = []
         for halves in _halves(run, site):
             first, second = (
                 update_of_round(
-                    networks[site.name], half, federation.settings, View(True, noise=noise), derive_seed(seed, k)
+                    networks[site.name],
+                    half,
+                    federation.settings,
+                    View(True, noise_multiplier=noise),
+                    derive_seed(seed, k),
                 )
                 for k, half in enumerate(halves)
             )
@@ -179,7 +183,7 @@ def identity(run: RunFolder, number: int, seed: int, work: Path) -> list[Finding
     rng = np.random.default_rng(seed)
 
     def sides(view: View, site: str, pairs: Sequence[tuple[Layers, Layers]]) -> tuple[list[Tensor], list[Tensor]]:
-        """Give what is seen of a site's updates, of both times."""
+        """Return what is seen of a site's updates, of both times."""
         seen: tuple[list[Tensor], list[Tensor]] = [], []
         for pair in pairs:
             for half in (0, 1):
@@ -187,22 +191,24 @@ def identity(run: RunFolder, number: int, seed: int, work: Path) -> list[Finding
                 if view.secure:
                     drawn = [updates[o][int(rng.integers(len(updates[o])))][half] for o in updates if o != site]
                     layers = summed(layers, drawn)
-                seen[half].append(flat(layers))
+                seen[half].append(joined(layers))
         return seen
 
-    found = []
+    findings = []
     for view in _views(noise):
         several = {name: pairs for name, pairs in updates.items() if len(pairs) > 1}
         right, n = (
             sum(n_named(*sides(view, name, pairs)) for name, pairs in several.items()),
             sum(map(len, several.values())),
         )
-        found.append(
-            Finding("subject", str(view), "named rightly", right / n, n, *_interval(right, n), len(several) / n, seed)
+        findings.append(
+            Finding(
+                "subject", str(view), "named rightly", right / n, n, *share_interval(right, n), len(several) / n, seed
+            )
         )
         if view.secure:  # one sum is seen for all sites: no update is there to be named
             continue
-        common = View(noise=noise)  # sites' other layers differ in shape, which alone would tell
+        common = View(noise_multiplier=noise)  # sites' other layers differ in shape, which alone would tell
         of_sites: tuple[list[Tensor], list[Tensor]] = [], []
         for name, pairs in updates.items():
             seen = sides(common, name, pairs)
@@ -210,8 +216,10 @@ def identity(run: RunFolder, number: int, seed: int, work: Path) -> list[Finding
                 of_sites[half].append(torch.stack(seen[half]).mean(0))
         if not view.everything:
             right, n = n_named(*of_sites), len(updates)
-            found.append(Finding("site", str(view), "named rightly", right / n, n, *_interval(right, n), 1 / n, seed))
-    return found
+            findings.append(
+                Finding("site", str(view), "named rightly", right / n, n, *share_interval(right, n), 1 / n, seed)
+            )
+    return findings
 
 
 def price(run: RunFolder, number: int, seed: int, work: Path) -> list[Finding]:
@@ -225,32 +233,36 @@ def price(run: RunFolder, number: int, seed: int, work: Path) -> list[Finding]:
     train_rounds(trained_run, lambda step: None)
     of_sites = [mean_score(trained_run, site) for site in federation.site]
     scores = [100 * float(score["balanced_accuracy"]) for score in of_sites if score]
-    found = [Finding("price", str(View(noise=noise)), "score", float(np.mean(scores)), len(scores), seed=seed)]
+    findings = [
+        Finding("price", str(View(noise_multiplier=noise)), "score", float(np.mean(scores)), len(scores), seed=seed)
+    ]
     if noise is not None:
         spent = [epsilon for epsilon, _, _ in trained_run.spent().values()]
-        found.append(Finding("price", str(View(noise=noise)), "epsilon", max(spent), len(spent), seed=seed))
-    return found
+        findings.append(
+            Finding("price", str(View(noise_multiplier=noise)), "epsilon", max(spent), len(spent), seed=seed)
+        )
+    return findings
 
 
-def bad_site(run: RunFolder, number: int, seed: int, work: Path) -> list[Finding]:
-    """Have the first site send bad updates; the number is of a misdeed and a way of averaging."""
-    misdeed, strategy = MISDEEDS[number // len(STRATEGIES)], STRATEGIES[number % len(STRATEGIES)]
+def byzantine(run: RunFolder, number: int, seed: int, work: Path) -> list[Finding]:
+    """Have the first site send bad updates; the number is of an attack and a way of averaging."""
+    attack, strategy = ATTACKS[number // len(STRATEGIES)], STRATEGIES[number % len(STRATEGIES)]
     training = run.federation.training.model_copy(update={"seed": seed})
     contract = run.federation.contract.model_copy(update={"secure_aggregation": False})
     federation = run.federation.model_copy(update={"training": training, "contract": contract})
-    folder = work / f"bad-site-{number}-{seed}"
-    score = score_beside(federation, run.store, federation.site[0], misdeed, strategy, folder)
-    return [Finding("bad-site", strategy, misdeed, 100 * score, len(federation.site) - 1, seed=seed)]
+    folder = work / f"byzantine-{number}-{seed}"
+    score = score_beside(federation, run.store, federation.site[0], attack, strategy, folder)
+    return [Finding("byzantine", strategy, attack, 100 * score, len(federation.site) - 1, seed=seed)]
 
 
 Halves = Mapping[str, BranchTrials]
-Part = Callable[[RunFolder, int, int, Path], list[Finding]]
-PARTS: dict[str, tuple[Part, int]] = {  # how a part is played, and how many jobs a seed has
+Play = Callable[[RunFolder, int, int, Path], list[Finding]]
+PARTS: dict[str, tuple[Play, int]] = {  # how a part is played, and how many jobs a seed has
     "inversion": (inversion, len(VIEWS) + 1),
-    "membership": (membership, len(NOISES) + 1),
-    "identity": (identity, len(NOISES) + 1),
-    "price": (price, len(NOISES) + 1),
-    "bad-site": (bad_site, len(MISDEEDS) * len(STRATEGIES)),
+    "membership": (membership, len(NOISE_MULTIPLIERS) + 1),
+    "identity": (identity, len(NOISE_MULTIPLIERS) + 1),
+    "price": (price, len(NOISE_MULTIPLIERS) + 1),
+    "byzantine": (byzantine, len(ATTACKS) * len(STRATEGIES)),
 }
 
 
@@ -275,18 +287,18 @@ def audit(
     work = run.path / "audit"
     shutil.rmtree(work, ignore_errors=True)
     jobs = [(part, number, seed) for part in parts for seed in range(seeds) for number in range(PARTS[part][1])]
-    found: dict[tuple[str, int, int], list[Finding]] = {}
+    of_job: dict[tuple[str, int, int], list[Finding]] = {}
     pool = start_workers(n_parallel, threads=1)
     try:
         futures = {pool.submit(_play, run.path, job, work): job for job in jobs}
         report("audit", 0, len(jobs))
         for done, future in enumerate(as_completed(futures), 1):
-            found[futures[future]] = future.result()
+            of_job[futures[future]] = future.result()
             report("audit", done, len(jobs))
     finally:
         stop_workers(pool)
         shutil.rmtree(work, ignore_errors=True)
-        findings = [finding for job in jobs for finding in found.get(job, [])]
+        findings = [finding for job in jobs for finding in of_job.get(job, [])]
         _write(run.path / "audit.csv", findings)
     return findings
 
@@ -306,27 +318,24 @@ def _play(path: Path, job: tuple[str, int, int], work: Path) -> list[Finding]:
 
 
 def _noise(number: int) -> float | None:
-    return NOISES[number - 1] if number else None
+    return NOISE_MULTIPLIERS[number - 1] if number else None
 
 
 def _views(noise: float | None) -> list[View]:
-    return [view for view in VIEWS if view.noise == noise]
+    return [view for view in VIEWS if view.noise_multiplier == noise]
 
 
 def _branches(run: RunFolder) -> list[tuple[Site, str, BranchTrials]]:
     """List all branches with the trials that train them."""
-    contract = run.federation.contract
     return [
-        (site, branch, trials)
-        for site in run.federation.site
-        for branch, trials in training_trials(site, contract, run.store).items()
+        (site, branch, trials) for site in run.federation.site for branch, trials in run.trials(site).training().items()
     ]
 
 
 def _strange(run: RunFolder, site: Site) -> SeparateCommonSeparate:
     """Make a network for a site's headset whose private layers began elsewhere."""
     other = site.model_copy(update={"secret_seed": derive_seed(run.federation.training.seed, site.name, "attacker")})
-    return site_network(run.federation, other, run.store)
+    return site_network(run.federation, run.trials(other))
 
 
 def _trial(trials: BranchTrials, number: int) -> tuple[Tensor, Tensor]:
@@ -335,27 +344,25 @@ def _trial(trials: BranchTrials, number: int) -> tuple[Tensor, Tensor]:
 
 
 def _gradients_of_others(run: RunFolder, site: Site, rng: np.random.Generator, view: View) -> list[Layers]:
-    """Give the gradients of one trial of each other site, in the layers that are seen."""
-    found = []
+    """Return the gradients of one trial of each other site, in the layers that are seen."""
+    gradients = []
     for other, branch, trials in _branches(run):
         if other.name != site.name:
-            network = site_network(run.federation, other, run.store).double().eval()
+            network = site_network(run.federation, run.trials(other)).double().eval()
             x, label = _trial(trials, int(rng.integers(len(trials.labels))))
-            found.append(gradient_of_trial(network, branch, x, label, view))
-    return found
+            gradients.append(gradient_of_trial(network, branch, x, label, view))
+    return gradients
 
 
 def _halves(run: RunFolder, site: Site) -> list[tuple[Halves, Halves]]:
-    """Part each of a site's subjects' training trials in time, by the branch that they go through."""
-    found: list[tuple[Halves, Halves]] = []
+    """Play each of a site's subjects' training trials in time, by the branch that they go through."""
+    halves: list[tuple[Halves, Halves]] = []
     for dataset in site.dataset:
         for subject in dataset.subjects or []:
             alone = dataset.model_copy(
                 update={"subjects": [subject], "targets": [t for t in dataset.targets if t == subject]}
             )
-            of_subject = training_trials(
-                site.model_copy(update={"dataset": [alone]}), run.federation.contract, run.store
-            )
+            of_subject = run.trials(site.model_copy(update={"dataset": [alone]})).training()
             sides = []
             for part in (0, 1):
                 sides.append(
@@ -368,12 +375,5 @@ def _halves(run: RunFolder, site: Site) -> list[tuple[Halves, Halves]]:
                         for branch, trials in of_subject.items()
                     }
                 )
-            found.append((sides[0], sides[1]))
-    return found
-
-
-def _interval(right: int, n: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share."""
-    z, p = 1.96, right / n
-    middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return max(0.0, (middle - half) / (1 + z * z / n)), min(1.0, (middle + half) / (1 + z * z / n))
+            halves.append((sides[0], sides[1]))
+    return halves

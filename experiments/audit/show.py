@@ -8,7 +8,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from experiments.audit.byzantine import MISDEEDS, STRATEGIES
+from experiments.audit.byzantine import ATTACKS, STRATEGIES
 from experiments.audit.run import Finding
 from experiments.report.plots import new_figure, write_figure
 
@@ -23,19 +23,19 @@ COLUMNS = {  # part, measure -> head of the column
 }
 
 
-def print_audit(found: Sequence[Finding]) -> None:
-    """Print what each view gives away and what it costs, then what a bad site does."""
+def print_audit(findings: Sequence[Finding]) -> None:
+    """Print what each view gives away and what it costs, then what a Byzantine site does."""
     console = Console(width=200, highlight=False)
-    attacks = [finding for finding in found if finding.part != "bad-site"]
+    attacks = [finding for finding in findings if finding.part != "byzantine"]
     if attacks:
         console.print(_attacks(attacks))
-    bad = [finding for finding in found if finding.part == "bad-site"]
+    bad = [finding for finding in findings if finding.part == "byzantine"]
     if bad:
-        console.print(_bad_site(bad))
+        console.print(_byzantine(bad))
 
 
-def _attacks(found: Sequence[Finding]) -> Table:
-    seeds = len({finding.seed for finding in found})
+def _attacks(findings: Sequence[Finding]) -> Table:
+    seeds = len({finding.seed for finding in findings})
     table = Table(
         title=f"what an attacker gets from an update; means of {seeds} seed{'s' * (seeds > 1)}, ranges and 95 %"
         " intervals over all of them",
@@ -43,47 +43,47 @@ def _attacks(found: Sequence[Finding]) -> Table:
         box=box.MARKDOWN,
     )
     table.add_column("what is seen", no_wrap=True)
-    columns = [key for key in COLUMNS if any((f.part, f.measure) == key for f in found)]
+    columns = [key for key in COLUMNS if any((f.part, f.measure) == key for f in findings)]
     for key in columns:
         table.add_column(COLUMNS[key], justify="right", no_wrap=True)
-    for view in dict.fromkeys(f.view for f in found):
-        cells = [[f for f in found if (f.part, f.measure) == key and f.view == view] for key in columns]
+    for view in dict.fromkeys(f.view for f in findings):
+        cells = [[f for f in findings if (f.part, f.measure) == key and f.view == view] for key in columns]
         table.add_row(view, *map(_cell, cells))
-    chances = [next((f.chance for f in found if (f.part, f.measure) == key), None) for key in columns]
+    chances = [next((f.chance for f in findings if (f.part, f.measure) == key), None) for key in columns]
     table.add_row("(chance)", *("" if chance is None else f"{chance:.2f}" for chance in chances))
     return table
 
 
-def _cell(found: Sequence[Finding]) -> str:
-    if not found:
+def _cell(findings: Sequence[Finding]) -> str:
+    if not findings:
         return ""
-    value = mean(f.value for f in found)
-    if found[0].part == "price":
-        return f"{value:.1f}" if found[0].measure == "score" else f"{value:.3g}"
-    low, high = min(f.low or 0.0 for f in found), max(f.high or 0.0 for f in found)
+    value = mean(f.value for f in findings)
+    if findings[0].part == "price":
+        return f"{value:.1f}" if findings[0].measure == "score" else f"{value:.3g}"
+    low, high = min(f.low or 0.0 for f in findings), max(f.high or 0.0 for f in findings)
     return f"{value:.2f} ({low:.2f} to {high:.2f})"
 
 
-def _bad_site(found: Sequence[Finding]) -> Table:
-    seeds = len({finding.seed for finding in found})
+def _byzantine(findings: Sequence[Finding]) -> Table:
+    seeds = len({finding.seed for finding in findings})
     table = Table(
-        title=f"one site sends bad updates: score of the others, percent; mean of {seeds} seed{'s' * (seeds > 1)}",
+        title=f"one site is Byzantine: score of the others, percent; mean of {seeds} seed{'s' * (seeds > 1)}",
         title_justify="left",
         box=box.MARKDOWN,
     )
     table.add_column("average")
-    for misdeed in MISDEEDS:
-        table.add_column(misdeed, justify="right")
+    for attack in ATTACKS:
+        table.add_column(attack, justify="right")
     for strategy in STRATEGIES:
-        cells = [[f.value for f in found if (f.view, f.measure) == (strategy, misdeed)] for misdeed in MISDEEDS]
+        cells = [[f.value for f in findings if (f.view, f.measure) == (strategy, attack)] for attack in ATTACKS]
         table.add_row(strategy, *(f"{mean(values):.1f}" if values else "" for values in cells))
     return table
 
 
-def plot_price(found: Sequence[Finding], folder: Path) -> list[Path]:
-    """Draw score against epsilon, a point a noise, with the score without; give the files."""
+def plot_price(findings: Sequence[Finding], folder: Path) -> list[Path]:
+    """Draw score against epsilon, a point a noise, with the score without; return the files."""
     figure, axes = new_figure("audit", 6, 4)
-    prices = [finding for finding in found if finding.part == "price"]
+    prices = [finding for finding in findings if finding.part == "price"]
     points = []
     for view in dict.fromkeys(f.view for f in prices):
         scores = [f.value for f in prices if f.view == view and f.measure == "score"]

@@ -11,8 +11,8 @@ from federation.privacy.private_training import Mechanism, train_round_privately
 from mfscsn.network import SeparateCommonSeparate
 from mfscsn.training import BranchTrials, OptimiserState, Settings, derive_seed, train_round
 
-NOISES = (0.5, 1.0, 4.0)  # over the cut of a trial's gradient
-CLIP = 1.0
+NOISE_MULTIPLIERS = (0.5, 1.0, 4.0)  # of differential privacy
+MAX_GRAD_NORM = 1.0
 
 Layers = dict[str, Tensor]
 
@@ -27,17 +27,21 @@ class View:
         All layers are sent, as in FedAvg, instead of the common ones.
     secure : bool
         The sum of all sites is seen, and no single site.
-    noise : float, optional
-        Of differential privacy, over its cut.
+    noise_multiplier : float, optional
+        Of differential privacy.
     """
 
     everything: bool = False
     secure: bool = False
-    noise: float | None = None
+    noise_multiplier: float | None = None
 
     def __str__(self) -> str:
         what = "all layers" if self.everything else "common layers"
-        return what + (", secure sum" if self.secure else "") + (f", noise {self.noise:g}" if self.noise else "")
+        return (
+            what
+            + (", secure sum" if self.secure else "")
+            + (f", noise {self.noise_multiplier:g}" if self.noise_multiplier else "")
+        )
 
     def names(self, network: SeparateCommonSeparate) -> list[str]:
         """Name the parameters that are seen."""
@@ -47,10 +51,10 @@ class View:
 VIEWS = (
     View(everything=True),
     View(everything=True, secure=True),
-    *(View(everything=True, noise=noise) for noise in NOISES),
+    *(View(everything=True, noise_multiplier=noise) for noise in NOISE_MULTIPLIERS),
     View(),
     View(secure=True),
-    *(View(noise=noise) for noise in NOISES),
+    *(View(noise_multiplier=noise) for noise in NOISE_MULTIPLIERS),
 )
 
 
@@ -67,10 +71,10 @@ def trained(
     kept = {name: value.clone() for name, value in network.state_dict().items() if name in frozen}
     state: OptimiserState | None = None
     for number in range(1, settings.rounds + 1):
-        if view.noise is None:
+        if view.noise_multiplier is None:
             _, state = train_round(network, trials, settings, seed=derive_seed(seed, number), optimiser_state=state)
         else:
-            mechanism = Mechanism(view.noise, CLIP)
+            mechanism = Mechanism(view.noise_multiplier, MAX_GRAD_NORM)
             _, state = train_round_privately(network, trials, settings, mechanism, optimiser_state=state)
         if kept:
             network.load_state_dict(kept, strict=False)
@@ -80,14 +84,14 @@ def trained(
 def update_of_round(
     network: SeparateCommonSeparate, trials: Mapping[str, BranchTrials], settings: Settings, view: View, seed: int
 ) -> Layers:
-    """Give how one round changes the layers that are seen."""
+    """Return how one round changes the layers that are seen."""
     after = trained(network, trials, replace(settings, rounds=1), view, seed)
     before, now = dict(network.named_parameters()), dict(after.named_parameters())
     return {name: (now[name] - before[name]).detach() for name in view.names(network)}
 
 
 def summed(own: Layers, others: Sequence[Layers]) -> Layers:
-    """Give what a secure sum shows of a site's layers: the mean over the sites that have a layer.
+    """Return what a secure sum shows of a site's layers: the mean over the sites that have a layer.
 
     A layer that nobody else has is in the sum as it is; which headsets there are is no secret of the protocol.
     """
@@ -95,6 +99,6 @@ def summed(own: Layers, others: Sequence[Layers]) -> Layers:
     return {name: torch.stack(parts).mean(0) for name, parts in having.items()}
 
 
-def flat(layers: Layers) -> Tensor:
+def joined(layers: Layers) -> Tensor:
     """Join layers to one vector, by name."""
     return torch.cat([layers[name].flatten() for name in sorted(layers)])

@@ -117,8 +117,8 @@ def check_competition(root: Path, phase: str, units: Mapping[str, str]) -> Compe
     subjects, power, codes = [], [], []
     for target in TARGETS.values():
         for subject in target.subjects[phase]:
-            found, signals, labels = _check_subject(folder, target, subject, units.get(target.name))
-            subjects.append(found)
+            check, signals, labels = _check_subject(folder, target, subject, units.get(target.name))
+            subjects.append(check)
             if target is A:
                 power.append(_mu_power(signals, target))
                 codes.append(labels)
@@ -141,7 +141,7 @@ def _check_subject(
             labelled.append(signals)
             codes.append(read_labels(file, target, len(signals)))
     counts = np.bincount(np.concatenate(codes), minlength=len(target.tasks))
-    found = SubjectCheck(
+    check = SubjectCheck(
         target.name,
         subject,
         int(counts.sum()),
@@ -150,7 +150,7 @@ def _check_subject(
         float(np.median(deviations)),
         tuple(counts.tolist()),
     )
-    return found, np.concatenate(labelled), np.concatenate(codes)
+    return check, np.concatenate(labelled), np.concatenate(codes)
 
 
 def _mu_power(signals: NDArray[np.float64], target: TargetDataset) -> NDArray[np.float64]:

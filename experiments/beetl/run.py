@@ -22,12 +22,13 @@ from data.files import replaced
 from experiments.beetl.score import BeetlScore, as_document, score
 from experiments.evaluate import local_network, own_network
 from experiments.prepare import prepare_sites
+from experiments.progress import Progress
 from experiments.references import OWN, reference_jobs, train_references
-from experiments.simulate import Progress, train_rounds
-from federation.contract import Federation, parse_federation, read_toml, with_root
+from experiments.simulate import train_rounds
+from federation.contract import Federation, parse_federation, with_root
 from federation.run_folder import RunFolder, check_free
 from federation.site_scores import fine_tuned
-from federation.site_trials import target_trials
+from federation.tables import read_toml
 from mfscsn.network import SplitModule
 from mfscsn.training import predict
 
@@ -125,7 +126,7 @@ def _complete(dataset: dict[str, Any], task: Task, unit: str | None, held_out: i
         dataset["test"] = {"runs": [f"{stem}{held_out}"]}
 
 
-def begin(
+def begin_run(
     task: Task, federation: Federation, out: Path, store: Path, threads: int, prepared: Callable[..., None]
 ) -> RunFolder:
     """Check the competition's files, prepare all sites and begin a run; raise InputError before the run's folder is."""
@@ -137,7 +138,7 @@ def begin(
     return run
 
 
-def reopen(path: Path, prepared: Callable[..., None], transductive: bool = False) -> tuple[RunFolder, Task]:
+def reopen_run(path: Path, prepared: Callable[..., None], transductive: bool = False) -> tuple[RunFolder, Task]:
     """Open a run to go on with it, its files checked as when it began; it may be asked for the second answer now."""
     run = RunFolder(path)
     try:
@@ -158,10 +159,10 @@ def begin_or_reopen(
 ) -> RunFolder:
     """Go on with a run of ours that `path` names by what it is of, or begin it; half-made folders are made anew."""
     if (path / ABOUT).exists():
-        return reopen(path, prepared)[0]
+        return reopen_run(path, prepared)[0]
     if path.exists():  # broken off before anything was trained
         shutil.rmtree(path)
-    return begin(task, federation, path, store, threads, prepared)
+    return begin_run(task, federation, path, store, threads, prepared)
 
 
 def _check_transductive(task: Task, federation: Federation) -> None:
@@ -184,7 +185,7 @@ def _keep(run: RunFolder, task: Task) -> None:
         file.write(json.dumps(asdict(task), indent=1).encode())
 
 
-def train(run: RunFolder, method: str, report: Callable[[Progress], None]) -> None:
+def train_run(run: RunFolder, method: str, report: Callable[[Progress], None]) -> None:
     """Train what is left of a run."""
     with run.locked("command", wait=15.0):
         if method == "mf-scsn":
@@ -195,7 +196,7 @@ def train(run: RunFolder, method: str, report: Callable[[Progress], None]) -> No
 
 
 @dataclass(frozen=True)
-class Predicted:
+class TargetAnswers:
     """A target subject's test trials: submitted codes, and the true ones, -1 where they are not known."""
 
     subject: str
@@ -203,26 +204,28 @@ class Predicted:
     truth: NDArray[np.int64]
 
 
-def predictions(run: RunFolder, method: str, transductive: bool = False) -> Iterator[Predicted]:
+def predictions(run: RunFolder, method: str, transductive: bool = False) -> Iterator[TargetAnswers]:
     """Predict the test trials of all target subjects with a trained run, in the organisers' order."""
     contract = run.federation.contract
     for k, site in enumerate(run.federation.site):
         if site.name not in TARGETS:
             continue
+        trials = run.trials(site)
         network: SplitModule | None = None
         if method == "mf-scsn":
             network = run.load_network(site.name)
         elif method == "local-site":
             network = local_network(run, site)
-        for target in target_trials(site, contract, run.store, transductive):
+        for target in trials.targets(transductive):
             labels = site.dataset[0].labels(contract)
             if network is not None:
-                probabilities = predict(fine_tuned(run, site, network, target), target.signals, target.branch)
+                own = fine_tuned(run.federation, trials, network, target)
+                probabilities = predict(own, target.signals, target.branch)
             else:
                 probabilities = predict(own_network(run, k, target), target.signals, OWN)
             codes = _codes_of(labels, site.name)
             truth = np.where(target.labels >= 0, codes[target.labels], -1)
-            yield Predicted(target.subject, submitted(probabilities, codes), truth)
+            yield TargetAnswers(target.subject, submitted(probabilities, codes), truth)
 
 
 def submitted(probabilities: NDArray[np.float64], codes: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -58,7 +58,7 @@ def points(answer: NDArray[np.int64], truth: NDArray[np.int64]) -> float:
     return float(_points((answer == truth)[None], truth)[0])
 
 
-def as_document(found: BeetlScore) -> dict[str, Any]:
+def as_document(score: BeetlScore) -> dict[str, Any]:
     """Write a score in JSON types: total, A and B as numbers, then all parts with their classes."""
 
     def classes(recalls: tuple[Recall, ...]) -> dict[str, Any]:
@@ -73,12 +73,12 @@ def as_document(found: BeetlScore) -> dict[str, Any]:
         }
 
     return {
-        "total": found.total,
-        "interval": list(found.interval),
-        **{p.name: p.score for p in found.datasets},
-        "classes": classes(found.classes),
-        "datasets": {p.name: part(p) for p in found.datasets},
-        "subjects": {p.name: part(p) for p in found.subjects},
+        "total": score.total,
+        "interval": list(score.interval),
+        **{p.name: p.score for p in score.datasets},
+        "classes": classes(score.classes),
+        "datasets": {p.name: part(p) for p in score.datasets},
+        "subjects": {p.name: part(p) for p in score.subjects},
     }
 
 

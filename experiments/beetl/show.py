@@ -11,7 +11,7 @@ from experiments.beetl.score import BeetlScore, Gain
 from experiments.beetl.tune import Tried
 
 
-def score_table(score: BeetlScore, title: str) -> None:
+def beetl_score_table(score: BeetlScore, title: str) -> None:
     """Print a BEETL score: the whole, the data sets, and every subject with the recall of each class."""
     console = Console(soft_wrap=True, highlight=False)
     console.print(title, markup=False)
@@ -42,17 +42,17 @@ def gain_line(gain: Gain, other: str) -> None:
     )
 
 
-def check_table(found: CompetitionCheck) -> None:
+def check_table(check: CompetitionCheck) -> None:
     """Print what was found in the competition's files, and what mu power says of A's codes."""
     console = Console(soft_wrap=True, highlight=False)
-    sums = f"all {found.n_sums} files as SHA256SUMS lists them" if found.n_sums else "no SHA256SUMS beside the files"
-    labels = f"labels of the final phase: {found.n_labels}" if found.n_labels else "no labels of the final phase"
-    console.print(f"{found.root}, {found.phase} phase: every file is there, of the right shape and scale", markup=False)
+    sums = f"all {check.n_sums} files as SHA256SUMS lists them" if check.n_sums else "no SHA256SUMS beside the files"
+    labels = f"labels of the final phase: {check.n_labels}" if check.n_labels else "no labels of the final phase"
+    console.print(f"{check.root}, {check.phase} phase: every file is there, of the right shape and scale", markup=False)
     console.print(f"{sums}; {labels}")
     table = Table(box=box.SIMPLE_HEAD)
     for column in ("", "labelled", "test", "unit", "deviation", "of codes 0 to 3"):
         table.add_column(column, justify="left" if column == "" else "right", no_wrap=True)
-    for s in found.subjects:
+    for s in check.subjects:
         counts = "  ".join(str(n) for n in s.counts)
         table.add_row(
             f"{s.target} {s.subject}", str(s.n_labelled), str(s.n_test), s.unit, f"{s.amplitude:.1f} µV", counts
@@ -65,10 +65,10 @@ def check_table(found: CompetitionCheck) -> None:
         "left hand, lowest for the right one; ± 95 % interval over trials."
     )
     table = Table(box=box.SIMPLE_HEAD)
-    subjects = [s.subject for s in found.subjects if s.target == "A"]
+    subjects = [s.subject for s in check.subjects if s.target == "A"]
     for column in ("code", "published as", "C3", "C4", "C3 minus C4", *subjects):
         table.add_column(column, justify="left" if column == "published as" else "right", no_wrap=True)
-    for c in found.codes:
+    for c in check.codes:
         table.add_row(
             str(c.code),
             c.meaning,
@@ -78,9 +78,9 @@ def check_table(found: CompetitionCheck) -> None:
             *("" if lateral is None else f"{lateral:+.1f}" for lateral in c.of_subjects),
         )
     console.print(table)
-    if not found.codes:
+    if not check.codes:
         return
-    left, right = (chosen(found.codes, key=lambda c: c.lateral) for chosen in (max, min))
+    left, right = (chosen(check.codes, key=lambda c: c.lateral) for chosen in (max, min))
     console.print(
         f"most like the left hand: code {left.code} (published as {left.meaning})\n"
         f"most like the right hand: code {right.code} (published as {right.meaning})"

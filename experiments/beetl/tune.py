@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from data.errors import InputError
 from data.files import replaced
-from experiments.beetl.run import Task, beetl_federation, predictions, train
+from experiments.beetl.run import Task, beetl_federation, predictions, train_run
 from experiments.beetl.score import points
-from experiments.simulate import Progress
+from experiments.progress import Progress
 from federation.contract import Federation
 from federation.run_folder import RunFolder
 
@@ -55,42 +55,55 @@ def candidates(tries: Sequence[str]) -> list[dict[str, Any]]:
             raise InputError(f"--try {words}: a seed is nothing to choose; give --seed")
         if any(key == axis[0][0] for axis in axes):
             raise InputError(f"--try {words}: {key} is tried already; give all its values at once")
-        found = [value for k, value in enumerate(_values(values)) if value not in _values(values)[:k]]
-        if not found:
+        different = [value for k, value in enumerate(_values(values)) if value not in _values(values)[:k]]
+        if not different:
             raise InputError(f"--try {words}: no value")
-        axes.append([(key, value) for value in found])
+        axes.append([(key, value) for value in different])
     return [dict(chosen) for chosen in itertools.product(*axes)]
 
 
+@dataclass(frozen=True)
+class Tuning:
+    """What all candidates have.
+
+    Parameters
+    ----------
+    task : Task
+    settings, units : mapping
+        As `beetl_federation` takes them.
+    work : Path
+        Where the runs are kept: a second call goes on where the first one was broken off.
+    start : callable
+        Begins a run of a federation in a folder, or goes on with the one that is there.
+    """
+
+    task: Task
+    settings: Mapping[str, Any]
+    units: Mapping[str, str]
+    work: Path
+    start: Callable[[Federation, Path], RunFolder]
+
+
 def choose(
-    task: Task,
+    tuning: Tuning,
     grid: Sequence[Mapping[str, Any]],
-    settings: Mapping[str, Any],
-    units: Mapping[str, str],
-    work: Path,
-    start: Callable[[Federation, Path], RunFolder],
     report: Callable[[Progress], None],
-    found: Callable[[Tried], None] = lambda tried: None,
+    show: Callable[[Tried], None] = lambda tried: None,
 ) -> list[Tried]:
     """Try all candidates; what is returned has the best first.
 
     Parameters
     ----------
-    task : Task
+    tuning : Tuning
     grid : sequence of mapping
         From `candidates`.
-    settings, units : mapping
-        As `beetl_federation` takes them: what all candidates have.
-    work : Path
-        Where the runs are kept: a second call goes on where the first one was broken off.
-    start : callable
-        Begins a run of a federation in a folder, or goes on with the one that is there.
     report : callable
         Called with a `Progress` before each fold.
-    found : callable
+    show : callable
         Called with each candidate when its five folds are done.
     """
-    tables = [_tables(settings, candidate) for candidate in grid]
+    task, units = tuning.task, tuning.units
+    tables = [_tables(tuning.settings, candidate) for candidate in grid]
     for table in tables:  # all of them, before the first one trains for minutes
         beetl_federation(task, table, units, held_out=FOLDS[0], where="--try")
     tried = []
@@ -99,10 +112,10 @@ def choose(
         for fold in FOLDS:
             report(Progress("tune", number * len(FOLDS) + fold - 1, len(grid) * len(FOLDS), describe(candidate)))
             federation = beetl_federation(task, table, units, held_out=fold)
-            answers.append(_held_out(task, federation, work / f"{_mark(federation)}-fold{fold}", start))
+            answers.append(_held_out(task, federation, tuning.work / f"{_mark(federation)}-fold{fold}", tuning.start))
         codes, truth = (np.concatenate(part) for part in zip(*answers, strict=True))
         tried.append(Tried(candidate, points(codes, truth), tuple(points(c, t) for c, t in answers)))
-        found(tried[-1])
+        show(tried[-1])
     report(Progress("tune", len(grid) * len(FOLDS), len(grid) * len(FOLDS)))
     return sorted(tried, key=lambda t: -t.score)
 
@@ -130,9 +143,9 @@ def _held_out(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Train without a race or block, and give its predicted and true codes."""
     run = start(federation, path)
-    train(run, task.method, lambda _: None)
-    found = list(predictions(run, task.method))
-    return np.concatenate([p.codes for p in found]), np.concatenate([p.truth for p in found])
+    train_run(run, task.method, lambda _: None)
+    answers = list(predictions(run, task.method))
+    return np.concatenate([p.codes for p in answers]), np.concatenate([p.truth for p in answers])
 
 
 def _mark(federation: Federation) -> str:
@@ -156,5 +169,5 @@ def _tables(settings: Mapping[str, Any], candidate: Mapping[str, Any]) -> dict[s
 
 
 def describe(candidate: Mapping[str, Any]) -> str:
-    """Say a candidate in words, as ``lr 0.001, shrinkage 0.3``."""
+    """Describe a candidate in words, as ``lr 0.001, shrinkage 0.3``."""
     return ", ".join(f"{key.partition('.')[2]} {value}" for key, value in candidate.items())

@@ -1,26 +1,28 @@
 """The benchmark's networks that are trained together: MF-SCSN, its variants, its rivals, and what privacy forbids.
 
-All go through one loop, `train_together`, which is the federation without Flower's transport: the sites' own training
-code, and the average of the layers that a method shares. A simulation through Flower gives the same layers (a test).
+All go through `federation.plain_loop`: the sites' own training code, and the mean of the layers that a method shares.
 """
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
-from federation.contract import Federation, Site
-from federation.site_network import server_network, site_network, site_seed
-from federation.site_trials import calibration_trials, target_trials, training_trials
+from federation.contract import Federation
+from federation.plain_loop import train_together
+from federation.site_network import server_network
+from federation.site_scores import fine_tuned
+from federation.site_trials import SiteTrials
 from mfscsn.network import SHARES_EXTRACTOR, SplitModule
-from mfscsn.training import BranchTrials, derive_seed, fine_tune, predict, train_round
+from mfscsn.training import BranchTrials, derive_seed, predict
 
-ONE_PLACE = "--in-one-place--"  # between the names of a site and of its data set
+# Names of a centralised training. Seeds are derived from them: kept results are of these
+CENTRE, JOINT = "one-place", "--in-one-place--"  # the one site; between the names of a site and of its data set
 COMMON_CHANNELS = ["C3", "Cz", "C4"]  # what the headsets of openmi share
 MERGED_LABELS = ["left_hand", "right_hand", "hands", "feet", "rest"]
 
@@ -39,7 +41,7 @@ class Method:
         Normalise by the batch at hand, in prediction too (FedBS): prediction then sees test trials together.
     common_channels, merged_labels : bool
         All sites cut down to the channels, and given the list of labels, that a network common to all of them needs.
-    one_place : bool
+    centralised : bool
         All sites' trials in one place, which a federation exists to avoid.
     null : bool
         A control: the other sites' labels are shuffled within subject, so that nothing can be learned from them.
@@ -58,7 +60,7 @@ class Method:
     batch_norm_of_batch: bool = False
     common_channels: bool = False
     merged_labels: bool = False
-    one_place: bool = False
+    centralised: bool = False
     null: bool = False
     half: bool = False
     ensemble: int = 1
@@ -103,7 +105,7 @@ METHODS: dict[str, Method] = {
     "fedbs": _rival("all-but-norm", sharpness=0.05, batch_norm_of_batch=True),
     "fedavg-riemann": Method({"share": "all"}, common_channels=True, merged_labels=True),
     "fedper-riemann": Method({"share": "all-but-head"}, common_channels=True, merged_labels=True),
-    "one-place": Method(one_place=True),
+    "centralised": Method(centralised=True),
 }
 
 
@@ -122,7 +124,7 @@ class Scored:
 
 
 def configured(federation: Federation, method: Method, seed: int) -> Federation:
-    """Give the federation as a method wants it."""
+    """Return the federation as a method wants it."""
     changes = dict(method.contract)
     if method.common_channels:
         changes["channels"] = COMMON_CHANNELS
@@ -134,13 +136,13 @@ def configured(federation: Federation, method: Method, seed: int) -> Federation:
         del document["contract"]["alignment"]
     document["training"] |= {**method.training, "seed": seed}
     document["site"] = [{**site, **method.site} for site in document["site"]]
-    if method.one_place:
+    if method.centralised:
         datasets = [
-            {**dataset, "name": f"{site['name']}{ONE_PLACE}{dataset['name']}"}
+            {**dataset, "name": f"{site['name']}{JOINT}{dataset['name']}"}
             for site in document["site"]
             for dataset in site["dataset"]
         ]
-        document["site"] = [{"name": "one-place", "dataset": datasets}]
+        document["site"] = [{"name": CENTRE, "dataset": datasets}]
     return Federation.model_validate_json(json.dumps(document))
 
 
@@ -161,72 +163,21 @@ def run_method(federation: Federation, method: Method, seed: int, store: Path) -
     wanted = configured(federation, method, seed)
     if not method.null:
         return _trained_and_predicted(wanted, method, store, None)
-    found = []
+    rows = []
     for site in wanted.site:  # each site in turn is the one that learns from sites which have nothing to teach
         scored = _trained_and_predicted(wanted, method, store, site.name)
-        found += [row for row in scored if row.site == site.name]
-    return found
-
-
-def train_together(
-    federation: Federation,
-    store: Path,
-    change: Callable[[SplitModule], None] = lambda network: None,
-    trials_of: Callable[[Site], dict[str, BranchTrials]] | None = None,
-    half: bool = False,
-    **settings_of_method: Any,
-) -> tuple[dict[str, SplitModule], dict[str, float]]:
-    """Train all sites round by round in this process; give each site's network and its CPU seconds."""
-    contract, training = federation.contract, federation.training
-    settings = replace(federation.settings, **settings_of_method)
-    load = trials_of or (lambda site: training_trials(site, contract, store))
-    trials = {site.name: load(site) for site in federation.site}
-    networks: dict[str, SplitModule] = {}
-    for site in federation.site:
-        networks[site.name] = site_network(federation, site, store)
-        change(networks[site.name])
-    states: dict[str, dict[str, Tensor] | None] = dict.fromkeys(networks)
-    seconds = dict.fromkeys(networks, 0.0)
-    weights = {
-        name: 1.0 if contract.weighting == "equal" else float(sum(len(t.labels) for t in of_site.values()))
-        for name, of_site in trials.items()
-    }
-    seeds = {site.name: site_seed(federation, site) for site in federation.site}
-    for number in range(1, training.rounds + 1):
-        for name in sorted(networks):
-            began = time.process_time()
-            _, states[name] = train_round(
-                networks[name],
-                trials[name],
-                settings,
-                seed=derive_seed(seeds[name], name, number),
-                optimiser_state=states[name],
-            )
-            seconds[name] += time.process_time() - began
-        layers = [
-            (weights[name] / sum(weights.values()), _sent(networks[name].common_state(), half))
-            for name in sorted(networks)
-        ]
-        mean = {
-            key: sum((part * state[key] for part, state in layers[1:]), layers[0][0] * layers[0][1][key])
-            for key in layers[0][1]
-        }
-        for network in networks.values():
-            network.load_common(_sent(mean, half))
-    return networks, seconds
-
-
-def _sent(layers: dict[str, Tensor], half: bool) -> dict[str, Tensor]:
-    """Give layers as they arrive."""
-    return {name: values.half().float() for name, values in layers.items()} if half else layers
+        rows += [row for row in scored if row.site == site.name]
+    return rows
 
 
 def _trained_and_predicted(federation: Federation, method: Method, store: Path, kept: str | None) -> list[Scored]:
     contract, training = federation.contract, federation.training
 
-    def trials_of(site: Site) -> dict[str, BranchTrials]:
-        trials = training_trials(site, contract, store)
-        return trials if kept in (None, site.name) else {k: _shuffled(t, training.seed) for k, t in trials.items()}
+    def trials_of(opened: SiteTrials) -> dict[str, BranchTrials]:
+        trials = opened.training()
+        if kept in (None, opened.site.name):
+            return trials
+        return {name: _shuffled(of_branch, training.seed) for name, of_branch in trials.items()}
 
     networks, seconds = train_together(
         federation,
@@ -241,24 +192,17 @@ def _trained_and_predicted(federation: Federation, method: Method, store: Path, 
     common = sum(
         array.numel() * (2 if method.half else 4) for array in server_network(federation).common_state().values()
     )
-    found = []
+    rows = []
     for site in federation.site:
-        n_bytes = 0 if contract.share == "none" or method.one_place else 2 * training.rounds * common
-        own = calibration_trials(site, contract, store)
-        for target in target_trials(site, contract, store):
+        n_bytes = 0 if contract.share == "none" or method.centralised else 2 * training.rounds * common
+        opened = SiteTrials(site, contract, store)
+        for target in opened.targets():
             began = time.process_time()
-            words = (training.seed, site.name, target.dataset, target.subject, "fine-tune")
-            network = fine_tune(
-                networks[site.name],
-                own[target.dataset, target.subject],
-                target.branch,
-                federation.settings,
-                derive_seed(*words),
-            )
+            network = fine_tuned(federation, opened, networks[site.name], target)
             probabilities = predict(network, target.signals, target.branch)
-            where = target.dataset.split(ONE_PLACE) if method.one_place else [site.name, target.dataset]
+            where = target.dataset.split(JOINT) if method.centralised else [site.name, target.dataset]
             spent = seconds[site.name] + time.process_time() - began
-            found.append(
+            rows.append(
                 Scored(
                     site=where[0],
                     dataset=where[1],
@@ -270,7 +214,7 @@ def _trained_and_predicted(federation: Federation, method: Method, store: Path, 
                     n_bytes=n_bytes,
                 )
             )
-    return found
+    return rows
 
 
 def _shuffled(trials: BranchTrials, seed: int) -> BranchTrials:

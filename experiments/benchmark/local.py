@@ -16,7 +16,7 @@ from sklearn.pipeline import make_pipeline
 
 from experiments.benchmark.federated import Scored
 from federation.contract import Contract, Federation
-from federation.site_trials import Target, calibration_trials, target_trials, training_trials
+from federation.site_trials import SiteTrials, Target
 from mfscsn.inputs import Alignment
 from mfscsn.training import BranchTrials, derive_seed
 
@@ -35,24 +35,27 @@ def run_alone(name: str, federation: Federation, seed: int, store: Path) -> list
 
 
 def _own(classify: Classify, alignment: str = "none") -> Callable[[Federation, int, Path], Iterator[Scored]]:
-    """Give a method that sees a subject's own calibration and nothing else."""
+    """Return a method that sees a subject's own calibration and nothing else."""
 
     def run(federation: Federation, seed: int, store: Path) -> Iterator[Scored]:
         contract = _contract(federation, alignment)
         for site in federation.site:
-            own = calibration_trials(site, contract, store)
-            for target in target_trials(site, contract, store):
+            opened = SiteTrials(site, contract, store)
+            own = opened.calibration()
+            for target in opened.targets():
                 began = time.process_time()
                 trials = own[target.dataset, target.subject]
                 words = (seed, site.name, target.dataset, target.subject)
-                known, found = classify(trials.signals, trials.labels, target.signals, contract, derive_seed(*words))
-                yield _scored(site.name, target, known, found, len(trials.names), began)
+                known, probabilities = classify(
+                    trials.signals, trials.labels, target.signals, contract, derive_seed(*words)
+                )
+                yield _scored(site.name, target, known, probabilities, len(trials.names), began)
 
     return run
 
 
 def _site(alignment: str, own_weight: float) -> Callable[[Federation, int, Path], Iterator[Scored]]:
-    """Give logistic regression on the tangent vectors of all the site's training trials.
+    """Return logistic regression on the tangent vectors of all the site's training trials.
 
     Own trials of the target weigh `own_weight` times as much as another subject's. Without alignment all tangent
     vectors are at the mean of the site; with it, each subject's at its own.
@@ -61,10 +64,10 @@ def _site(alignment: str, own_weight: float) -> Callable[[Federation, int, Path]
     def run(federation: Federation, seed: int, store: Path) -> Iterator[Scored]:
         contract = _contract(federation, alignment)
         for site in federation.site:
-            pooled = training_trials(site, contract, store)
-            own = calibration_trials(site, contract, store)
+            opened = SiteTrials(site, contract, store)
+            pooled, own = opened.training(), opened.calibration()
             features = {branch: _features(trials, contract) for branch, trials in pooled.items()}
-            for target in target_trials(site, contract, store):
+            for target in opened.targets():
                 began = time.process_time()
                 trials, mine = pooled[target.branch], own[target.dataset, target.subject]
                 kept = np.isin(trials.labels, target.outputs)
@@ -75,17 +78,17 @@ def _site(alignment: str, own_weight: float) -> Callable[[Federation, int, Path]
                 weight = np.concatenate([np.ones(kept.sum()), np.full(len(mine.labels), own_weight - 1)])
                 model = LogisticRegression(C=0.003, class_weight="balanced", max_iter=1000)
                 model.fit(x[weight > 0], y[weight > 0], sample_weight=weight[weight > 0])
-                found = model.predict_proba(flat(target.signals))
-                yield _scored(site.name, target, model.classes_, found, len(trials.names), began)
+                probabilities = model.predict_proba(flat(target.signals))
+                yield _scored(site.name, target, model.classes_, probabilities, len(trials.names), began)
 
     return run
 
 
 def _scored(
-    site: str, target: Target, known: NDArray[np.int64], found: NDArray[np.float64], n_outputs: int, began: float
+    site: str, target: Target, known: NDArray[np.int64], of_classes: NDArray[np.float64], n_outputs: int, began: float
 ) -> Scored:
-    probabilities = np.zeros((len(found), n_outputs))
-    probabilities[:, known] = found
+    probabilities = np.zeros((len(of_classes), n_outputs))
+    probabilities[:, known] = of_classes
     return Scored(
         site,
         target.dataset,
@@ -99,7 +102,7 @@ def _scored(
 
 
 def _contract(federation: Federation, alignment: str) -> Contract:
-    extractor = "riemann" if alignment in ("recentred", "followed") else "shallow"
+    extractor = "riemann" if alignment in ("recentred", "adaptive") else "shallow"
     return federation.contract.model_copy(update={"extractor": extractor, "alignment": alignment})
 
 
@@ -135,7 +138,7 @@ def _own_riemann(x: Signals, y: NDArray[np.int64], test: Signals, contract: Cont
 
 
 def _own_network(kind: str) -> Classify:
-    """Give braindecode's network on signals that Euclidean alignment whitens."""
+    """Return braindecode's network on signals that Euclidean alignment whitens."""
 
     def classify(x: Signals, y: NDArray[np.int64], test: Signals, contract: Contract, seed: int) -> Any:
         import braindecode.models
@@ -159,8 +162,8 @@ def _own_network(kind: str) -> Classify:
             optimiser.step()
         network.eval()
         with torch.inference_mode():
-            found = torch.cat([network(part).softmax(1) for part in torch.split(held, 128)])
-        return known, found.double().numpy()
+            probabilities = torch.cat([network(part).softmax(1) for part in torch.split(held, 128)])
+        return known, probabilities.double().numpy()
 
     return classify
 
@@ -186,13 +189,13 @@ ALONE: dict[str, Callable[[Federation, int, Path], Iterator[Scored]]] = {
     "own-tangent-space": _own(_tangent_space(ONE_BAND)),
     "own-filter-bank-tangent-space": _own(_tangent_space(FILTER_BANK)),
     "own-recentred": _own(_own_riemann, "recentred"),
-    "own-followed": _own(_own_riemann, "followed"),
+    "own-adaptive": _own(_own_riemann, "adaptive"),
     "own-shallow": _own(_own_network("ShallowFBCSPNet")),
     "own-eegnet": _own(_own_network("EEGNet")),
     "own-eeginception": _own(_own_network("EEGInceptionERP")),
     "site-pooled-uncentred": _site("none", 1.0),
     "site-pooled": _site("recentred", 1.0),
     "site-weighted": _site("recentred", OWN_WEIGHT),
-    "site-weighted-followed": _site("followed", OWN_WEIGHT),
+    "site-weighted-adaptive": _site("adaptive", OWN_WEIGHT),
 }
 SEEDED = {"own-shallow", "own-eegnet", "own-eeginception"}  # the others give the same for every seed

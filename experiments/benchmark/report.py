@@ -11,7 +11,7 @@ from experiments.report.page import Figure, Section, TableOf, write_page
 
 
 def report_benchmark(rows: pd.DataFrame, table: Path, name: str) -> Path:
-    """Write a benchmark's report beside its results; give its path.
+    """Write a benchmark's report beside its results; return its path.
 
     Parameters
     ----------
@@ -42,14 +42,14 @@ def report_benchmark(rows: pd.DataFrame, table: Path, name: str) -> Path:
 
 
 def _sharing(rows: pd.DataFrame, amounts: Sequence[int]) -> list[str]:
-    found = []
+    lines = []
     for amount in amounts:
         part = rows[rows["asked"] == amount]
         for method in sorted(set(part["method"]), key=lambda name: (name != OURS, name)):
             if f"{method}{TWIN}" in set(part["method"]):
                 line = sharing_line(part, method)
-                found.append(f"{line}{f', with {amount} calibration trials' if amount else ''}.")
-    return [f"{line[0].upper()}{line[1:]}" for line in found]
+                lines.append(f"{line}{f', with {amount} calibration trials' if amount else ''}.")
+    return [f"{line[0].upper()}{line[1:]}" for line in lines]
 
 
 def _figure(rows: pd.DataFrame, table: Path) -> Figure:

@@ -15,15 +15,16 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import Field
 
-from data.errors import InputError, nearest
+from data.errors import InputError
 from data.files import replaced
 from data.store import relabelled_store
 from experiments.benchmark.federated import METHODS, configured, run_method
 from experiments.benchmark.local import ALONE, SEEDED, run_alone
 from experiments.prepare import prepare_sites
-from federation.contract import Federation, Site, Table, load_federation, parse_table, read_toml
+from federation.contract import Federation, Site, load_federation
 from federation.site_scores import balanced_accuracy
-from federation.site_trials import calibration_trials, digest
+from federation.site_trials import SiteTrials
+from federation.tables import Table, parse_table, read_toml, suggested
 from federation.workers import start_workers, stop_workers
 
 COLUMNS = (
@@ -97,7 +98,7 @@ def load_bench(path: Path, data_root: Path | None = None) -> tuple[Bench, Federa
 
 
 def results_path(bench: Bench, path: Path, name: str) -> Path:
-    """Say where the results of a BENCH.toml are kept: where it says, unless they go by another name than its own."""
+    """Return where the results of a BENCH.toml are kept: where it says, unless they go by another name than its own."""
     if bench.results and name == path.stem:
         return Path(os.path.normpath(path.parent / bench.results))
     return Path("results") / f"{name}.csv"
@@ -107,7 +108,7 @@ def check_method(method: str, known: Sequence[str], where: str) -> None:
     """Raise InputError when there is no such method."""
     if method not in known:
         raise InputError(
-            f"{where}: no such method {method!r}{nearest(method, list(known))}; there are {', '.join(known)}"
+            f"{where}: no such method {method!r}{suggested(method, list(known))}; there are {', '.join(known)}"
         )
 
 
@@ -131,7 +132,7 @@ def missing_jobs(bench: Bench, rows: pd.DataFrame) -> list[Job]:
 
 
 def chosen_rows(bench: Bench, rows: pd.DataFrame) -> pd.DataFrame:
-    """Give the rows that a benchmark asks for, in the order of its methods."""
+    """Return the rows that a benchmark asks for, in the order of its methods."""
     chosen = rows[rows["method"].isin(bench.methods) & (rows["seed"] < bench.seeds)]
     place = {method: k for k, method in enumerate(bench.methods)}
     return chosen.sort_values("method", key=lambda names: names.map(place), kind="stable", ignore_index=True)
@@ -201,14 +202,14 @@ def run_job(job: Job, federation: Federation, store: Path) -> list[dict[str, obj
     scored = []
     for federation_of_job, names in _in_turn(federation, job):
         if job.method in ALONE:
-            found = run_alone(job.method, federation_of_job, job.seed, store)
+            of_method = run_alone(job.method, federation_of_job, job.seed, store)
         else:
-            found = run_method(federation_of_job, METHODS[job.method], job.seed, store)
-        scored += [row for row in found if row.site in names]
+            of_method = run_method(federation_of_job, METHODS[job.method], job.seed, store)
+        scored += [row for row in of_method if row.site in names]
     sizes = {
         (site.name, subject): len(trials.labels)
         for site in federation.site
-        for (_, subject), trials in calibration_trials(site, federation.contract, store).items()
+        for (_, subject), trials in SiteTrials(site, federation.contract, store).calibration().items()
     }
     return [
         {
@@ -229,7 +230,7 @@ def run_job(job: Job, federation: Federation, store: Path) -> list[dict[str, obj
 
 
 def _in_turn(federation: Federation, job: Job) -> Iterator[tuple[Federation, set[str]]]:
-    """Give the federations that a job trains, and the sites whose targets are scored in each."""
+    """Return the federations that a job trains, and the sites whose targets are scored in each."""
     if not job.new_site:
         yield federation, {site.name for site in federation.site}
         return
@@ -281,7 +282,7 @@ def shuffled_store(store: Path, out: Path, seed: int = 0) -> None:
 
 
 def _trials(federation: Federation, store: Path) -> str:
-    digests = [digest(site, federation.contract, store) for site in federation.site]
+    digests = [SiteTrials(site, federation.contract, store).digest() for site in federation.site]
     split = [[d.model_dump(mode="json", exclude={"source"}) for d in site.dataset] for site in federation.site]
     return hashlib.sha256(json.dumps([digests, split]).encode()).hexdigest()
 

@@ -13,22 +13,11 @@ from rich.table import Table
 from scipy.stats import wilcoxon
 
 from experiments.report.plots import new_figure, write_figure
+from experiments.statistics import Estimate
 
 OURS, TWIN = "mf-scsn", "-unshared"
 UNSHARED = f"{OURS}{TWIN}"
 N_BOOTSTRAP = 2000
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean with its 95 % interval, in points of balanced accuracy."""
-
-    mean: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.mean:.1f} ({self.low:.1f} to {self.high:.1f})"
 
 
 @dataclass(frozen=True)
@@ -106,7 +95,7 @@ def print_benchmark(rows: pd.DataFrame, name: str) -> None:
 
 
 def sharing_line(rows: pd.DataFrame, method: str = OURS) -> str:
-    """Say whether sharing itself gives a gain: a method against its unshared twin."""
+    """Describe whether sharing itself gives a gain: a method against its unshared twin."""
     gain = paired(rows, method, f"{method}{TWIN}")
     if gain.gain.low > 0:
         verdict = "sharing the common layers gives a gain"
@@ -129,14 +118,14 @@ def joining_table(rows: pd.DataFrame) -> Table:
 
 
 def plot(rows: pd.DataFrame, folder: Path, name: str) -> list[Path]:
-    """Draw the methods with their intervals and, where calibration was swept, the curve; give the files."""
+    """Draw the methods with their intervals and, where calibration was swept, the curve; return the files."""
     methods = list(dict.fromkeys(rows["method"]))
     amounts = sorted(rows["asked"].unique())
     figure, axes = new_figure(name, 7, 0.3 * len(methods) + 1 if len(amounts) == 1 else 4)
     for k, method in enumerate(methods):
-        found = [estimate(rows[rows["asked"] == amount], method) for amount in amounts]
-        means = np.array([f.mean for f in found])
-        spread = np.array([[f.mean - f.low for f in found], [f.high - f.mean for f in found]])
+        estimates = [estimate(rows[rows["asked"] == amount], method) for amount in amounts]
+        means = np.array([f.mean for f in estimates])
+        spread = np.array([[f.mean - f.low for f in estimates], [f.high - f.mean for f in estimates]])
         if len(amounts) == 1:
             axes.errorbar(means, [len(methods) - k], xerr=spread, fmt="o", color="C1" if method == OURS else "C0")
         else:
@@ -156,7 +145,7 @@ def _sites(rows: pd.DataFrame) -> list[str]:
 
 
 def _grouping(rows: pd.DataFrame) -> str:
-    """Say what subjects are averaged within: their site or, where every site is one subject, their data set."""
+    """Return what subjects are averaged within: their site or, where every site is one subject, their data set."""
     return "site" if rows.groupby("site")["subject"].nunique().max() > 1 else "dataset"
 
 

@@ -3,12 +3,14 @@
 import os
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from data.errors import InputError
+from experiments.cli.options import PREPARED, StoreRoot, Threads, takes
 
 if TYPE_CHECKING:
     from experiments.beetl.run import Task
@@ -29,14 +31,11 @@ Sources = Annotated[
     Literal["moabb", "simulated", "null"],
     typer.Option(help="The three source data sets: MOABB's, simulated ones, or simulated without imagery (control)."),
 ]
-Store = Annotated[Path, typer.Option(help="Folder for prepared trials.")]
 Rounds = Annotated[int | None, typer.Option(min=1, help="Rounds, in place of the settings'.")]
 Seed = Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Seed of the training.  \\[default: 0]")]
 Unit = Annotated[
     list[str] | None, typer.Option(help="What converted files are in, such as B=volts.", metavar="A|B=UNIT")
 ]
-Threads = Annotated[int, typer.Option(min=1, help="Threads a site trains with; results repeat at one number.")]
-PREPARED = Path("prepared")
 
 
 @app.command()
@@ -66,7 +65,7 @@ def simulate(
     """Make a whole competition, simulated, with known labels: a test bed, and a dry run without the data."""
     from data.beetl_simulated import simulate_competition
     from experiments.cli.show import ProgressLines
-    from experiments.simulate import Progress
+    from experiments.progress import Progress
 
     with ProgressLines() as show:
         simulate_competition(
@@ -75,62 +74,62 @@ def simulate(
     typer.echo(f"a simulated competition: {folder}")
 
 
-@app.command()
-def run(
-    data: Data = None,
-    phase: PhaseOption = "final",
-    sources: Sources = "moabb",
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What both `mfscsn beetl run` and `tune` are told."""
+
+    data: Data = None
+    phase: PhaseOption = "final"
+    sources: Sources = "moabb"
+    rounds: Rounds = None
+    seed: Seed = None
+    unit: Unit = None
+    store: StoreRoot = PREPARED
+    threads: Threads = 1
+
+    def task(self, method: str = "mf-scsn", transductive: bool = False) -> "Task":
+        """Return what is asked for."""
+        from experiments.beetl.run import Task
+
+        if self.data is None:
+            raise InputError("give --data DIR, the folder that `mfscsn beetl fetch` or `mfscsn beetl simulate` made")
+        return Task(str(self.data.resolve()), self.phase, self.sources, method, transductive)
+
+    def settings(self, path: Path | None = None) -> dict[str, Any]:
+        """Read the settings' file, with what the command line says in its place."""
+        from federation.tables import read_toml
+
+        settings = read_toml(path) if path else {}
+        given = {key: value for key, value in (("rounds", self.rounds), ("seed", self.seed)) if value is not None}
+        if given and isinstance(settings.setdefault("training", {}), dict):
+            settings["training"] |= given
+        return settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run(Training):
+    """What `mfscsn beetl run` is told."""
+
     method: Annotated[
         Literal["mf-scsn", "local-site", "baseline"],
         typer.Option(help="The federation; its target sites unshared; the organisers' network for each subject."),
-    ] = "mf-scsn",
+    ] = "mf-scsn"
     transductive: Annotated[
         bool, typer.Option("--transductive", help="Answer a second time, aligned on the unlabelled test trials.")
-    ] = False,
-    settings: Annotated[
-        Path | None, typer.Option(help="Tables \\[contract] and \\[training], as `tune` writes them.")
-    ] = None,
-    rounds: Rounds = None,
-    seed: Seed = None,
-    unit: Unit = None,
-    out: Annotated[Path | None, typer.Option(help="The run's folder.  \\[default: runs/beetl-METHOD-DATE]")] = None,
+    ] = False
+    settings_file: Annotated[
+        Path | None, typer.Option("--settings", help="Tables \\[contract] and \\[training], as `tune` writes them.")
+    ] = None
+    out: Annotated[Path | None, typer.Option(help="The run's folder.  \\[default: runs/beetl-METHOD-DATE]")] = None
     resume: Annotated[
         Path | None, typer.Option(help="Go on with the run in this folder, as it was begun.", metavar="RUN")
-    ] = None,
-    store: Store = PREPARED,
-    threads: Threads = 1,
-) -> None:
-    """Train, write answer.txt and answer.zip, and score them where the labels are at hand."""
-    from experiments.beetl.run import Task, answer, beetl_federation, begin, reopen, train
-    from experiments.beetl.show import score_table
-    from experiments.cli.show import ProgressLines
-
-    with ProgressLines() as show:
-        if resume is not None:
-            _check_alone("--resume", ("resume", "transductive"))
-            started, task = reopen(resume, show.prepared, transductive)
-        else:
-            task = Task(str(_needed(data).resolve()), phase, sources, method, transductive)
-            federation = beetl_federation(
-                task, _settings(settings, rounds, seed), _units(unit), where=str(settings or "beetl.toml")
-            )
-            path = out or Path("runs") / f"beetl-{method}-{time.strftime('%Y%m%d-%H%M%S')}"
-            started = begin(task, federation, path, store, threads, show.prepared)
-    _train(started, task, train)
-    for answered in answer(started, task):
-        typer.echo(f"{answered.name}: {os.path.relpath(answered.path)} and .zip")
-        if answered.score is None:
-            typer.echo("not scored: the labels of this phase are not at hand")
-        else:
-            score_table(answered.score, _title(task, started, answered.name))
-    typer.echo(f"run folder: {os.path.relpath(started.path)}")
+    ] = None
 
 
-@app.command()
-def tune(
-    data: Data = None,
-    phase: PhaseOption = "final",
-    sources: Sources = "moabb",
+@dataclass(frozen=True, kw_only=True)
+class Tune(Training):
+    """What `mfscsn beetl tune` is told."""
+
     tries: Annotated[
         list[str] | None,
         typer.Option(
@@ -139,55 +138,75 @@ def tune(
             "  \\[default: contract.shrinkage=0.0,0.1,0.3,0.5]",
             metavar="KEY=VALUES",
         ),
-    ] = None,
-    rounds: Rounds = None,
-    seed: Seed = None,
-    unit: Unit = None,
-    out: Annotated[Path, typer.Option(help="The file for the chosen settings.")] = Path("tuned.toml"),
+    ] = None
+    out: Annotated[Path, typer.Option(help="The file for the chosen settings.")] = Path("tuned.toml")
     work: Annotated[Path, typer.Option(help="Folder for the runs; what is done there is not done again.")] = Path(
         "runs/beetl-tune"
-    ),
-    store: Store = PREPARED,
-    threads: Threads = 1,
-) -> None:
-    """Choose settings on labelled trials: leave one race (A) or block (B) out. Five whole runs a candidate."""
-    from experiments.beetl.run import Task, begin_or_reopen
-    from experiments.beetl.show import tune_table
-    from experiments.beetl.tune import candidates, choose, describe, write_settings
+    )
+
+
+@app.command()
+@takes(Run)
+def run(asked: Run) -> None:
+    """Train, write answer.txt and answer.zip, and score them where the labels are at hand."""
+    from experiments.beetl.run import answer, beetl_federation, begin_run, reopen_run
+    from experiments.beetl.show import beetl_score_table
     from experiments.cli.show import ProgressLines
 
-    task = Task(str(_needed(data).resolve()), phase, sources)
-    if out.exists():
-        raise InputError(f"{out}: already exists; give another --out, or move it away")
-    grid = candidates(tries or [])
-    if rounds is not None and "training.rounds" in grid[0]:
+    with ProgressLines() as show:
+        if asked.resume is not None:
+            _check_alone("--resume", ("resume", "transductive"))
+            started, task = reopen_run(asked.resume, show.prepared, asked.transductive)
+        else:
+            task = asked.task(asked.method, asked.transductive)
+            where = str(asked.settings_file or "beetl.toml")
+            federation = beetl_federation(task, asked.settings(asked.settings_file), _units(asked.unit), where=where)
+            path = asked.out or Path("runs") / f"beetl-{task.method}-{time.strftime('%Y%m%d-%H%M%S')}"
+            started = begin_run(task, federation, path, asked.store, asked.threads, show.prepared)
+    _train(started, task)
+    for answered in answer(started, task):
+        typer.echo(f"{answered.name}: {os.path.relpath(answered.path)} and .zip")
+        if answered.score is None:
+            typer.echo("not scored: the labels of this phase are not at hand")
+        else:
+            beetl_score_table(answered.score, _title(task, started, answered.name))
+    typer.echo(f"run folder: {os.path.relpath(started.path)}")
+
+
+@app.command()
+@takes(Tune)
+def tune(asked: Tune) -> None:
+    """Choose settings on labelled trials: leave one race (A) or block (B) out. Five whole runs a candidate."""
+    from experiments.beetl.run import begin_or_reopen
+    from experiments.beetl.show import tune_table
+    from experiments.beetl.tune import Tuning, candidates, choose, describe, write_settings
+    from experiments.cli.show import ProgressLines
+
+    task = asked.task()
+    if asked.out.exists():
+        raise InputError(f"{asked.out}: already exists; give another --out, or move it away")
+    grid = candidates(asked.tries or [])
+    if asked.rounds is not None and "training.rounds" in grid[0]:
         raise InputError("--rounds and --try training.rounds=... say two things; leave one of them out")
     with ProgressLines() as show:
 
         def start(federation: "Federation", fold: Path) -> "RunFolder":
-            return begin_or_reopen(task, federation, fold, store, threads, show.prepared)
+            return begin_or_reopen(task, federation, fold, asked.store, asked.threads, show.prepared)
 
-        tried = choose(
-            task,
-            grid,
-            _settings(None, rounds, seed),
-            _units(unit),
-            work,
-            start,
-            show.progress,
-            lambda t: show.line(f"{t.score:.2f} with {describe(t.settings)}"),
-        )
-    write_settings(out, tried, task, rounds)
+        tuning = Tuning(task, asked.settings(), _units(asked.unit), asked.work, start)
+        tried = choose(tuning, grid, show.progress, lambda t: show.line(f"{t.score:.2f} with {describe(t.settings)}"))
+    write_settings(asked.out, tried, task, asked.rounds)
     tune_table(tried)
-    typer.echo(f"chosen settings: {out}; score the test once: mfscsn beetl run --settings {out} ...")
+    typer.echo(f"chosen settings: {asked.out}; score the test once: mfscsn beetl run --settings {asked.out} ...")
 
 
-def _train(run: "RunFolder", task: "Task", train: Any) -> None:
+def _train(run: "RunFolder", task: "Task") -> None:
+    from experiments.beetl.run import train_run
     from experiments.cli.show import ProgressLines
 
     try:
         with ProgressLines() as show:
-            train(run, task.method, show.progress)
+            train_run(run, task.method, show.progress)
     except KeyboardInterrupt:
         print(f"interrupted; mfscsn beetl run --resume {os.path.relpath(run.path)} goes on", file=sys.stderr)
         raise typer.Exit(130) from None
@@ -197,23 +216,6 @@ def _title(task: "Task", run: "RunFolder", name: str) -> str:
     sources = f", {task.sources} sources" if task.method == "mf-scsn" else ""
     how = ", transductive: aligned on the unlabelled test trials" if name != "answer" else ""
     return f"{task.method}{sources}, seed {run.federation.training.seed}{how}"
-
-
-def _needed(data: Path | None) -> Path:
-    if data is None:
-        raise InputError("give --data DIR, the folder that `mfscsn beetl fetch` or `mfscsn beetl simulate` made")
-    return data
-
-
-def _settings(path: Path | None, rounds: int | None, seed: int | None) -> dict[str, Any]:
-    """Read the settings' file, with what the command line says in their place."""
-    from federation.contract import read_toml
-
-    settings = read_toml(path) if path else {}
-    given = {key: value for key, value in (("rounds", rounds), ("seed", seed)) if value is not None}
-    if given and isinstance(settings.setdefault("training", {}), dict):
-        settings["training"] |= given
-    return settings
 
 
 def _units(words: list[str] | None) -> dict[str, str]:

@@ -20,7 +20,7 @@ def doctor(
     runs: Annotated[Path, typer.Option("--out", help="Folder of the run, or of runs.")] = Path("runs"),
     ports: Annotated[list[int] | None, typer.Option("--port", help="Must be free; a server's is 9092.")] = None,
 ) -> None:
-    """Look at this machine before a run does; say what to mend."""
+    """Check this machine before a run, and name what to mend."""
     from experiments.doctor import examine
 
     good = True
@@ -42,10 +42,10 @@ def new(
     """Look into BIDS folders and write a FED.toml to go on from."""
     from experiments.new import parse_sites, write_federation
 
-    for found in write_federation(path, parse_sites(site)):
+    for folder in write_federation(path, parse_sites(site)):
         typer.echo(
-            f"{found.folder}: {len(found.subjects)} subjects, {len(found.channels)} channels, {found.sfreq:g} Hz;"
-            f" tasks {', '.join(found.tasks)}; targets {', '.join(found.targets)}"
+            f"{folder.folder}: {len(folder.subjects)} subjects, {len(folder.channels)} channels, {folder.sfreq:g} Hz;"
+            f" tasks {', '.join(folder.tasks)}; targets {', '.join(folder.targets)}"
         )
     if len(site) == 1:
         typer.echo("one site: nothing is shared with anybody; it compares the site's subjects together with each alone")

@@ -2,12 +2,17 @@
 
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from data.errors import InputError, nearest
+from experiments.cli.options import PREPARED, Out, StoreRoot, takes
+
+if TYPE_CHECKING:
+    from federation.contract import Site
 
 app = typer.Typer()
 
@@ -20,57 +25,69 @@ Data = Annotated[
 ]
 
 
-@app.command()
-def adopt(
+@dataclass(frozen=True, kw_only=True)
+class Adoption:
+    """What `mfscsn adopt` is told."""
+
     common: Annotated[
         Path, typer.Argument(help="A finished run, or what `export` wrote.", metavar="RUN|FILE", show_default=False)
-    ],
-    data: Data,
-    tasks: Annotated[str, typer.Option(help="Annotations to tell apart.", metavar="NAME,...", show_default=False)],
-    calibration: Annotated[int, typer.Option(min=2, help="A target's first trials, which train.")] = 20,
+    ]
+    data: Data
+    tasks: Annotated[str, typer.Option(help="Annotations to tell apart.", metavar="NAME,...", show_default=False)]
+    calibration: Annotated[int, typer.Option(min=2, help="A target's first trials, which train.")] = 20
     targets: Annotated[
         str | None,
         typer.Option(help="Subjects to be scored; others train whole.  \\[default: all]", metavar="NAME,..."),
-    ] = None,
-    subjects: Annotated[str | None, typer.Option(help="Only these are used.", metavar="NAME,...")] = None,
-    name: Annotated[str, typer.Option(help="The new site's name.")] = "here",
-    seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Seed, in place of the run's.")] = None,
-    out: Annotated[Path | None, typer.Option(help="The run's folder.  \\[default: runs/NAME-DATE-TIME]")] = None,
-    store: Annotated[Path, typer.Option(help="Folder for prepared trials.")] = Path("prepared"),
-) -> None:
+    ] = None
+    subjects: Annotated[str | None, typer.Option(help="Only these are used.", metavar="NAME,...")] = None
+    name: Annotated[str, typer.Option(help="The new site's name.")] = "here"
+    seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Seed, in place of the run's.")] = None
+    out: Out = None
+    store: StoreRoot = PREPARED
+
+    def site(self) -> "Site":
+        """Describe the new site; its data set's subjects are named."""
+        from data.sources import open_source
+        from federation.contract import Site
+        from federation.tables import parse_table
+
+        source = _absolute(self.data)
+        used = _names(self.subjects) or open_source(source).subjects()
+        dataset = {
+            "source": source,
+            "tasks": _names(self.tasks),
+            "subjects": used,
+            "targets": _names(self.targets) or used,
+            "calibration": {"first": self.calibration},
+        }
+        return parse_table(Site, {"name": self.name, "dataset": [dataset]}, "adopt")
+
+
+@app.command()
+@takes(Adoption)
+def adopt(asked: Adoption) -> None:
     """Train a new site around a finished run's common layers."""
-    from data.sources import open_source
     from experiments.adopt import adopt as train_around
     from experiments.adopt import adopting
     from experiments.cli.show import ProgressLines, score_table
     from experiments.prepare import prepare_sites
     from experiments.report.run import report
     from federation.common_layers import read_common
-    from federation.contract import Site, parse_table
     from federation.run_folder import RunFolder, check_free
     from federation.workers import warm_up
 
     warm_up(threads=1)
-    found = read_common(common)
-    source = _absolute(data)
-    used = _names(subjects) or open_source(source).subjects()
-    dataset = {
-        "source": source,
-        "tasks": _names(tasks),
-        "subjects": used,
-        "targets": _names(targets) or used,
-        "calibration": {"first": calibration},
-    }
-    federation = adopting(found, parse_table(Site, {"name": name, "dataset": [dataset]}, "adopt"), seed)
-    path = out or Path("runs") / f"{federation.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    common = read_common(asked.common)
+    federation = adopting(common, asked.site(), asked.seed)
+    path = asked.out or Path("runs") / f"{federation.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     check_free(path, resumable=False)
     with ProgressLines() as show:
-        federation = prepare_sites(federation, store, show.prepared)
-        run = RunFolder.create(path, federation, store, 1)
-        scores = train_around(run, found, show.progress)
+        federation = prepare_sites(federation, asked.store, show.prepared)
+        run = RunFolder.create(path, federation, asked.store, 1)
+        scores = train_around(run, common, show.progress)
     score_table(scores)
     typer.echo(
-        f"mf-scsn: around the layers of {found.name}; local-site: the same network with common layers of its own"
+        f"mf-scsn: around the layers of {common.name}; local-site: the same network with common layers of its own"
     )
     typer.echo(f"run folder: {os.path.relpath(run.path)}\nreport: {os.path.relpath(report(run))}")
 
@@ -99,14 +116,14 @@ def predict(
     sites = [one.name for one in opened.federation.site]
     if site is None and len(sites) > 1:
         raise InputError(f"{run} has the sites {', '.join(sites)}; say whose network with --site")
-    found = []
+    predictions = []
     for one in predict_recordings(opened, site or sites[0], _absolute(data), _names(cues), _names(subjects) or None):
-        found.append(one)
+        predictions.append(one)
         how = "these trials themselves, all at once: it is new to the site"
         if one.known:
             how = "its own training trials; of trials that trained the network, the probabilities say nothing"
         typer.echo(f"subject {one.subject}: {len(one.trials)} trials, aligned by {how}")
-    write_predictions(out, found)
+    write_predictions(out, predictions)
     typer.echo(f"probabilities: {out}")
 
 

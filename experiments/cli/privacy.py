@@ -1,4 +1,4 @@
-"""`mfscsn privacy ...`: what noise, how many rounds, or which epsilon."""
+"""`mfscsn privacy ...`: which noise multiplier, how many rounds, or which epsilon."""
 
 import math
 from typing import Annotated
@@ -23,20 +23,24 @@ def plan(
     batch_size: Annotated[int, typer.Option(min=1, help="Of the federation's training.")] = 64,
     local_epochs: Annotated[int, typer.Option(min=1, help="Of the federation's training.")] = 1,
     delta: Annotated[float, typer.Option(help="With which probability more may be told.")] = 1e-5,
-    noise: Annotated[float | None, typer.Option(help="Of the noise, over the cut.", show_default=False)] = None,
+    noise_multiplier: Annotated[
+        float | None, typer.Option(help="Deviation of the noise, over max_grad_norm.", show_default=False)
+    ] = None,
     rounds: Annotated[int | None, typer.Option(min=1, help="Of all runs together.", show_default=False)] = None,
     epsilon: Annotated[float | None, typer.Option(help="The budget.", show_default=False)] = None,
 ) -> None:
-    """Solve for noise, rounds or epsilon from the other two."""
-    from federation.privacy.ledger import UNIT, epsilon_of, least_noise, most_rounds
+    """Solve for noise multiplier, rounds or epsilon from the other two."""
+    from federation.privacy.ledger import UNIT, epsilon_of, least_noise_multiplier, most_rounds
     from federation.privacy.private_training import steps_of_round
     from mfscsn.training import Settings
 
-    given = {"--noise": noise, "--rounds": rounds, "--epsilon": epsilon}
+    given = {"--noise-multiplier": noise_multiplier, "--rounds": rounds, "--epsilon": epsilon}
     if sum(value is not None for value in given.values()) != 2:
         named = ", ".join(name for name, value in given.items() if value is not None) or "none"
-        raise InputError(f"give two of --noise, --rounds and --epsilon; the third is solved for (given: {named})")
-    for name, value in (("--noise", noise), ("--epsilon", epsilon), ("--delta", delta)):
+        raise InputError(
+            f"give two of --noise-multiplier, --rounds and --epsilon; the third is solved for (given: {named})"
+        )
+    for name, value in (("--noise-multiplier", noise_multiplier), ("--epsilon", epsilon), ("--delta", delta)):
         if value is not None and not 0 < value < math.inf:
             raise InputError(f"{name}: expected a positive number, found {value:g}")
     if delta * trials >= 1:
@@ -44,13 +48,13 @@ def plan(
             f"--delta: {delta:g} lets one of {trials} trials be told whole; take one below {1 / trials:.1g}"
         )
     steps, rate = steps_of_round({"": trials}, Settings(local_epochs=local_epochs, batch_size=batch_size))
-    if noise is None:
+    if noise_multiplier is None:
         assert rounds is not None and epsilon is not None
-        noise = least_noise(epsilon, delta, rate, rounds * steps)
+        noise_multiplier = least_noise_multiplier(epsilon, delta, rate, rounds * steps)
     if rounds is None:
         assert epsilon is not None
-        rounds = most_rounds(epsilon, delta, rate, steps, noise)
-    spent = epsilon_of([(noise, rate, rounds * steps)] if rounds else [], delta)
+        rounds = most_rounds(epsilon, delta, rate, steps, noise_multiplier)
+    spent = epsilon_of([(noise_multiplier, rate, rounds * steps)] if rounds else [], delta)
     typer.echo(f"{trials} trials: {steps} steps a round, a trial is in each with probability {rate:.3g}")
-    typer.echo(f"noise {noise:.4g}, {rounds} rounds: epsilon {spent:.4g} at delta {delta:g}")
+    typer.echo(f"noise multiplier {noise_multiplier:.4g}, {rounds} rounds: epsilon {spent:.4g} at delta {delta:g}")
     typer.echo(f"unit: {UNIT}")

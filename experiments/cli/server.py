@@ -33,8 +33,8 @@ def init(
     authority: Annotated[Path | None, typer.Option(help="The certificate of the authority that signed it.")] = None,
 ) -> None:
     """Make a server's folder: certificates, the contract to edit, and the invitation for sites."""
-    from federation.contract import as_name, parse_table, read_toml
     from federation.deployment.server_home import FederationFile, ServerFile, ServerHome
+    from federation.tables import as_name, parse_table, read_toml
 
     given = [path for path in (certificate, key, authority) if path is not None]
     if len(given) not in (0, 3):
@@ -58,10 +58,10 @@ def init(
 @app.command()
 def run(home: Home) -> None:
     """Serve until ended: sites connect over TLS with registered keys; `train` starts runs."""
+    from data.files import locked
     from federation.deployment.server_home import ServerHome
     from federation.events import event
     from federation.guard import end_guarded, flower_environment, start_guarded
-    from federation.run_folder import locked
 
     opened = ServerHome(home)
     with locked(opened.path, "run", f"{opened.path}: this server runs already"):
@@ -107,8 +107,7 @@ def train(
 ) -> None:
     """Start a run with the sites that are connected, and follow it to its end."""
     from experiments.cli.show import ProgressLines, secure_line, site_score_table
-    from experiments.deploy import begin, reopen, running_server
-    from experiments.deploy import train as train_run
+    from experiments.deploy import begin, reopen, running_server, train_deployed
     from experiments.report.run import report
     from federation.deployment.server_home import ServerHome
 
@@ -121,7 +120,7 @@ def train(
         typer.echo(CHANGED)
     try:
         with ProgressLines() as show:
-            train_run(opened, started, wait, show.progress)
+            train_deployed(opened, started, wait, show.progress)
     except KeyboardInterrupt:
         typer.echo("no longer followed; what has started goes on: `--resume` follows it, `mfscsn server stop` ends it")
         raise typer.Exit(130) from None
@@ -132,7 +131,7 @@ def train(
 
 @app.command()
 def stop(home: Home) -> None:
-    """End the run that is going on; `train --resume` takes it up after its last whole round."""
+    """End the run that is going on; `train --resume` takes it up after its last completed round."""
     from experiments.deploy import stop as stop_run
     from federation.deployment.server_home import ServerHome
 
@@ -144,19 +143,19 @@ def stop(home: Home) -> None:
 def status(
     home: Home, as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for a monitor.")] = False
 ) -> None:
-    """Say which sites are connected and where the newest run stands; exit code 1 when the server does not run."""
+    """Show which sites are connected and where the newest run stands; exit code 1 when the server does not run."""
     from experiments.cli.show import server_status
     from experiments.deploy import status as ask
     from federation.deployment.keys import days_left
     from federation.deployment.server_home import ServerHome
 
     opened = ServerHome(home)
-    found = ask(opened) | {"certificate_days": days_left(opened.path / "server.pem")}
+    answer = ask(opened) | {"certificate_days": days_left(opened.path / "server.pem")}
     if as_json:
-        typer.echo(json.dumps(found, indent=1))
+        typer.echo(json.dumps(answer, indent=1))
     else:
-        server_status(found)
-    if found["server"] != "running":
+        server_status(answer)
+    if answer["server"] != "running":
         raise typer.Exit(1)
 
 

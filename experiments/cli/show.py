@@ -13,7 +13,7 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 
 from experiments.evaluate import METHODS, Score, paired_difference
-from experiments.simulate import Progress
+from experiments.progress import Progress
 
 if TYPE_CHECKING:
     from experiments.speed.run import Row
@@ -71,12 +71,12 @@ def site_score_table(rows: Sequence[Mapping[str, str]]) -> None:
     Console().print(table)
 
 
-def secure_line(found: Mapping[str, Any] | None) -> None:
+def secure_line(noted: Mapping[str, Any] | None) -> None:
     """Print what secure aggregation did to the layers, if a run had it."""
-    if found:
+    if noted:
         print(
-            f"secure aggregation of {found['sites']} sites: a value of the common layers is"
-            f" within {found['error']:.1e} of the plain mean"
+            f"secure aggregation of {noted['sites']} sites: a value of the common layers is"
+            f" within {noted['error']:.1e} of the plain mean"
         )
 
 
@@ -86,12 +86,12 @@ def privacy_lines(spent: Mapping[str, tuple[float, float, float]]) -> None:
         print(f"privacy of site {site}: epsilon {epsilon:.3g} of {budget:g} is spent (delta {delta:g}), of one trial")
 
 
-def server_status(found: Mapping[str, Any]) -> None:
+def server_status(answer: Mapping[str, Any]) -> None:
     """Print how a server, its sites and its newest run stand."""
-    print(f"server: {found['server']}; its certificate runs for {found['certificate_days']} more days")
-    for name, site in found["sites"].items():
+    print(f"server: {answer['server']}; its certificate runs for {answer['certificate_days']} more days")
+    for name, site in answer["sites"].items():
         print(f"site {name}: {'connected' if site['connected'] else 'not connected'}, since {site['since'] or 'never'}")
-    run = found["run"]
+    run = answer["run"]
     if run is None:
         print("no run yet")
         return

@@ -50,10 +50,11 @@ def init(
     name: Annotated[str, typer.Option(help="This site's name: letters, digits, - and _.", show_default=False)],
 ) -> None:
     """Make a site's folder: its key pair, and site.toml to fill in."""
-    from federation.contract import Site, parse_table
+    from federation.contract import Site
     from federation.deployment.keys import make_site_key
     from federation.invitation import read_invitation
     from federation.run_folder import check_free
+    from federation.tables import parse_table
 
     chosen = parse_table(Site, {"name": name}, "--name").name
     read = read_invitation(invitation)
@@ -80,23 +81,24 @@ def check(
     offline: Annotated[bool, typer.Option("--offline", help="Do not connect.")] = False,
 ) -> None:
     """Read the recordings, prepare trials, check code and connection, and say what would leave. It sends nothing."""
+    from data.files import is_locked
     from experiments.cli.show import ProgressLines
     from experiments.prepare import prepare_sites
     from federation.deployment.app_bundle import bundle_hash
+    from federation.deployment.keys import check_site_key
     from federation.deployment.launcher import check_connection, sends
-    from federation.run_folder import is_locked
     from federation.site_home import SiteHome
-    from federation.site_trials import count_training
+    from federation.site_trials import SiteTrials
 
     opened = SiteHome(home)
-    opened.check_key()
+    check_site_key(opened)
     site = opened.site
     with ProgressLines() as show:
         try:
             prepare_sites(opened.federation, opened.store, show.prepared)
         except InputError as error:
             raise InputError(str(error).replace("give --data-root", "give data_root in site.toml")) from error
-    n_trials = count_training(site, opened.federation.contract, opened.store)
+    n_trials = SiteTrials(site, opened.federation.contract, opened.store).n_training()
     typer.echo(f"recordings: {n_trials} trials of {len(site.dataset)} data set(s) would train")
     typer.echo(f"contract: {opened.federation.name!r} of the invitation; {_contract(opened)}")
     approved = bundle_hash()
@@ -121,15 +123,16 @@ def check(
 @app.command()
 def run(home: Home) -> None:
     """Take part until ended: wait for the server's messages, train, send the common layers."""
+    from federation.deployment.keys import check_site_key
     from federation.deployment.launcher import run_site
     from federation.events import event
     from federation.site_home import SiteHome
-    from federation.site_trials import check_site
+    from federation.site_trials import SiteTrials
 
     opened = SiteHome(home)
-    opened.check_key()
+    check_site_key(opened)
     try:
-        check_site(opened.site, opened.federation.contract, opened.store)
+        SiteTrials(opened.site, opened.federation.contract, opened.store).check()
     except InputError as error:
         words = str(error).replace("; run `mfscsn prepare`", "")
         raise InputError(f"{words}; fill in site.toml, then `mfscsn site check {_shown(opened.path)}`") from error
@@ -147,18 +150,18 @@ def evaluate(
     """Score a run's last layers on this site's own test trials, beside the site on its own. Nothing leaves."""
     from experiments.cli.show import ProgressLines, score_table
     from experiments.evaluate import evaluate as score_run
+    from experiments.progress import Progress
     from experiments.references import reference_jobs, train_references
     from experiments.report.run import report
-    from experiments.simulate import Progress
     from federation.site_home import SiteHome
 
-    found = _run(SiteHome(home), run_name)
+    opened = _run(SiteHome(home), run_name)
     with ProgressLines() as show:
         train_references(
-            found, reference_jobs(found), lambda done, total: show.progress(Progress("references", done, total))
+            opened, reference_jobs(opened), lambda done, total: show.progress(Progress("references", done, total))
         )
-    score_table(score_run(found))
-    typer.echo(f"scores: {_shown(found.path / 'scores.csv')}\nreport: {_shown(report(found))}")
+    score_table(score_run(opened))
+    typer.echo(f"scores: {_shown(opened.path / 'scores.csv')}\nreport: {_shown(report(opened))}")
 
 
 @app.command("new-key")
@@ -181,7 +184,7 @@ def forget(
     trials: Annotated[bool, typer.Option("--trials", help="Remove the prepared trials.")] = False,
     key: Annotated[bool, typer.Option("--key", help="Remove the key: this site can then no longer join.")] = False,
 ) -> None:
-    """Say what this folder keeps, and remove what is asked for."""
+    """Show what this folder keeps, and remove what is asked for."""
     from federation.site_home import SiteHome
 
     opened = SiteHome(home)
@@ -207,12 +210,12 @@ def forget(
 
 
 def _run(home: "SiteHome", name: str | None) -> "RunFolder":
-    found = {run.path.name: run for run in home.runs()}
-    if not found:
+    runs = {run.path.name: run for run in home.runs()}
+    if not runs:
         raise InputError(f"{home.path}: this site has taken part in no run yet")
-    if name is not None and name not in found:
-        raise InputError(f"{home.path}: no run {name!r}; there are {', '.join(found)}")
-    run = found[name] if name is not None else list(found.values())[-1]
+    if name is not None and name not in runs:
+        raise InputError(f"{home.path}: no run {name!r}; there are {', '.join(runs)}")
+    run = runs[name] if name is not None else list(runs.values())[-1]
     if run.last_round() == 0:
         raise InputError(
             f"{run.path}: the last common layers have not arrived: the run goes on, or this site was not connected at"
@@ -230,7 +233,7 @@ def _contract(home: "SiteHome") -> str:
 
 
 def _locked(home: "SiteHome") -> AbstractContextManager[None]:
-    from federation.run_folder import locked
+    from data.files import locked
 
     return locked(home.path, "site", f"{home.path}: `mfscsn site run` is at work here; end it first")
 

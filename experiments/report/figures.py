@@ -24,8 +24,8 @@ def gains(draws: ScoreDraws, folder: Path) -> Figure:
     several = len({key[1] for key in keys}) > len({key[0] for key in keys})
     figure, axes = new_figure("gains", WIDTH, 0.28 * len(keys) + 1.3)
     for k, key in enumerate(keys):
-        found = draws.of([key], METHODS[-1])
-        axes.plot([found.low, found.high], [-k, -k], color="C2", alpha=0.35, linewidth=4, solid_capstyle="butt")
+        estimate = draws.of([key], METHODS[-1])
+        axes.plot([estimate.low, estimate.high], [-k, -k], color="C2", alpha=0.35, linewidth=4, solid_capstyle="butt")
         axes.plot([draws.chance([key])] * 2, [-k - 0.35, -k + 0.35], color="0.6", linewidth=1)
         for method, colour in zip(METHODS, ("C1", "C0", "C2"), strict=True):
             label = method if k == 0 else None
@@ -112,7 +112,7 @@ def label_maps(
 
 
 def filter_maps(
-    found: Sequence[FilterPattern],
+    patterns: Sequence[FilterPattern],
     channels: Sequence[str],
     sfreq: float,
     upper: float,
@@ -122,10 +122,10 @@ def filter_maps(
 ) -> Figure | None:
     """Draw each filter's pattern, and its frequency response below it; None where too few electrodes are known."""
     known, info = _positions(channels)
-    if info is None or not found:
+    if info is None or not patterns:
         return None
-    figure, axes = new_grid(f"filters-{site}-{name}", WIDTH, 3.0, 2, len(found))
-    for j, one in enumerate(found):
+    figure, axes = new_grid(f"filters-{site}-{name}", WIDTH, 3.0, 2, len(patterns))
+    for j, one in enumerate(patterns):
         values = one.pattern[known]
         _map(values, info, axes[0, j], float(np.abs(values).max()) or 1.0)
         axes[0, j].set_title(f"filter {one.number}", fontsize=8)

@@ -35,7 +35,7 @@ class TableOf:
     caption: str = ""
 
     def is_mean(self, row: Sequence[str]) -> bool:
-        """Say whether a row sums up others."""
+        """Return whether a row sums up others."""
         return "mean" in row[:2]
 
 

@@ -5,25 +5,25 @@ from typing import Any
 
 
 def new_figure(name: str, width: float, height: float) -> tuple[Any, Any]:
-    """Begin a plot of `width` by `height` inches; give matplotlib's figure and axes."""
+    """Begin a plot of `width` by `height` inches; return matplotlib's figure and axes."""
     figure, axes = new_grid(name, width, height, 1, 1)
     return figure, axes[0, 0]
 
 
 def new_grid(name: str, width: float, height: float, n_rows: int, n_columns: int) -> tuple[Any, Any]:
-    """Begin a plot of several axes; give matplotlib's figure and its axes as an array ``(n_rows, n_columns)``."""
+    """Begin a plot of several axes; return matplotlib's figure and its axes as an array ``(n_rows, n_columns)``."""
     import matplotlib
 
     matplotlib.use("Agg")
     matplotlib.rcParams["svg.hashsalt"] = name
     from matplotlib import pyplot
 
-    found = pyplot.subplots(n_rows, n_columns, figsize=(width, height), squeeze=False, layout="constrained")
-    return found  # type: ignore[no-any-return]
+    figure_and_axes = pyplot.subplots(n_rows, n_columns, figsize=(width, height), squeeze=False, layout="constrained")
+    return figure_and_axes  # type: ignore[no-any-return]
 
 
 def write_figure(figure: Any, folder: Path, name: str) -> list[Path]:
-    """Write a plot as SVG and PNG into a folder; give the files."""
+    """Write a plot as SVG and PNG into a folder; return the files."""
     from matplotlib import pyplot
 
     folder.mkdir(parents=True, exist_ok=True)

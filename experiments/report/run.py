@@ -10,14 +10,13 @@ import pandas as pd
 from data.errors import InputError
 from data.store import Store
 from experiments.adopt import ADOPTED, CALIBRATION, CURVE
-from experiments.benchmark.show import Estimate
 from experiments.evaluate import METHODS, PREDICTED
 from experiments.report import figures
 from experiments.report.page import Figure, Section, TableOf, write_page
 from experiments.report.scores import ScoreDraws
+from experiments.statistics import Estimate
 from federation.contract import Site
 from federation.run_folder import HISTORY, TIMING, RunFolder
-from federation.site_trials import branch_labels, count_training, training_signals, training_trials
 from mfscsn.patterns import filter_patterns, label_patterns
 
 OWN, LOCAL, OURS = METHODS
@@ -33,7 +32,7 @@ OURS_IS = {
     ALONE: "no more than local-site: nothing is shared with anybody",
 }
 ALIGNED = {
-    "followed": "a subject's trials are aligned by a mean that follows them in time order, test trials without labels",
+    "adaptive": "a subject's trials are aligned by a mean that follows them in time order, test trials without labels",
     "recentred": "a subject's trials are aligned by the mean of its training trials",
     "euclidean": "a subject's trials are whitened by the mean covariance of its training trials",
     "standard": "every sample is brought to mean 0 and deviation 1 over the channels",
@@ -79,38 +78,38 @@ def report(run: RunFolder) -> Path:
 
 
 def warnings(run: RunFolder, draws: ScoreDraws | None) -> list[str]:
-    """Say what a reader should know before believing the rest."""
-    found = []
+    """Return what a reader should know before believing the rest."""
+    lines = []
     if run.last_round() < run.federation.training.rounds:
-        found.append(f"The run stands at round {run.last_round()} of {run.federation.training.rounds}.")
+        lines.append(f"The run stands at round {run.last_round()} of {run.federation.training.rounds}.")
     for row in run.history():
         if row["status"] != "ok":
-            found.append(f"Round {row['round']}: site {row['site']} was left out, it {row['status']}.")
-    if len(found) > 12:
-        found = [*found[:12], f"and {len(found) - 12} more rounds without a site: history.csv has them."]
+            lines.append(f"Round {row['round']}: site {row['site']} was left out, it {row['status']}.")
+    if len(lines) > 12:
+        lines = [*lines[:12], f"and {len(lines) - 12} more rounds without a site: history.csv has them."]
     if draws is not None:
         for site, keys in draws.sites().items():
             score, chance = draws.of(keys, OURS), draws.chance(keys)
             if score.low <= chance:
-                found.append(f"Site {site} is not told from chance: {score} where guessing gives {chance:.1f}.")
+                lines.append(f"Site {site} is not told from chance: {score} where guessing gives {chance:.1f}.")
             if _kind(run) == ALONE:
                 continue
             change = draws.of(keys, OURS, LOCAL)
             if change.high < 0:
-                found.append(
+                lines.append(
                     f"Site {site} loses by {_kind(run)} more than its test trials explain, with this seed:"
                     f" {_signed(change)} points against {LOCAL}."
                 )
             worse = [key[2] for key in keys if draws.of([key], OURS, LOCAL).high < 0]
             if worse and len(keys) > 1:
-                found.append(
+                lines.append(
                     f"Site {site}: {_kind(run)} costs subject {', '.join(worse)} more than test trials explain."
                 )
-    return found + [line for site in run.federation.site for line in _odd_rates(run, site)]
+    return lines + [line for site in run.federation.site for line in _odd_rates(run, site)]
 
 
 def _kind(run: RunFolder) -> str:
-    """Say what a run is about: sharing with others, adopting what others have shared, or neither."""
+    """Return what a run is about: sharing with others, adopting what others have shared, or neither."""
     if (run.path / CALIBRATION).exists():  # whatever a user calls a federation
         return ADOPTING
     return ALONE if len(run.federation.site) == 1 or run.federation.contract.share == "none" else SHARING
@@ -183,10 +182,10 @@ def _summary(run: RunFolder, draws: ScoreDraws | None) -> Section:
             "Intervals are 95 % over these subjects' test trials. One seed: another one, and other subjects, differ by"
             " more. `mfscsn evaluate RUN...` averages runs of several seeds."
         )
-    found = warnings(run, draws)
-    if not found:
+    lines = warnings(run, draws)
+    if not lines:
         words.append("No warning: no site near chance or worse off, none left out of a round, no odd distance of cues.")
-    return Section("Summary", words, warnings=found)
+    return Section("Summary", words, warnings=lines)
 
 
 def _sites(run: RunFolder) -> Section | None:
@@ -201,7 +200,7 @@ def _sites(run: RunFolder) -> Section | None:
                 return Section("Sites", [f"Prepared trials cannot be read any more: {error}"])
             n_trials = sum(len(store.trials(subject)) for subject in subjects)
             alone = site.model_copy(update={"dataset": [dataset]})
-            n_train = count_training(alone, run.federation.contract, run.store)
+            n_train = run.trials(alone).n_training()
             labels = ", ".join(dataset.labels(run.federation.contract))
             counts = (len(trials.channels), len(subjects), len(dataset.targets), n_trials, n_train)
             source = dataset.source.partition(":")
@@ -329,8 +328,8 @@ def _patterns(run: RunFolder, folder: Path) -> Section | None:
 def _maps(run: RunFolder, site: Site, folder: Path, words: list[str]) -> list[Figure]:
     """Draw what each branch of a site looks at; add to `words` what could not be drawn."""
     contract, upper = run.federation.contract, run.federation.contract.band[1] + 10
-    network, labels = run.load_network(site.name), branch_labels(site, contract, run.store)
-    trials, recorded = training_trials(site, contract, run.store), training_signals(site, contract, run.store)
+    network, opened = run.load_network(site.name), run.trials(site)
+    labels, trials, recorded = opened.labels(), opened.training(), opened.training_signals()
     drawn = []
     for branch in list(trials)[:N_BRANCHES]:
         inputs, signals = trials[branch].signals, [part.signals for part in recorded[branch]]

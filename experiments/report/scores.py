@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from experiments.benchmark.show import Estimate
 from experiments.evaluate import METHODS
+from experiments.statistics import Estimate
 
 N_DRAWS = 2000
 KEY = ["site", "dataset", "subject"]
@@ -52,12 +52,12 @@ class ScoreDraws:
         return Estimate(float(values[0]), float(low), float(high))
 
     def chance(self, keys: Sequence[tuple[str, ...]]) -> float:
-        """Give the balanced accuracy of guessing, over subjects, in percent."""
+        """Return the balanced accuracy of guessing, over subjects, in percent."""
         return float(np.mean([100 / self.n_labels[key] for key in keys]))
 
     def sites(self) -> dict[str, list[tuple[str, ...]]]:
-        """Give each site's subjects, in the order of the run."""
-        found: dict[str, list[tuple[str, ...]]] = {}
+        """Return each site's subjects, in the order of the run."""
+        of_site: dict[str, list[tuple[str, ...]]] = {}
         for key in self.of_subject:
-            found.setdefault(key[0], []).append(key)
-        return found
+            of_site.setdefault(key[0], []).append(key)
+        return of_site

@@ -62,8 +62,8 @@ def message_seconds(folder: Path) -> MessageSeconds:
             process.terminate()
             process.wait()
     said = (folder / "site.log").read_text()
-    whole = [float(found) for found in re.findall(r"answered a message in ([\d.]+) s", said)]
-    work = [float(found) for found in re.findall(r"round \d+: \d+ trials, loss [\d.]+, ([\d.]+) s", said)]
+    whole = [float(number) for number in re.findall(r"answered a message in ([\d.]+) s", said)]
+    work = [float(number) for number in re.findall(r"round \d+: \d+ trials, loss [\d.]+, ([\d.]+) s", said)]
     (timing,) = folder.glob("server/runs/*/timing.csv")
     with timing.open(newline="") as file:
         rounds = [float(row["round_seconds"]) for row in csv.DictReader(file)]

@@ -22,10 +22,11 @@ from flwr.app.user_config import UserConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from experiments.benchmark.federated import train_together
 from experiments.prepare import prepare_sites
-from experiments.simulate import Progress, flower_logs_to, train_rounds
+from experiments.progress import Progress
+from experiments.simulate import flower_logs_to, train_rounds
 from federation.contract import Federation, load_federation
+from federation.plain_loop import train_together
 from federation.run_folder import RunFolder
 from federation.workers import start_workers, stop_workers
 from mfscsn.network import Architecture, Branch, ExtractorAlone, SeparateCommonSeparate
@@ -55,7 +56,7 @@ class Row:
     ratio: float | None = None
 
 
-def paired(
+def in_turns(
     sides: Mapping[str, Callable[[], object]],
     repetitions: int,
     turn: float = 0.0,
@@ -82,7 +83,7 @@ def paired(
 
 
 def ratio(seconds: Mapping[str, list[float]], rival: str, ours: str) -> float:
-    """Give the median over repetitions of how many times longer the rival took."""
+    """Return the median over repetitions of how many times longer the rival took."""
     return statistics.median(b / a for a, b in zip(seconds[ours], seconds[rival], strict=True))
 
 
@@ -140,7 +141,7 @@ def _shallow(n_chans: int, n_times: int, repetitions: int) -> list[Row]:
     }
     networks = {"ours": ours, "braindecode": theirs, "start kit": plain}
     sides = {name: _step(forward[name], networks[name], x, y) for name in networks}
-    seconds = _in_turns({**sides, "product": lambda: square @ square}, repetitions)
+    seconds = _steps_in_turns({**sides, "product": lambda: square @ square}, repetitions)
     rivals = ("braindecode", "start kit")
     rows = [_paired_row("step", f"shallow, training step, {shape}", seconds, rival, 1e3, "ms") for rival in rivals]
     # Of the plain fused convolution: once forward, once for the weights' gradient
@@ -153,7 +154,7 @@ def _shallow(n_chans: int, n_times: int, repetitions: int) -> list[Row]:
     rows.append(Row("step", name, medians[0], "GFLOP/s", medians[1], "a matrix product", share))
     for network in networks.values():
         network.eval()
-    seconds = _in_turns({name: _inference(forward[name], x) for name in networks}, repetitions)
+    seconds = _steps_in_turns({name: _inference(forward[name], x) for name in networks}, repetitions)
     rows += [_paired_row("step", f"shallow, inference, {shape}", seconds, rival, 1e3, "ms") for rival in rivals]
     return rows
 
@@ -162,7 +163,7 @@ def _riemann(n_chans: int, n_times: int, repetitions: int) -> list[Row]:
     network = SeparateCommonSeparate(Architecture(n_times, SFREQ, "riemann"), {"": Branch(n_chans, 4)})
     x, y = torch.randn(BATCH, n_views(n_times, SFREQ), n_chans * (n_chans + 1) // 2), torch.randint(0, 4, (BATCH,))
     plain = nn.Sequential(nn.Flatten(), nn.Linear(x[0].numel(), 50))
-    seconds = _in_turns(
+    seconds = _steps_in_turns(
         {"ours": _step(lambda vectors: network(vectors, ""), network, x, y), "linear": _step(plain, plain, x, y)},
         repetitions,
     )
@@ -186,7 +187,7 @@ def whole_run(federation: Federation, store: Path, work: Path, repetitions: int)
 
     with _training_process() as call:
         sides = {"ours": simulated, "plain loop": lambda: call(_plain_loop, federation, store)}
-        seconds = paired(sides, repetitions)
+        seconds = in_turns(sides, repetitions)
     name = f"{federation.name}, {federation.contract.extractor}: {rounds} rounds of {len(federation.site)} sites"
     yield _paired_row("run", name, seconds, "plain loop", 1, "s")
     messages = rounds * len(federation.site)
@@ -197,7 +198,7 @@ def whole_run(federation: Federation, store: Path, work: Path, repetitions: int)
         "run", "the same, a round once it goes", 1e3 * statistics.median(per_round), "ms",
         1e3 * statistics.median(in_loop), "plain loop", statistics.median(in_loop) / statistics.median(per_round),
     )  # fmt: skip
-    seconds = paired({"ours": simulated, "Flower's engine": by_engine}, max(1, repetitions // 2))
+    seconds = in_turns({"ours": simulated, "Flower's engine": by_engine}, max(1, repetitions // 2))
     yield _paired_row("run", name, seconds, "Flower's engine", 1, "s")
 
 
@@ -228,9 +229,9 @@ def preparation(work: Path, repetitions: int) -> Iterator[Row]:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        seconds = paired({"ours": ours, "MOABB": lambda: paradigm.get_data(dataset)}, repetitions)
+        seconds = in_turns({"ours": ours, "MOABB": lambda: paradigm.get_data(dataset)}, repetitions)
     n = sum(len(runs) for sessions in recorded.values() for runs in sessions.values())
-    medians = {name: n / statistics.median(found) for name, found in seconds.items()}
+    medians = {name: n / statistics.median(of_side) for name, of_side in seconds.items()}
     yield Row(
         "prepare", "recordings of 64 channels a second, kept on disk", medians["ours"], "1/s",
         medians["MOABB"], "MOABB, in memory", ratio(seconds, "MOABB", "ours"),
@@ -263,7 +264,7 @@ def message_bytes(federation: Federation, store: Path, work: Path) -> Iterator[R
     from federation.server_app import federate
 
     once = federation.model_copy(update={"training": federation.training.model_copy(update={"rounds": 1})})
-    run, found = _new_run(once, store, work / "bytes"), []
+    run, sizes = _new_run(once, store, work / "bytes"), []
 
     class Counted(LocalGrid):
         def send_and_receive(self, messages: Any, *, timeout: float | None = None) -> Any:
@@ -271,7 +272,7 @@ def message_bytes(federation: Federation, store: Path, work: Path) -> Iterator[R
             replies = super().send_and_receive(sent, timeout=timeout)
             for message in (*sent[:1], *replies[:1]):
                 objects = get_all_nested_objects(message).values()
-                found.append(sum(len(value.deflate()) for value in objects))
+                sizes.append(sum(len(value.deflate()) for value in objects))
             return replies
 
     threads = int(run.environment["threads"])
@@ -282,7 +283,7 @@ def message_bytes(federation: Federation, store: Path, work: Path) -> Iterator[R
     arrays = 4 * sum(values.numel() for values in run.load_common(1).values())
     name = f"{federation.name}, {federation.contract.extractor}: a round and site, down and up"
     yield Row(
-        "bytes", name, sum(found) / 1e3, "kB", 2 * arrays / 1e3, "the common arrays twice", 2 * arrays / sum(found)
+        "bytes", name, sum(sizes) / 1e3, "kB", 2 * arrays / 1e3, "the common arrays twice", 2 * arrays / sum(sizes)
     )
 
 
@@ -290,9 +291,11 @@ def idle_message(work: Path) -> Iterator[Row]:
     """Time a message at a deployed site, over TLS on this machine, less the work that it asks for."""
     from experiments.speed.deployed import message_seconds
 
-    found = message_seconds(work / "deployed")
-    yield Row("deployed", "a message at a site, start to exit of its process, without its work", *_median(found.idle))
-    yield Row("deployed", "a round, with Flower's own waiting", *_median(found.rounds))
+    measured = message_seconds(work / "deployed")
+    yield Row(
+        "deployed", "a message at a site, start to exit of its process, without its work", *_median(measured.idle)
+    )
+    yield Row("deployed", "a round, with Flower's own waiting", *_median(measured.rounds))
 
 
 PARTS = ("step", "run", "prepare", "sites", "bytes", "deployed")
@@ -328,7 +331,7 @@ def measure(parts: Sequence[str], federation: Federation, store: Path, work: Pat
 
 @contextmanager
 def _training_process() -> Iterator[Callable[..., Any]]:
-    """Give a way to call a function in a process like those that train: forked, on one thread, keeping its memory."""
+    """Return a way to call a function in a process like those that train: forked, on one thread, keeping its memory."""
     pool = start_workers(1, threads=1)
     try:
         yield lambda work, *arguments: pool.submit(work, *arguments).result()
@@ -344,9 +347,9 @@ def _median(seconds: list[float]) -> tuple[float, str]:
     return statistics.median(seconds), "s"
 
 
-def _in_turns(sides: Mapping[str, Callable[[], object]], repetitions: int) -> dict[str, list[float]]:
+def _steps_in_turns(sides: Mapping[str, Callable[[], object]], repetitions: int) -> dict[str, list[float]]:
     """Time steps on one thread, by the processor's clock: it stands still while another program has the processor."""
-    return paired(sides, TURNS * repetitions, TURN, time.process_time)
+    return in_turns(sides, TURNS * repetitions, TURN, time.process_time)
 
 
 def _step(forward: Callable[[Tensor], Tensor], network: nn.Module, x: Tensor, y: Tensor) -> Callable[[], None]:
@@ -419,7 +422,7 @@ calibration = {{ runs = ["0"] }}
 
 @contextmanager
 def _memory() -> Iterator[list[float]]:
-    """Watch the memory of this process and all below it, each shared page counted once; give a list with the peak."""
+    """Watch the memory of this process and all below it, each shared page counted once; return a list with the peak."""
     peak, over = [0.0], threading.Event()
 
     def watch() -> None:

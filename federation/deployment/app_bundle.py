@@ -8,7 +8,7 @@ import hashlib
 from importlib.metadata import version
 from pathlib import Path
 
-PACKAGES = ("mfscsn", "data", "federation", "experiments")
+from mfscsn.packages import PACKAGES
 
 APP = """\
 [project]
@@ -47,7 +47,7 @@ def write_app(folder: Path) -> None:
 
 
 def bundle_hash() -> str:
-    """Give the SHA-256 of the bundle that `flwr run` makes of the installed code: what a site approves."""
+    """Return the SHA-256 of the bundle that `flwr run` makes of the installed code: what a site approves."""
     from flwr.cli.build import build_fab_from_files
 
     return hashlib.sha256(build_fab_from_files(_files())[0]).hexdigest()

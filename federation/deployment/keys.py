@@ -19,6 +19,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from data.errors import InputError
 from data.files import replaced
+from federation.site_home import SiteHome
 
 AUTHORITY_DAYS, SERVER_DAYS = 3650, 730
 
@@ -78,6 +79,18 @@ def read_public_key(path: Path) -> tuple[ec.EllipticCurvePublicKey, str]:
     return key, words[2] if len(words) > 2 else ""
 
 
+def check_site_key(home: SiteHome) -> None:
+    """Raise InputError when the key in a site's folder is not of the site that ``site.toml`` names, or lies open."""
+    public_keys = sorted(home.path.glob("*.pub"))
+    if not home.key.exists() or not public_keys:
+        raise InputError(f"{home.key}: no key; restore it, or make another with `mfscsn site new-key {home.path}`")
+    if home.public_key not in public_keys or read_public_key(home.public_key)[1] != home.site.name:
+        where = home.path / "site.toml"
+        raise InputError(f"{where}: names the site {home.site.name!r}, but the key is that of {public_keys[0].stem!r}")
+    if home.key.stat().st_mode & 0o077:
+        raise InputError(f"{home.key}: others can read it; make it yours alone with chmod 600")
+
+
 def read_certificate(path: Path) -> x509.Certificate:
     """Read a certificate; raise InputError when it is none."""
     try:
@@ -100,12 +113,12 @@ def check_server_certificate(certificate: Path, key: Path, authority: Path) -> N
 
 
 def hosts(certificate: Path) -> set[str]:
-    """Give the names and addresses that a certificate is for."""
+    """Return the names and addresses that a certificate is for."""
     try:
-        found = read_certificate(certificate).extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        names = read_certificate(certificate).extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
         return set()
-    return {str(name.value) for name in found}
+    return {str(name.value) for name in names}
 
 
 def days_left(certificate: Path) -> int:

@@ -164,7 +164,7 @@ def _transport_fault(where: str, error: Exception) -> InputError:
 
 @contextmanager
 def _supernode(home: SiteHome) -> "Iterator[tuple[subprocess.Popen[bytes], str, bytes]]":
-    """Run Flower's SuperNode as long as the block lasts; give it with the address and secret to ask it for work."""
+    """Run Flower's SuperNode as long as the block lasts; return it with the address and secret to ask it for work."""
     folder = home.path / "flower"
     folder.mkdir(exist_ok=True, mode=0o700)
     secret, certificate, port = folder / "secret", folder / "authority.pem", free_port()
@@ -227,11 +227,11 @@ def answer_message(address: str, token: str, approved: str, command: int) -> Non
     heartbeat = HeartbeatSender(make_task_heartbeat_fn_http(client))
     heartbeat.start()
     message, context, _, bundle = pull_task_input(client)
-    found = hashlib.sha256(bundle.content).hexdigest()
-    if found == approved:
+    sent_hash = hashlib.sha256(bundle.content).hexdigest()
+    if sent_hash == approved:
         reply = client_app.app(message, context)
     else:
-        print(f"refused: the server asks to run app bundle {found}, approved is {approved}", flush=True)
+        print(f"refused: the server asks to run app bundle {sent_hash}, approved is {approved}", flush=True)
         reply = Message(Error(UNAPPROVED_APP, REFUSALS[UNAPPROVED_APP]), reply_to=message)
     push_message(client, reply, context)
     push_task_output(client, context, SubStatus.COMPLETED, "")
@@ -251,7 +251,7 @@ def _runtime(address: str, component: str, proof: Any, retry: Any = None) -> Run
 
 
 def sends(home: SiteHome) -> list[str]:
-    """Say in plain words what leaves this site."""
+    """List in plain words what leaves this site."""
     from federation.site_network import server_network
 
     site, contract = home.site, home.federation.contract

@@ -14,12 +14,13 @@ from pydantic import Field
 
 from data.errors import InputError
 from data.files import replaced
-from federation.contract import NAME, Contract, Federation, Name, Site, Table, Training, parse_table, read_toml
+from federation.contract import NAME, Contract, Federation, Name, Site, Training
 from federation.deployment import keys
 from federation.deployment.app_bundle import bundle_hash
 from federation.invitation import Invitation, write_invitation
 from federation.register import Node, read_nodes
 from federation.run_folder import RunFolder, check_free, runs_in
+from federation.tables import Table, parse_table, read_toml
 
 SERVER_HEAD = "# Where the server listens, and the names or addresses by which sites reach it: the first one is used.\n"
 FEDERATION_HEAD = """\
@@ -118,7 +119,7 @@ class ServerHome:
         return home
 
     def ready(self) -> bool:
-        """Make the certificate where it is missing, and the invitation anew; say whether the invitation changed.
+        """Make the certificate where it is missing, and the invitation anew; return whether the invitation changed.
 
         Raises
         ------
@@ -153,7 +154,7 @@ class ServerHome:
         return set(self.server.hosts) <= keys.hosts(certificate)
 
     def add_site(self, public_key: Path, name: str | None = None) -> str:
-        """Register a site's public key; give the site's name.
+        """Register a site's public key; return the site's name.
 
         Raises
         ------
@@ -173,12 +174,12 @@ class ServerHome:
         return chosen
 
     def sites(self) -> dict[str, Path]:
-        """Give the registered sites' public keys by name, sorted."""
-        found = sorted((self.path / "sites").glob("*.pub"))
-        return {path.stem: path for path in found if re.fullmatch(NAME, path.stem)}
+        """Return the registered sites' public keys by name, sorted."""
+        public_keys = sorted((self.path / "sites").glob("*.pub"))
+        return {path.stem: path for path in public_keys if re.fullmatch(NAME, path.stem)}
 
     def federation_of_sites(self, rounds: int | None = None) -> Federation:
-        """Give the federation as its run freezes it: the registered sites have a name and nothing else.
+        """Return the federation as its run freezes it: the registered sites have a name and nothing else.
 
         Raises
         ------
@@ -208,11 +209,11 @@ class ServerHome:
         return self.path / "nodes.json"
 
     def connected(self) -> dict[str, Node]:
-        """Give the registered sites as the server saw them last."""
+        """Return the registered sites as the server saw them last."""
         return {node.site: node for node in read_nodes(self.nodes).values()}
 
     def command_port(self) -> int | None:
-        """Give the port of 127.0.0.1 where the running server takes commands; None when it never ran."""
+        """Return the port of 127.0.0.1 where the running server takes commands; None when it never ran."""
         path = self.flower / "port.json"
         return int(json.loads(path.read_text())) if path.exists() else None
 

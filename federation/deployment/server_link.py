@@ -223,8 +223,8 @@ class _Register:
         return Node(site, online, time.strftime("%Y-%m-%d %H:%M:%S"))
 
     def _infos(self) -> list[Any]:
-        found = self.state.get_node_info(owner_aids=[NOOP_FLWR_AID])
-        return [info for info in found if info.status != NodeStatus.UNREGISTERED]
+        infos = self.state.get_node_info(owner_aids=[NOOP_FLWR_AID])
+        return [info for info in infos if info.status != NodeStatus.UNREGISTERED]
 
 
 def _log_to(path: Path) -> None:

@@ -37,7 +37,7 @@ class SuperLink:
         )
 
     def start_run(self, run_config: Mapping[str, Any], federation_config: Mapping[str, Any] | None = None) -> str:
-        """Submit the installed apps; give the run's identity."""
+        """Submit the installed apps; return the run's identity."""
         with tempfile.TemporaryDirectory(dir=self.home) as folder:
             write_app(Path(folder) / "app")
             words = ["run", f"{folder}/app", CONNECTION, "--run-config", _pairs(run_config)]
@@ -50,7 +50,7 @@ class SuperLink:
         self._flwr("stop", run, CONNECTION)
 
     def status(self, run: str) -> str:
-        """Give Flower's own status of a run, such as ``running`` or ``finished:failed``."""
+        """Return Flower's own status of a run, such as ``running`` or ``finished:failed``."""
         runs = self._flwr("list", CONNECTION)["runs"]
         return next((str(entry["status"]) for entry in runs if str(entry["run-id"]) == run), "unknown")
 
@@ -66,7 +66,7 @@ class SuperLink:
             )  # fmt: skip
 
     def alive(self) -> bool:
-        """Say whether the SuperLink answers."""
+        """Return whether the SuperLink answers."""
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=5) as answer:
                 return bool(answer.status == 200)

@@ -20,13 +20,14 @@ from pydantic import Field
 
 from data.errors import InputError
 from data.files import replaced
-from federation.contract import Privacy, Table, parse_table
+from federation.contract import Privacy
+from federation.tables import Table, parse_table
 
 UNIT = "one trial, added or removed; not a person: of k trials in training, epsilon is up to k times as much"
 LEDGER = "privacy.json"
-LARGEST_NOISE = 1e4
+LARGEST_NOISE_MULTIPLIER = 1e4
 
-Spent = tuple[float, float, int]  # noise, sample rate, steps
+Spent = tuple[float, float, int]  # noise multiplier, sample rate, steps
 
 
 class BudgetSpent(InputError):
@@ -38,7 +39,7 @@ class Entry(Table):
 
     run: str
     round: int
-    noise: float
+    noise_multiplier: float
     sample_rate: float
     steps: int
     epsilon: float
@@ -92,36 +93,45 @@ class Ledger:
         """What all rounds so far have spent."""
         return self.account.epsilon
 
-    def noise_of(self, run: str, rounds: int, steps: int, sample_rate: float) -> float:
-        """Give the noise of a run: the site's or, where it names none, the least that `rounds` rounds can be paid with.
+    def noise_multiplier_of(self, run: str, rounds: int, steps: int, sample_rate: float) -> float:
+        """Return the noise multiplier of a run: the site's or, where it names none, the least for `rounds` rounds.
 
         Raises
         ------
         BudgetSpent
             When no noise is enough for what is left of the budget.
         """
-        if self.privacy.noise is not None:
-            return self.privacy.noise
+        if self.privacy.noise_multiplier is not None:
+            return self.privacy.noise_multiplier
         for entry in self.account.rounds:
             if entry.run == run:
-                return entry.noise
-        return least_noise(self.privacy.epsilon, self.privacy.delta, sample_rate, rounds * steps, self._spent())
+                return entry.noise_multiplier
+        return least_noise_multiplier(
+            self.privacy.epsilon, self.privacy.delta, sample_rate, rounds * steps, self._spent()
+        )
 
-    def charge(self, run: str, number: int, noise: float, steps: int, sample_rate: float) -> float:
-        """Write down a round that is about to be trained; give epsilon after it.
+    def charge(self, run: str, number: int, noise_multiplier: float, steps: int, sample_rate: float) -> float:
+        """Write down a round that is about to be trained; return epsilon after it.
 
         Raises
         ------
         BudgetSpent
             When the round would pass the budget; nothing is then written.
         """
-        after = epsilon_of([*self._spent(), (noise, sample_rate, steps)], self.privacy.delta)
+        after = epsilon_of([*self._spent(), (noise_multiplier, sample_rate, steps)], self.privacy.delta)
         if after > self.privacy.epsilon:
             raise BudgetSpent(
                 f"round {number} would bring epsilon to {after:.3g}, the site allows {self.privacy.epsilon:g}"
                 f" (delta {self.privacy.delta:g}); {self.epsilon:.3g} is spent"
             )
-        entry = Entry(run=run, round=number, noise=noise, sample_rate=sample_rate, steps=steps, epsilon=after)
+        entry = Entry(
+            run=run,
+            round=number,
+            noise_multiplier=noise_multiplier,
+            sample_rate=sample_rate,
+            steps=steps,
+            epsilon=after,
+        )
         self.account = Account(
             unit=UNIT,
             budget=self.privacy.epsilon,
@@ -134,7 +144,7 @@ class Ledger:
         return after
 
     def _spent(self) -> list[Spent]:
-        return [(entry.noise, entry.sample_rate, entry.steps) for entry in self.account.rounds]
+        return [(entry.noise_multiplier, entry.sample_rate, entry.steps) for entry in self.account.rounds]
 
 
 def epsilon_of(spent: Sequence[Spent], delta: float) -> float:
@@ -142,24 +152,29 @@ def epsilon_of(spent: Sequence[Spent], delta: float) -> float:
 
     Parameters
     ----------
-    spent : sequence of (noise, sample rate, steps)
-        Noise in units of the cut; the probability with which a trial is in a step.
+    spent : sequence of (noise multiplier, sample rate, steps)
+        Deviation of the noise over the greatest length of a gradient; the probability with which a trial is in a step.
     """
     if not spent:
         return 0.0
-    if any(noise <= 0 for noise, _, _ in spent):
+    if any(noise_multiplier <= 0 for noise_multiplier, _, _ in spent):
         return math.inf
     from opacus.accountants import RDPAccountant
 
+    alike: dict[tuple[float, float], int] = {}  # rounds of a kind are counted together: each kind takes a while
+    for noise_multiplier, sample_rate, steps in spent:
+        alike[noise_multiplier, sample_rate] = alike.get((noise_multiplier, sample_rate), 0) + steps
     accountant: Any = RDPAccountant()
-    accountant.history = [*spent]
+    accountant.history = [(*kind, steps) for kind, steps in alike.items()]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that another order may be a little tighter
         return float(accountant.get_epsilon(delta=delta))
 
 
-def least_noise(epsilon: float, delta: float, sample_rate: float, steps: int, spent: Sequence[Spent] = ()) -> float:
-    """Find the least noise, to a thousandth, with which `steps` more steps stay within `epsilon`.
+def least_noise_multiplier(
+    epsilon: float, delta: float, sample_rate: float, steps: int, spent: Sequence[Spent] = ()
+) -> float:
+    """Find the least noise multiplier, to a thousandth, with which `steps` more steps stay within `epsilon`.
 
     Raises
     ------
@@ -168,12 +183,12 @@ def least_noise(epsilon: float, delta: float, sample_rate: float, steps: int, sp
     """
     low, high = 0.0, 1.0
 
-    def fits(noise: float) -> bool:
-        return epsilon_of([*spent, (noise, sample_rate, steps)], delta) <= epsilon
+    def fits(noise_multiplier: float) -> bool:
+        return epsilon_of([*spent, (noise_multiplier, sample_rate, steps)], delta) <= epsilon
 
     while not fits(high):
         low, high = high, 2 * high
-        if high > LARGEST_NOISE:
+        if high > LARGEST_NOISE_MULTIPLIER:
             raise BudgetSpent(f"no noise brings {steps} more steps within epsilon {epsilon:g} at delta {delta:g}")
     while high - low > 1e-3 * high:
         middle = (low + high) / 2
@@ -181,11 +196,11 @@ def least_noise(epsilon: float, delta: float, sample_rate: float, steps: int, sp
     return high
 
 
-def most_rounds(epsilon: float, delta: float, sample_rate: float, steps: int, noise: float) -> int:
+def most_rounds(epsilon: float, delta: float, sample_rate: float, steps: int, noise_multiplier: float) -> int:
     """Find how many rounds of `steps` steps stay within `epsilon`; 0 when not even one does."""
 
     def fits(rounds: int) -> bool:
-        return epsilon_of([(noise, sample_rate, rounds * steps)], delta) <= epsilon
+        return epsilon_of([(noise_multiplier, sample_rate, rounds * steps)], delta) <= epsilon
 
     if not fits(1):
         return 0

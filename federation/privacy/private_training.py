@@ -1,6 +1,6 @@
 """Differentially private training of one round: as `mfscsn.training.train_round`, but no trial can show.
 
-In each step every trial is drawn by itself, its gradient of **all** parameters, private layers included, is cut to
+In each step every trial is drawn by itself, its gradient of **all** parameters, private layers included, is clipped to
 one length, and noise is added to their sum. The private layers stay at the site, but the common ones are trained
 through them, so what they learned of a trial must be covered too. Nothing else of the training trials may enter:
 class weights, batch norm, an alignment that is fitted, or a discrepancy between branches mix trials, and are refused
@@ -28,10 +28,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data.errors import InputError
+from data.files import locked
 from federation.contract import Privacy
 from federation.privacy.ledger import Ledger
 from federation.privacy.randomness import secret_normal, secret_uniform
-from federation.run_folder import locked
 from mfscsn.extractors import FusedConvolution
 from mfscsn.network import SplitModule
 from mfscsn.training import BranchTrials, OptimiserState, RoundLog, Settings, private_optimiser_state, restore_optimiser
@@ -43,18 +43,18 @@ class Mechanism:
 
     Parameters
     ----------
-    noise : float
-        Deviation of the noise, over `clip`.
-    clip : float
+    noise_multiplier : float
+        Deviation of the noise, over `max_grad_norm`.
+    max_grad_norm : float
         Greatest length of a trial's gradient.
     """
 
-    noise: float
-    clip: float
+    noise_multiplier: float
+    max_grad_norm: float
 
 
 def steps_of_round(sizes: Mapping[str, int], settings: Settings) -> tuple[int, float]:
-    """Say how many steps a round has, and how probably a trial is in each of them.
+    """Return how many steps a round has, and how probably a trial is in each of them.
 
     Parameters
     ----------
@@ -66,23 +66,31 @@ def steps_of_round(sizes: Mapping[str, int], settings: Settings) -> tuple[int, f
     return settings.local_epochs * in_epoch, 1 / in_epoch
 
 
+@dataclass(frozen=True)
+class ChargedRound:
+    """A round of a run that the ledger at `path` is charged for."""
+
+    path: Path
+    privacy: Privacy
+    run: str
+    number: int
+
+
 def train_within_budget(
-    path: Path,
-    privacy: Privacy,
-    run: str,
-    number: int,
+    charged: ChargedRound,
     network: SplitModule,
     trials: Mapping[str, BranchTrials],
     settings: Settings,
     optimiser_state: OptimiserState | None,
 ) -> tuple[RoundLog, OptimiserState, float]:
-    """Write a round of a run down in the ledger at `path`, then train it; give epsilon after it besides.
+    """Write a round down in its ledger, then train it; return epsilon after it besides.
 
     Raises
     ------
     BudgetSpent
         When the round would pass the site's budget: nothing is trained.
     """
+    path, privacy = charged.path, charged.privacy
     sizes = {name: len(t.labels) for name, t in trials.items()}
     if privacy.delta * sum(sizes.values()) >= 1:
         raise InputError(
@@ -92,9 +100,9 @@ def train_within_budget(
     n_steps, rate = steps_of_round(sizes, settings)
     with locked(path.parent, "privacy", f"{path}: another process is writing to it", wait=60.0):
         ledger = Ledger(path, privacy)
-        noise = ledger.noise_of(run, settings.rounds, n_steps, rate)
-        epsilon = ledger.charge(run, number, noise, n_steps, rate)
-    mechanism = Mechanism(noise, privacy.clip)
+        noise_multiplier = ledger.noise_multiplier_of(charged.run, settings.rounds, n_steps, rate)
+        epsilon = ledger.charge(charged.run, charged.number, noise_multiplier, n_steps, rate)
+    mechanism = Mechanism(noise_multiplier, privacy.max_grad_norm)
     return *train_round_privately(network, trials, settings, mechanism, optimiser_state=optimiser_state), epsilon
 
 
@@ -106,7 +114,7 @@ def train_round_privately(
     *,
     optimiser_state: OptimiserState | None = None,
 ) -> tuple[RoundLog, OptimiserState]:
-    """Train one round, in place, by noisy sums of cut gradients.
+    """Train one round, in place, by noisy sums of clipped gradients.
 
     No two calls are alike: who could foretell noise and draws could take them away again.
 
@@ -142,14 +150,16 @@ def train_round_privately(
                 logits = network(signals[name][drawn], name)
                 loss = F.cross_entropy(logits, labels[name][drawn], reduction="sum")
                 loss.backward()  # type: ignore[no-untyped-call]
-                for whole, part in zip(sums, cut_gradients(parameters, mechanism.clip), strict=True):
+                for whole, part in zip(
+                    sums, clip_per_sample_gradients(parameters, mechanism.max_grad_norm), strict=True
+                ):
                     whole += part
                 total["n"] += len(drawn)
                 total["loss"] += float(loss.detach())
                 total["right"] += int((logits.argmax(1) == labels[name][drawn]).sum())
             expected = rate * sum(sizes.values())
             for parameter, whole in zip(parameters, sums, strict=True):
-                noise = mechanism.noise * mechanism.clip * _normal(whole)
+                noise = mechanism.noise_multiplier * mechanism.max_grad_norm * _normal(whole)
                 parameter.grad = (whole + noise) / expected
             optimiser.step()
             optimiser.zero_grad()
@@ -182,14 +192,14 @@ def gradients_of_trials(network: nn.Module) -> Iterator[None]:
                     delattr(parameter, left)
 
 
-def cut_gradients(parameters: list[nn.Parameter], clip: float) -> list[Tensor]:
-    """Cut each trial's gradient to a length of at most `clip` and give their sum; forget them.
+def clip_per_sample_gradients(parameters: list[nn.Parameter], max_grad_norm: float) -> list[Tensor]:
+    """Clip each trial's gradient to a length of at most `max_grad_norm` and return their sum; forget them.
 
     The length is over all parameters together; one that no trial of this batch went through has a gradient of zero.
     """
     samples: list[Tensor | None] = [getattr(p, "grad_sample", None) for p in parameters]
     lengths = torch.sqrt(sum((g.flatten(1).square().sum(1) for g in samples if g is not None), torch.zeros(())))
-    factors = (clip / (lengths + 1e-12)).clamp(max=1.0)
+    factors = (max_grad_norm / (lengths + 1e-12)).clamp(max=1.0)
     cut = [
         torch.zeros_like(p) if g is None else torch.einsum("n,n...->...", factors, g)
         for p, g in zip(parameters, samples, strict=True)
@@ -203,7 +213,7 @@ def cut_gradients(parameters: list[nn.Parameter], clip: float) -> list[Tensor]:
 def _of_fused_convolution(
     layer: FusedConvolution, activations: list[Tensor], backprops: Tensor
 ) -> dict[nn.Parameter, Tensor]:
-    """Give each trial's gradients of the two filters, by way of the kernel that they make together."""
+    """Return each trial's gradients of the two filters, by way of the kernel that they make together."""
     windows = activations[0].unfold(-1, layer.temporal.shape[1], 1)  # (batch, n_chans, n_steps, kernel)
     kernels = torch.einsum("not,nctk->nock", backprops, windows)
     return {

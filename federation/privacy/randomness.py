@@ -10,7 +10,7 @@ from scipy.special import ndtri
 
 
 def key_stream(key: bytes, n_bytes: int) -> bytes:
-    """Give the first bytes of ChaCha20's key stream (RFC 8439), with a nonce of zeros: a key serves once."""
+    """Return the first bytes of ChaCha20's key stream (RFC 8439), with a nonce of zeros: a key serves once."""
     return Cipher(ChaCha20(key, bytes(16)), mode=None).encryptor().update(bytes(n_bytes))
 
 

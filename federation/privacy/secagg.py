@@ -13,7 +13,8 @@ References
 SecAgg: Bonawitz et al. 2017, ACM CCS. SecAgg+: Bell et al. 2020, ACM CCS.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
@@ -33,7 +34,6 @@ from federation.messages import FEWEST
 from federation.privacy.randomness import key_stream
 
 at_site: Any = import_module("flwr.client.mod.secure_aggregation.secaggplus_mod")  # a function has the module's name
-at_server: Any = import_module("flwr.server.workflow.secure_aggregation.secaggplus_workflow")
 
 CLIP = 1.0  # of a difference to the last common layers, weighted
 LEVELS = 2**22  # that a value between -CLIP and CLIP may take
@@ -42,12 +42,12 @@ MOST_TRIALS = 10_000.0  # of a site, where sites weigh by their trials
 
 
 def threshold(n_sites: int) -> int:
-    """Say how many sites must answer to the end, and how many must tell the server a secret to uncover it."""
+    """Return how many sites must answer to the end, and how many must tell the server a secret to uncover it."""
     return 2 * n_sites // 3 + 1
 
 
 def largest_weight(weighting: str) -> float:
-    """Give the weight that counts as one in the sum."""
+    """Return the weight that counts as one in the sum."""
     return 1.0 if weighting == "equal" else MOST_TRIALS
 
 
@@ -84,25 +84,15 @@ def stream_mask(seed: bytes, num_range: int, dimensions_list: list[tuple[int, ..
     return [part.reshape(shape) for part, shape in zip(parts, dimensions_list, strict=True)]
 
 
-_total = [0]
-_factor_extract = at_server.factor_extract
-
-
-def last_total_weight() -> float:
-    """Give the sum of the weights, each over the largest, of the last sum that this process uncovered."""
-    return _total[0] / LEVELS
-
-
-def _noted(parameters: list[NDArray[np.int64]]) -> tuple[int, list[NDArray[np.int64]]]:
-    factor, rest = _factor_extract(parameters)
-    _total[0] = int(factor)
-    return factor, rest
-
-
-# Both ends look these up in their own module
-at_site.pseudo_rand_gen = stream_mask
-at_server.pseudo_rand_gen = stream_mask
-at_server.factor_extract = _noted
+@contextmanager
+def our_masks() -> Iterator[None]:
+    """Have the site's end of Flower's protocol, which takes no other generator, use `stream_mask` for a while."""
+    weak = at_site.pseudo_rand_gen
+    at_site.pseudo_rand_gen = stream_mask
+    try:
+        yield
+    finally:
+        at_site.pseudo_rand_gen = weak
 
 
 def flat(layers: Mapping[str, Tensor]) -> NDArray[np.float64]:
@@ -112,14 +102,14 @@ def flat(layers: Mapping[str, Tensor]) -> NDArray[np.float64]:
 
 def added(before: Mapping[str, NDArray[Any]], change: NDArray[np.floating]) -> dict[str, Tensor]:
     """Add the mean change, a vector as `flat` joins it, to the layers that sites were sent."""
-    found, at = {}, 0
+    layers, at = {}, 0
     for name in sorted(before):
         values = before[name].astype(np.float64)
-        found[name] = torch.from_numpy(
+        layers[name] = torch.from_numpy(
             (values + change[at : at + values.size].reshape(values.shape)).astype(np.float32)
         )
         at += values.size
-    return {name: found[name] for name in before}
+    return {name: layers[name] for name in before}
 
 
 def answer_stage(
@@ -167,7 +157,8 @@ def answer_stage(
         fit = FitRes(Status(Code.OK, ""), ndarrays_to_parameters([change]), weight, {})
         return Message(fitres_to_recorddict(fit, keep_input=False), reply_to=message)
 
-    reply = at_site.secaggplus_mod(message, context, trained)
+    with our_masks():
+        reply = at_site.secaggplus_mod(message, context, trained)
     if over:
         context.state.config_records.pop(RECORD_KEY_STATE, None)
     # Of the reply, only the protocol's own part: Flower's mod leaves the number of trials beside it, in clear

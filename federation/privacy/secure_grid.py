@@ -1,8 +1,9 @@
 """Secure aggregation at the server: around Flower's grid, a round's replies become one secure mean.
 
 The strategy above sees replies as ever, one of each site that took part to the end; but all of them hold the same
-layers, the mean. What a single site sent stays masked. The protocol's stages are Flower's; mended are their failures:
-a site that drops out before it has shared its secrets is no longer named later, and too few sites end the round.
+layers, the mean. What a single site sent stays masked. The protocol's stages are Flower's but for the last one, which
+takes away masks of our own making; mended are their failures: a site that drops out before it has shared its secrets is
+no longer named later, and too few sites end the round.
 """
 
 from collections.abc import Callable, Iterable
@@ -11,12 +12,16 @@ from typing import Any
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MessageType, MetricRecord, RecordDict
-from flwr.common import Code, FitIns, FitRes, Parameters, Status, bytes_to_ndarray, parameters_to_ndarrays
+from flwr.common import Code, FitIns, FitRes, Parameters, Status, bytes_to_ndarray
+from flwr.common.secure_aggregation.crypto.shamir import combine_shares
+from flwr.common.secure_aggregation.crypto.symmetric_encryption import generate_shared_key
 from flwr.common.secure_aggregation.secaggplus_constants import RECORD_KEY_CONFIGS, Key, Stage
 from flwr.compat.common.recorddict_compat import fitres_to_recorddict
 from flwr.server.workflow.constant import MAIN_CONFIGS_RECORD, MAIN_PARAMS_RECORD
 from flwr.server.workflow.constant import Key as WorkflowKey
 from flwr.server.workflow.secure_aggregation.secaggplus_workflow import SecAggPlusWorkflow, WorkflowState
+from flwr.supercore.primitives.asymmetric import bytes_to_private_key, bytes_to_public_key
+from numpy.typing import NDArray
 
 from federation.messages import COMMON, CONFIG, METRICS, N_TRIALS, REFUSALS, SITE, SITE_FAILED
 from federation.privacy import secagg
@@ -52,6 +57,69 @@ class SecureGrid:
         return _Round(self, sent, timeout).replies()
 
 
+class SecureSum(SecAggPlusWorkflow):
+    """Flower's workflow with an unmasking of ours: the masks are `secagg.stream_mask`'s.
+
+    After `unmask_stage`, `change` is the weighted mean of the sites' vectors, and `weights` the sum of their weights,
+    each over the largest.
+    """
+
+    change: NDArray[np.floating]
+    weights: float
+
+    def unmask_stage(self, grid: Any, context: Any, state: WorkflowState) -> bool:
+        """Ask for shares of secrets, rebuild each secret, and take the masks that come from it off the sum."""
+        summed, gone = set(state.active_node_ids), state.sampled_node_ids - state.active_node_ids
+        shares = self._ask_for_shares(grid, context, state, summed, gone)
+        total = state.aggregate_ndarrays
+        shapes = [part.shape for part in total]
+        for node in sorted(state.sampled_node_ids):
+            if len(shares.get(node, [])) < state.threshold:
+                return False
+            secret = combine_shares(shares[node])
+            if node in summed:  # its own mask; those that it has with others cancel out
+                total = _moved(total, secagg.stream_mask(secret, state.mod_range, shapes), -1)
+                continue
+            for other in state.nid_to_neighbours[node] & summed:  # what they added, or took, for one that is gone
+                key = bytes_to_public_key(state.nid_to_publickeys[other][0])
+                mask = secagg.stream_mask(
+                    generate_shared_key(bytes_to_private_key(secret), key), state.mod_range, shapes
+                )
+                total = _moved(total, mask, 1 if node > other else -1)
+        quantised_weights, vector = (part & (state.mod_range - 1) for part in total)
+        self.weights = float(quantised_weights[0]) / state.quantization_range
+        levels, clip = state.quantization_range, state.clipping_range
+        self.change = (vector * (2 * clip / levels) - len(summed) * clip) / self.weights
+        return True
+
+    def _ask_for_shares(
+        self, grid: Any, context: Any, state: WorkflowState, summed: set[int], gone: set[int]
+    ) -> dict[int, list[bytes]]:
+        asked = []
+        for node in sorted(summed):
+            neighbours = state.nid_to_neighbours[node]
+            lists = {
+                Key.ACTIVE_NODE_ID_LIST: sorted(neighbours & summed),
+                Key.DEAD_NODE_ID_LIST: sorted(neighbours & gone),
+            }
+            content = RecordDict({RECORD_KEY_CONFIGS: ConfigRecord({Key.STAGE: Stage.UNMASK, **lists})})
+            asked.append(Message(content, dst_node_id=node, message_type=MessageType.TRAIN))
+        shares: dict[int, list[bytes]] = {}
+        state.active_node_ids = set()
+        for reply in grid.send_and_receive(asked, timeout=self.timeout):
+            if reply.has_error():
+                continue
+            state.active_node_ids.add(reply.metadata.src_node_id)
+            told = reply.content.config_records[RECORD_KEY_CONFIGS]
+            for owner, share in zip(told[Key.NODE_ID_LIST], told[Key.SHARE_LIST], strict=True):
+                shares.setdefault(owner, []).append(share)
+        return shares
+
+
+def _moved(total: list[NDArray[np.int64]], mask: list[NDArray[np.int64]], sign: int) -> list[NDArray[np.int64]]:
+    return [part + sign * of_mask for part, of_mask in zip(total, mask, strict=True)]
+
+
 class _Round:
     """One round: the stages of Flower's workflow, between which this stands as its grid."""
 
@@ -60,9 +128,8 @@ class _Round:
         self.names: dict[int, str] = {}
         self.faults: dict[int, Message] = {}
         self.size = 0
-        self.mean: list[Parameters] = []
         n_sites = len(asked)
-        self.workflow = SecAggPlusWorkflow(
+        self.workflow = SecureSum(
             1.0,  # every site shares its secrets with all
             secagg.threshold(n_sites),
             max_weight=secagg.largest_weight(grid.weighting),
@@ -89,10 +156,9 @@ class _Round:
         self._do(self.workflow.collect_masked_vectors_stage, context, state, "sent a masked update")
         summed = sorted(state.active_node_ids)
         self._do(self.workflow.unmask_stage, context, state, "were there to uncover the sum")
-        (change,) = parameters_to_ndarrays(self.mean[0])
-        layers = secagg.added(before, change)
-        self.outer.tell(len(summed), secagg.quantisation_error(secagg.last_total_weight(), len(summed)))
-        found = [
+        layers = secagg.added(before, self.workflow.change)
+        self.outer.tell(len(summed), secagg.quantisation_error(self.workflow.weights, len(summed)))
+        summed_replies = [
             Message(
                 RecordDict(
                     {
@@ -105,7 +171,7 @@ class _Round:
             )
             for node in summed
         ]
-        return found + [fault for node, fault in self.faults.items() if node not in summed]
+        return summed_replies + [fault for node, fault in self.faults.items() if node not in summed]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         """Send a stage's messages with what our sites need to know, and check what comes back."""
@@ -119,7 +185,7 @@ class _Round:
             if stage == Stage.COLLECT_MASKED_VECTORS:
                 content[COMMON] = self.asked[node].content.array_records[COMMON]
             message.content = content
-        found = []
+        replies = []
         for reply in self.outer.grid.send_and_receive(list(sent.values()), timeout=timeout):
             node = reply.metadata.src_node_id
             if node not in sent:
@@ -128,11 +194,11 @@ class _Round:
                 reply = Message(Error(SITE_FAILED, REFUSALS[SITE_FAILED]), reply_to=sent[node])
             if reply.has_error():
                 self.faults[node] = reply
-            found.append(reply)
-        return found
+            replies.append(reply)
+        return replies
 
     def _holds(self, reply: Message, node: int, stage: str) -> bool:
-        """Say whether a reply is what the stage asks for; make it what Flower's workflow reads."""
+        """Return whether a reply is what the stage asks for; make it what Flower's workflow reads."""
         try:
             if set(reply.content) != {RECORD_KEY_CONFIGS, SITE}:
                 return False
@@ -164,10 +230,6 @@ class _Round:
         """Stand in for what Flower's workflow reads its run from."""
         chosen = [(SimpleNamespace(node_id=node), FitIns(Parameters([], ""), {})) for node in self.asked]
 
-        def aggregate_fit(number: int, results: Any, failures: Any) -> tuple[None, dict[str, Any]]:
-            self.mean.append(results[0][1].parameters)
-            return None, {}
-
         records = RecordDict(
             {
                 MAIN_CONFIGS_RECORD: ConfigRecord({WorkflowKey.CURRENT_ROUND: 1}),
@@ -177,7 +239,7 @@ class _Round:
         return SimpleNamespace(
             state=records,
             client_manager=SimpleNamespace(num_available=lambda: len(chosen)),
-            strategy=SimpleNamespace(configure_fit=lambda *_: chosen, aggregate_fit=aggregate_fit),
+            strategy=SimpleNamespace(configure_fit=lambda *_: chosen),
         )
 
     @property

@@ -100,7 +100,7 @@ def test_moabb_reads_the_same_signals_and_names_a_test_code_wrongly(competition,
     train, test = (runs[name] for name in sorted(runs))
     ours = list(BeetlSource(competition, "A").recordings("S1"))
     assert np.allclose(
-        train.get_data()[:63, : 100 * 2000],
+        train.get_data()[:63, : 100 * 400],
         np.hstack(np.concatenate([r.raw.get_data() for r in ours if r.session == "training"])),
         atol=1e-12,
     )
@@ -141,7 +141,7 @@ def test_a_missing_race_is_named(linked):
 def test_subjects_swapped_between_a_and_b_are_told_by_their_shape(linked):
     shutil.copy(linked / "finalMI/S1/testing/race6_padsData.npy", linked / "odd")
     replace(linked / "finalMI/S4/testing/testing_s4X.npy", (linked / "odd").read_bytes())
-    with pytest.raises(InputError, match=r"expected \(200, 32, 800\) for B \(it has the shape of A: are subjects"):
+    with pytest.raises(InputError, match=r"expected \(200, 32, 400\) for B \(it has the shape of A: are subjects"):
         list(BeetlSource(linked, "B").recordings("S4"))
 
 
@@ -174,7 +174,7 @@ def test_nan_another_shape_and_odd_codes_are_named(linked):
     with pytest.raises(InputError, match="trial 4 holds NaN or infinite samples in C3"):
         read_signals(race, A)
     dump(signals[:19], race.signals)
-    with pytest.raises(InputError, match=r"shape \(19, 63, 2000\), expected \(20, 63, 2000\)"):
+    with pytest.raises(InputError, match=r"shape \(19, 63, 400\), expected \(20, 63, 400\)"):
         read_signals(race, A)
     assert race.labels is not None
     for codes, message in (

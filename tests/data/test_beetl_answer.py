@@ -8,7 +8,7 @@ import pytest
 from conftest import SHARED
 
 from data.beetl import check_sums
-from data.beetl_answer import read_codes, read_labels, read_true_labels, write_answer
+from data.beetl_answer import read_codes, read_label_file, read_true_labels, write_answer
 from data.errors import InputError
 
 
@@ -111,4 +111,4 @@ def test_zips_that_cannot_be_used(tmp_path):
 def test_an_answer_in_the_place_of_labels_is_refused(tmp_path):
     (tmp_path / "a.txt").write_text("0\n1\n" * 500)
     with pytest.raises(InputError, match="no trial has code 2; true labels were expected"):
-        read_labels(tmp_path / "a.txt")
+        read_label_file(tmp_path / "a.txt")

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from conftest import planted_trials
 
-from data.beetl import B, files
-from data.beetl_simulated import _simulated_trials, simulate_competition
+from data.beetl import A, B, files, read_signals
+from data.beetl_simulated import _simulated_trials, _write_subject, simulate_competition
 from data.errors import InputError
+from data.pickled import read_array
 
 
 def test_it_has_all_files_and_balanced_labels(competition):
@@ -24,13 +25,20 @@ def test_files_are_pickles_as_numpy_1_wrote_them(competition):
     assert head.startswith(b"\x80\x03cnumpy.core.multiarray\n_reconstruct\n")
 
 
-def test_scales_are_volts_and_microvolts(competition):
-    from data.pickled import read_array
-
-    a = read_array(competition / "finalMI/S1/training/race1_padsData.npy")
-    b = read_array(competition / "finalMI/S4/training/training_s4X.npy")
-    assert a.shape == (20, 63, 2000) and a.std() < 1e-4
-    assert b.shape == (120, 32, 800) and b.std() > 1
+@pytest.mark.parametrize(
+    ("target", "subject", "first", "shape"),
+    [
+        (A, "S1", "training/race1_padsData.npy", (20, 63, 2000)),
+        (B, "S4", "training/training_s4X.npy", (120, 32, 800)),
+    ],
+)
+def test_files_have_the_published_shape_and_scale(tmp_path, target, subject, first, shape):
+    signals, codes = planted_trials(target, 1, 3)
+    _write_subject(tmp_path, target, subject, signals, codes)
+    written = read_array(tmp_path / subject / first)
+    assert written.shape == shape and (written.std() < 1e-4) == (target is A)  # A in volts, B in microvolts
+    parts = [read_signals(file, target, None) for file in files(tmp_path, target, subject)]
+    assert np.allclose(np.concatenate(parts), signals, rtol=1e-5, atol=0)
 
 
 def test_a_broken_simulation_leaves_nothing(tmp_path):

@@ -11,8 +11,8 @@ import psutil
 import tomli_w
 from conftest import MFSCSN, mfscsn
 
-from federation.contract import read_toml
 from federation.run_folder import RunFolder
+from federation.tables import read_toml
 
 TINY = {
     "simulated:clinic": ["right_hand", "rest"],

@@ -18,7 +18,8 @@ def private(tmp_path_factory):
     )
     for name, source in zip(NAMES, ("simulated:clinic", "simulated:laboratory"), strict=True):
         made.add_site(
-            name, {**tiny_site(source), "metrics": [], "scores": [], "privacy": {"epsilon": 1.5, "noise": 4.0}}
+            name,
+            {**tiny_site(source), "metrics": [], "scores": [], "privacy": {"epsilon": 1.5, "noise_multiplier": 4.0}},
         )
     made.serve()
     made.join(*NAMES)

@@ -12,11 +12,12 @@ from flwr.app import ArrayRecord
 
 from experiments.prepare import prepare_sites
 from experiments.simulate import train_rounds
-from federation.contract import load_federation, read_toml
+from federation.contract import load_federation
 from federation.run_folder import RunFolder
 from federation.server_app import federate
 from federation.site_network import server_network
 from federation.strategy import RunFailed
+from federation.tables import read_toml
 
 EEG = SHARED / "eeg"
 pytestmark = pytest.mark.skipif(not EEG.is_dir(), reason=f"{EEG} is not here")

@@ -12,9 +12,9 @@ from conftest import mfscsn
 from deployment.harness import TINY, tiny_site, wait_for
 
 from experiments.deploy import running_server
-from federation.contract import read_toml
 from federation.deployment.server_home import ServerHome
 from federation.run_folder import RunFolder
+from federation.tables import read_toml
 
 FEDERATION = 'name = "tiny"\n[contract]\nwindow = [0.5, 2.5]\nmin_sites = 1\n[training]\nrounds = 1\nbatch_size = 8\n'
 

@@ -15,6 +15,7 @@ from federation.contract import Site
 from federation.run_folder import RunFolder
 from federation.server_app import federate
 from federation.site import read_tensors, write_tensors
+from federation.site_trials import SiteTrials
 
 DATA = "simulated:laboratory"
 WORDS = ("--data", DATA, "--tasks", "left_hand,right_hand", "--subjects", "1,2", "--calibration", "12")
@@ -53,9 +54,10 @@ def test_adopted_layers_stay_as_they_are_and_the_run_is_like_any_other(run, tmp_
 def test_only_the_separate_layers_are_trained(run, prepared):
     common, site = replace(read_common(run.path), trained_on=frozenset()), run.federation.site[1]
     federation = adopting(common, site)
-    network = _around(federation, site, prepared, common)
+    trials = SiteTrials(site, federation.contract, prepared)
+    network = _around(federation, trials, common)
     before = network.private_state()
-    for _ in _train(network, federation, site, prepared, _private_alone(federation.settings)):
+    for _ in _train(network, federation, trials, _private_alone(federation.settings)):
         pass
     after, kept = network.private_state(), network.common_state()
     assert all(torch.equal(kept[name], value) for name, value in common.layers.items())
@@ -133,4 +135,4 @@ def test_what_cannot_be_adopted_is_refused(run, make_run, tmp_path):
         adopting(common, known)
     shared = common.contract.model_copy(update={"share": "all-but-head"})
     with pytest.raises(InputError, match="only with 'middle' can another headset"):
-        adopting(type(common)("x", shared, common.training, common.layers), Site(name="here"))
+        adopting(replace(common, contract=shared), Site(name="here"))

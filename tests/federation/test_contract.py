@@ -2,7 +2,8 @@ import pytest
 from conftest import federation_of, tiny_toml
 
 from data.errors import InputError
-from federation.contract import first_difference, load_federation
+from federation.contract import load_federation
+from federation.tables import first_difference
 from mfscsn.network import Architecture
 
 
@@ -12,8 +13,8 @@ def test_a_written_federation_reads_back_the_same(tmp_path):
 
 
 def test_what_the_tables_mean(tmp_path):
-    federation = federation_of(tiny_toml("common_layers = 2", "lr = 1e-2"), tmp_path)
-    assert federation.contract.architecture == Architecture(256, 128.0, n_common_layers=2)
+    federation = federation_of(tiny_toml("width = 20", "lr = 1e-2"), tmp_path)
+    assert federation.contract.architecture == Architecture(256, 128.0, width=20)
     assert federation.settings.lr == 1e-2 and federation.settings.proximal_mu == 0.0
     assert federation.site[0].dataset[0].name == "clinic" and federation.site[0].dataset[0].targets == ["3"]
     assert federation.min_sites == 2
@@ -31,7 +32,7 @@ def test_bids_folders_are_relative_to_the_file_or_to_a_given_root(tmp_path):
 def test_alignment_follows_the_extractor(tmp_path):
     assert federation_of(tiny_toml(), tmp_path).contract.alignment == "euclidean"
     riemann = federation_of(tiny_toml().replace('"shallow"', '"riemann"'), tmp_path)
-    assert riemann.contract.alignment == "followed"
+    assert riemann.contract.alignment == "adaptive"
     assert federation_of(riemann.to_toml(), tmp_path).contract == riemann.contract
 
 
@@ -68,8 +69,8 @@ def test_tasks_may_be_renamed(tmp_path):
         ('extractor = "shallow"', 'alignment = "euclidean"', "alignment 'euclidean' does not fit extractor 'riemann'"),
         (
             'extractor = "shallow"',
-            'extractor = "shallow"\nalignment = "followed"',
-            "takes ['euclidean', 'none', 'standard']",
+            'extractor = "shallow"\nalignment = "adaptive"',
+            "takes one of euclidean, standard, none",
         ),
         ("calibration = { first = 12 }", "", "targets need calibration"),
         ('tasks = ["right_hand", "rest"]', 'tasks = ["rest"]', "data set 'clinic' has the one class ['rest']"),
@@ -88,6 +89,13 @@ def test_tasks_may_be_renamed(tmp_path):
         ("targets = [3]", 'channels = ["C3", "C3"]', "channels: 'C3' stands there twice"),
         ("targets = [3]", "subjects = []", "site 'north', dataset 1, subjects: List should have at least 1 item"),
         ("[training]", "[training", "cannot be read as TOML"),
+        ("window = [0.5, 2.5]", 'alignment = "followed"', "'followed'; 'followed' is called 'adaptive' now"),
+        ("window = [0.5, 2.5]", "bad_sites = 2", "bad_sites: unknown key; 'bad_sites' is called 'n_byzantine' now"),
+        (
+            'name = "north"',
+            'name = "north"\nprivacy = { epsilon = 8.0, clip = 1.0 }',
+            "privacy, clip: unknown key; 'clip' is called 'max_grad_norm' now",
+        ),
     ],
 )
 def test_a_fault_is_one_line_that_names_it(tmp_path, old, new, message):

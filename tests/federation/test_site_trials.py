@@ -8,14 +8,7 @@ from data.errors import InputError
 from data.store import Store
 from data.trials import UNLABELLED
 from federation.contract import Federation
-from federation.site_trials import (
-    branches,
-    calibration_trials,
-    check_labelled,
-    check_site,
-    target_trials,
-    training_trials,
-)
+from federation.site_trials import SiteTrials
 from mfscsn.network import Branch
 
 
@@ -26,36 +19,39 @@ def tiny(tmp_path) -> Federation:
 
 def test_source_subjects_train_whole_and_targets_with_their_calibration(tiny, prepared):
     north, south = tiny.site
-    assert len(training_trials(north, tiny.contract, prepared)["clinic"].labels) == 2 * 16 + 8
-    assert len(training_trials(south, tiny.contract, prepared)["laboratory"].labels) == 2 * 12
-    assert [(t.subject, len(t.labels)) for t in target_trials(south, tiny.contract, prepared)] == [("1", 12), ("2", 12)]
-    assert list(calibration_trials(north, tiny.contract, prepared)) == [("clinic", "3")]
-    assert branches(south, tiny.contract, prepared) == {"laboratory": Branch(3, 3)}
+    assert len(SiteTrials(north, tiny.contract, prepared).training()["clinic"].labels) == 2 * 16 + 8
+    assert len(SiteTrials(south, tiny.contract, prepared).training()["laboratory"].labels) == 2 * 12
+    assert [(t.subject, len(t.labels)) for t in SiteTrials(south, tiny.contract, prepared).targets()] == [
+        ("1", 12),
+        ("2", 12),
+    ]
+    assert list(SiteTrials(north, tiny.contract, prepared).calibration()) == [("clinic", "3")]
+    assert SiteTrials(south, tiny.contract, prepared).branches() == {"laboratory": Branch(3, 3)}
 
 
 def test_labels_are_numbers_in_the_order_of_the_tasks(tiny, prepared):
     dataset = tiny.site[0].dataset[0]
     store = Store(dataset.recipe(tiny.contract).folder(prepared))
     expected = np.concatenate([store.trials("1").labels, store.trials("2").labels])
-    codes = training_trials(tiny.site[0], tiny.contract, prepared)["clinic"].labels[:32]
+    codes = SiteTrials(tiny.site[0], tiny.contract, prepared).training()["clinic"].labels[:32]
     assert np.array_equal(np.array(["right_hand", "rest"])[codes], expected)
 
 
 def test_alignment_sees_training_trials_alone(tiny, prepared, copied_store):
     """Noise in place of a target's test trials changes no training trial and no fitted alignment."""
-    before = training_trials(tiny.site[0], tiny.contract, prepared)["clinic"].signals
+    before = SiteTrials(tiny.site[0], tiny.contract, prepared).training()["clinic"].signals
     path = tiny.site[0].dataset[0].recipe(tiny.contract).folder(copied_store) / "sub-3.npy"
     signals = np.load(path)
     signals[8:] = 1e3 * np.random.default_rng(0).normal(size=signals[8:].shape)
     np.save(path, signals)
-    after = training_trials(tiny.site[0], tiny.contract, copied_store)["clinic"].signals
+    after = SiteTrials(tiny.site[0], tiny.contract, copied_store).training()["clinic"].signals
     assert np.array_equal(before, after)
-    (target,) = target_trials(tiny.site[0], tiny.contract, copied_store)
+    (target,) = SiteTrials(tiny.site[0], tiny.contract, copied_store).targets()
     assert target.signals.std() > 10
 
 
 def test_calibration_is_white_after_alignment(tiny, prepared):
-    for trials in calibration_trials(tiny.site[1], tiny.contract, prepared).values():
+    for trials in SiteTrials(tiny.site[1], tiny.contract, prepared).calibration().values():
         covariance = np.mean([x @ x.T / x.shape[1] for x in trials.signals.astype(float)], axis=0)
         assert np.allclose(covariance, np.eye(3), atol=1e-3)
 
@@ -63,13 +59,13 @@ def test_calibration_is_white_after_alignment(tiny, prepared):
 def test_without_alignment_signals_stay_in_microvolts(tmp_path, prepared):
     tiny = federation_of(tiny_toml('alignment = "none"'), tmp_path)
     store = Store(tiny.site[0].dataset[0].recipe(tiny.contract).folder(prepared))
-    signals = training_trials(tiny.site[0], tiny.contract, prepared)["clinic"].signals
+    signals = SiteTrials(tiny.site[0], tiny.contract, prepared).training()["clinic"].signals
     assert np.array_equal(signals[:16], store.trials("1").signals)
 
 
 def test_a_branch_for_each_subject(tmp_path, prepared):
     tiny = federation_of(tiny_toml(north='branch_by = "subject"'), tmp_path)
-    trials = training_trials(tiny.site[0], tiny.contract, prepared)
+    trials = SiteTrials(tiny.site[0], tiny.contract, prepared).training()
     assert {name: len(t.labels) for name, t in trials.items()} == {"clinic-1": 16, "clinic-2": 16, "clinic-3": 8}
 
 
@@ -81,7 +77,7 @@ def test_predictions_are_limited_to_the_subjects_own_tasks(tmp_path, prepared, c
     labels = manifest["subjects"]["1"]["labels"]
     manifest["subjects"]["1"]["labels"] = ["rest" if label == "left_hand" else label for label in labels]
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    first, second = target_trials(tiny.site[1], tiny.contract, copied_store)
+    first, second = SiteTrials(tiny.site[1], tiny.contract, copied_store).targets()
     assert first.outputs.tolist() == [1, 2] and second.outputs.tolist() == [0, 1, 2]
 
 
@@ -89,7 +85,7 @@ def test_a_branch_of_one_class_is_refused(tmp_path, prepared):
     text = tiny_toml().replace("first = 12", "first = 1").replace("targets = [1, 2]", "subjects = [1]\ntargets = [1]")
     tiny = federation_of(text, tmp_path)
     with pytest.raises(InputError, match="site 'south': the training trials of 'laboratory' hold the one class"):
-        check_site(tiny.site[1], tiny.contract, prepared)
+        SiteTrials(tiny.site[1], tiny.contract, prepared).check()
 
 
 @pytest.mark.parametrize(
@@ -106,7 +102,7 @@ def test_a_split_that_does_not_fit_is_named(tmp_path, prepared, old, new, messag
     tiny = federation_of(text, tmp_path)
     with pytest.raises(InputError, match=message):
         for site in tiny.site:
-            check_site(site, tiny.contract, prepared)
+            SiteTrials(site, tiny.contract, prepared).check()
 
 
 def unlabel(dataset, contract, store, subject, trials):
@@ -121,27 +117,27 @@ def unlabel(dataset, contract, store, subject, trials):
 def test_unlabelled_trials_of_a_source_subject_do_not_train(tiny, copied_store):
     site = tiny.site[0]
     unlabel(site.dataset[0], tiny.contract, copied_store, "1", range(5))
-    trials = training_trials(site, tiny.contract, copied_store)["clinic"]
+    trials = SiteTrials(site, tiny.contract, copied_store).training()["clinic"]
     assert len(trials.labels) == 2 * 16 + 8 - 5 and trials.labels.min() >= 0
-    check_labelled(site, tiny.contract, copied_store)
+    SiteTrials(site, tiny.contract, copied_store).check_labelled()
 
 
 def test_unlabelled_test_trials_have_no_code_and_cannot_be_scored(tiny, copied_store):
     site = tiny.site[0]
     unlabel(site.dataset[0], tiny.contract, copied_store, "3", range(8, 16))
-    (target,) = target_trials(site, tiny.contract, copied_store)
+    (target,) = SiteTrials(site, tiny.contract, copied_store).targets()
     assert target.labels.tolist() == [-1] * 8 and target.outputs.tolist() == [0, 1]
     with pytest.raises(InputError, match="site 'north', data set 'clinic', target '3': its test trials have no labels"):
-        check_labelled(site, tiny.contract, copied_store)
+        SiteTrials(site, tiny.contract, copied_store).check_labelled()
 
 
 def test_unlabelled_calibration_is_refused(tiny, copied_store):
     unlabel(tiny.site[0].dataset[0], tiny.contract, copied_store, "3", range(2))
     with pytest.raises(InputError, match="2 calibration trials have no label"):
-        check_site(tiny.site[0], tiny.contract, copied_store)
+        SiteTrials(tiny.site[0], tiny.contract, copied_store).check()
 
 
 def test_transductive_alignment_is_fitted_on_the_test_trials(tiny, prepared):
-    for target in target_trials(tiny.site[1], tiny.contract, prepared, transductive=True):
+    for target in SiteTrials(tiny.site[1], tiny.contract, prepared).targets(transductive=True):
         covariance = np.mean([x @ x.T / x.shape[1] for x in target.signals.astype(float)], axis=0)
         assert np.allclose(covariance, np.eye(3), atol=1e-3)

@@ -19,7 +19,6 @@ from federation.contract import load_federation
 from federation.register import Node, write_nodes
 from federation.run_folder import RunFolder
 from federation.server_app import deploy, federate
-from federation.site_trials import digest
 from federation.strategy import COMMON, METRICS, RunFailed, make_strategy
 
 
@@ -30,7 +29,7 @@ def history(run):
 
 def whole_state(run):
     return [run.load_common(run.last_round())] + [
-        run.site(s.name).load_private(99, digest(s, run.federation.contract, run.store))[0] for s in run.federation.site
+        run.site(s.name).load_private(99, run.trials(s).digest())[0] for s in run.federation.site
     ]
 
 
@@ -130,7 +129,7 @@ def five_toml(strategy: str) -> str:
 
 
 @pytest.mark.parametrize("strategy", ["fedavg", "fedmedian", "fedtrimmedavg", "krum"])
-def test_averages_that_bear_a_bad_site(tmp_path, prepared, strategy):
+def test_averages_that_bear_a_byzantine_site(tmp_path, prepared, strategy):
     (tmp_path / "five.toml").write_text(five_toml(strategy))
     run = RunFolder.create(tmp_path / strategy, load_federation(tmp_path / "five.toml"), prepared, 1)
     sent = {}
@@ -154,26 +153,26 @@ def test_averages_that_bear_a_bad_site(tmp_path, prepared, strategy):
         np.testing.assert_allclose(found, wanted, atol=1e-6)
 
 
-def test_as_many_bad_sites_as_the_contract_says(tmp_path, prepared):
+def test_as_many_n_byzantine_as_the_contract_says(tmp_path, prepared):
     for strategy in ("krum", "fedtrimmedavg"):
         (tmp_path / "five.toml").write_text(five_toml(strategy))
         run = RunFolder.create(tmp_path / strategy, load_federation(tmp_path / "five.toml"), prepared, 1)
-        made = make_strategy(run.federation.contract.model_copy(update={"bad_sites": 2}), run, 1)
+        made = make_strategy(run.federation.contract.model_copy(update={"n_byzantine": 2}), run, 1)
         borne = made.num_malicious_nodes if strategy == "krum" else int(made.beta * len(run.federation.site))
         assert borne == 2
 
 
-def test_too_few_sites_for_an_average_that_bears_bad_ones(tmp_path):
+def test_too_few_sites_for_an_average_that_bears_byzantine_ones(tmp_path):
     for strategy, needed in (("krum", 5), ("fedtrimmedavg", 3)):
         (tmp_path / "two.toml").write_text(tiny_toml(contract=f'strategy = "{strategy}"'))
-        with pytest.raises(InputError, match=f"bears bad_sites = 1 among at least {needed} sites, there are 2"):
+        with pytest.raises(InputError, match=f"bears n_byzantine = 1 among at least {needed} sites, there are 2"):
             load_federation(tmp_path / "two.toml")
 
 
 def test_the_optimiser_of_private_layers_goes_on_between_rounds(make_run):
     run = make_run(training="local_epochs = 3")
     federate(LoopGrid(run), run)
-    _, optimiser = run.site("north").load_private(2, digest(run.federation.site[0], run.federation.contract, run.store))
+    _, optimiser = run.site("north").load_private(2, run.trials(run.federation.site[0]).digest())
     steps = {float(value) for name, value in optimiser.items() if name.endswith("/step")}
     assert steps == {2 * 3 * 5.0} and not any(name.startswith("common.") for name in optimiser)
 

@@ -10,7 +10,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.utils import estimator_checks
 
 import mfscsn
-from federation.common_layers import export_common
+from federation.common_layers import export_common, read_common
 from federation.server_app import federate
 from mfscsn import MFSCSNClassifier
 
@@ -94,18 +94,23 @@ def test_it_continues_from_a_run_and_from_what_was_exported(make_run, tmp_path):
     export_common(run, tmp_path / "card")
     X, y = planted()
     found = []
-    for common in (run.path, tmp_path / "card", tmp_path / "card" / "common.safetensors"):
+    for common in (read_common(run.path), tmp_path / "card", str(tmp_path / "card" / "common.safetensors")):
         classifier = MFSCSNClassifier(common=common, train_common=False, epochs=2).fit(X, y)
         layers = classifier.network_.common_state()
         assert all(torch.equal(layers[name], value) for name, value in run.load_common(2).items())
         found.append(classifier.predict_proba(X))
     assert np.array_equal(found[0], found[1]) and np.array_equal(found[1], found[2])
-    moved = MFSCSNClassifier(common=run.path, epochs=2).fit(X, y).network_.common_state()
+    moved = MFSCSNClassifier(common=read_common(run.path), epochs=2).fit(X, y).network_.common_state()
     assert any(not torch.equal(moved[name], value) for name, value in run.load_common(2).items())
-    with pytest.raises(ValueError, match=r"sfreq is 100 Hz, the common layers in .* are of 128 Hz; resample"):
-        MFSCSNClassifier(sfreq=100.0, common=run.path).fit(X, y)
+    with pytest.raises(ValueError, match="a run's folder; give what federation.common_layers.read_common returns"):
+        MFSCSNClassifier(common=run.path).fit(X, y)
+    (tmp_path / "odd").mkdir()
+    with pytest.raises(ValueError, match="odd/common.safetensors: cannot be read as safetensors"):
+        MFSCSNClassifier(common=tmp_path / "odd").fit(X, y)
+    with pytest.raises(ValueError, match="sfreq is 100 Hz, the common layers of tiny are of 128 Hz; resample"):
+        MFSCSNClassifier(sfreq=100.0, common=tmp_path / "card").fit(X, y)
     with pytest.raises(ValueError, match=r"common layer 'common.0.weight' has shape"):  # a shorter trial
-        MFSCSNClassifier(common=run.path).fit(X[..., :200], y)
+        MFSCSNClassifier(common=tmp_path / "card").fit(X[..., :200], y)
 
 
 def test_the_package_says_what_it_does_not_have():

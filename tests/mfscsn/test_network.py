@@ -4,7 +4,7 @@ import torch
 from mfscsn.network import Architecture, Branch, SeparateCommonSeparate
 
 SHAPES = {"a": Branch(4, 2), "b": Branch(7, 3)}
-ARCHITECTURE = Architecture(n_times=256, sfreq=128.0, n_common_layers=2, n_head_layers=1)
+ARCHITECTURE = Architecture(n_times=256, sfreq=128.0)
 
 
 def test_each_branch_has_its_own_channels_and_outputs():
@@ -12,13 +12,13 @@ def test_each_branch_has_its_own_channels_and_outputs():
     assert network(torch.randn(5, 4, 256), "a").shape == (5, 2)
     assert network(torch.randn(5, 7, 256), "b").shape == (5, 3)
     *deep, logits = network.deep_features(torch.randn(5, 4, 256), "a")
-    assert [tuple(x.shape) for x in deep] == [(5, 50)] * 3 and logits.shape == (5, 2)
+    assert [tuple(x.shape) for x in deep] == [(5, 50)] and logits.shape == (5, 2)
 
 
 def test_common_state_is_the_middle_and_holds_no_buffer():
     network = SeparateCommonSeparate(ARCHITECTURE, SHAPES)
     common, private = network.common_state(), network.private_state()
-    assert set(common) == {"common.0.weight", "common.0.bias", "common.1.weight", "common.1.bias"}
+    assert set(common) == {"common.0.weight", "common.0.bias"}
     assert set(common) | set(private) == set(network.state_dict()) and not set(common) & set(private)
     assert any("running_mean" in name for name in private)
 
@@ -69,8 +69,8 @@ def test_building_a_network_leaves_the_callers_randomness_alone():
 def test_loading_other_layers_names_the_fault():
     network = SeparateCommonSeparate(ARCHITECTURE, SHAPES)
     state = network.common_state()
-    with pytest.raises(ValueError, match="common layer 'common.1.bias' is missing"):
-        network.load_common({k: v for k, v in state.items() if k != "common.1.bias"})
+    with pytest.raises(ValueError, match="common layer 'common.0.bias' is missing"):
+        network.load_common({k: v for k, v in state.items() if k != "common.0.bias"})
     with pytest.raises(ValueError, match="common layer 'heads.a.0.bias' is unknown"):
         network.load_common(state | {"heads.a.0.bias": torch.zeros(50)})
     with pytest.raises(ValueError, match=r"'common.0.bias' has shape \(3,\), expected \(50,\)"):

@@ -14,7 +14,7 @@ from experiments.references import reference_jobs, train_references
 from federation.contract import Federation, load_federation
 from federation.run_folder import RunFolder
 from federation.server_app import federate
-from federation.site_trials import calibration_trials, target_trials, training_trials
+from federation.site_trials import SiteTrials
 
 FEDERATIONS = Path(__file__).resolve().parents[2] / "experiments" / "federations"
 OPENMI = pytest.mark.skipif(not (SHARED / "eeg").is_dir(), reason="../shared/eeg is absent")
@@ -36,9 +36,12 @@ def test_the_fixed_split_has_the_published_numbers_of_trials(openmi):
     federation, store = openmi
     found = {
         site.name: (
-            {branch: t.signals.shape for branch, t in training_trials(site, federation.contract, store).items()},
-            [len(t.labels) for t in calibration_trials(site, federation.contract, store).values()],
-            [(t.subject, len(t.labels), len(t.outputs)) for t in target_trials(site, federation.contract, store)],
+            {branch: t.signals.shape for branch, t in SiteTrials(site, federation.contract, store).training().items()},
+            [len(t.labels) for t in SiteTrials(site, federation.contract, store).calibration().values()],
+            [
+                (t.subject, len(t.labels), len(t.outputs))
+                for t in SiteTrials(site, federation.contract, store).targets()
+            ],
         )
         for site in federation.site
     }
@@ -95,7 +98,7 @@ calibration = { runs = ["0", "3"] }
 
 
 @OPENMI
-@pytest.mark.parametrize("method", ["own-followed", "site-weighted-followed", "mf-scsn"])
+@pytest.mark.parametrize("method", ["own-adaptive", "site-weighted-adaptive", "mf-scsn"])
 def test_shuffled_labels_give_chance(openmi, tmp_path, method):
     """A label that leaked from the test trials would show: chance is 50, 50 and 33 percent at the three sites."""
     federation, store = openmi

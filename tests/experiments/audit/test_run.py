@@ -11,9 +11,9 @@ from data.store import Store
 from experiments.audit import run as audit
 from experiments.audit.byzantine import flipped_store, score_beside, spoiled
 from experiments.audit.identity import n_named
-from experiments.audit.inversion import gradient_of_trial, invert, likeness, log_power
+from experiments.audit.inversion import TrialForm, gradient_of_trial, invert, likeness, log_band_powers
 from experiments.audit.membership import auc, infer_membership, parted
-from experiments.audit.views import View, flat, summed, trained, update_of_round
+from experiments.audit.views import View, joined, summed, trained, update_of_round
 from experiments.prepare import prepare_sites
 from federation.run_folder import RunFolder
 from federation.server_app import federate
@@ -51,7 +51,7 @@ def test_a_trial_is_made_anew_from_all_layers_and_not_from_the_common_ones():
     for view, attacker in ((View(everything=True), network), (View(), strange)):
         gradients = gradient_of_trial(network, "a", x, label, view)
         assert gradients.keys() == set(view.names(network))
-        made = invert(attacker, "a", gradients, label, (4, 256), (4.0, 38.0), 128.0, seed=0)
+        made = invert(attacker, "a", gradients, label, TrialForm(4, 256, 128.0, (4.0, 38.0)), seed=0)
         found[view] = likeness(made, x, usual, 128.0)
     assert found[View(everything=True)].correlation > 0.6
     assert found[View()].correlation < 0.3
@@ -62,7 +62,7 @@ def test_noise_covers_a_gradient():
     network = network_of(0).double().eval()
     x = torch.randn(4, 256, dtype=torch.float64)
     plain, noisy = (
-        flat(gradient_of_trial(network, "a", x, torch.tensor(0), View(everything=True, noise=noise)))
+        joined(gradient_of_trial(network, "a", x, torch.tensor(0), View(everything=True, noise_multiplier=noise)))
         for noise in (None, 1.0)
     )
     assert float(noisy.std()) == pytest.approx(1.0, rel=0.05)
@@ -72,7 +72,7 @@ def test_noise_covers_a_gradient():
 def test_log_power_is_of_the_bands():
     seconds = np.arange(256) / 128
     alpha = np.sin(2 * np.pi * 8 * seconds)[None, None]
-    power = log_power(alpha, 128.0)
+    power = log_band_powers(alpha, 128.0)
     assert power.shape == (1, 5, 1) and power[0, :, 0].argmax() == 0
 
 
@@ -129,7 +129,7 @@ def test_frozen_layers_stay(trials):
     assert not torch.equal(after.heads["of-a"][0].weight, network.heads["of-a"][0].weight)
 
 
-def test_what_a_bad_site_sends():
+def test_what_a_byzantine_sends():
     before, after = {"w": torch.tensor([1.0, 1.0])}, {"w": torch.tensor([2.0, 0.0])}
     assert torch.equal(spoiled(before, after, "none", 0)["w"], after["w"])
     assert torch.equal(spoiled(before, after, "sign flipped", 0)["w"], torch.tensor([-49.0, 51.0]))
@@ -138,17 +138,17 @@ def test_what_a_bad_site_sends():
     assert float(moved.norm()) == pytest.approx(9 * 2**0.5)
 
 
-@pytest.mark.parametrize(("misdeed", "strategy"), [("sign flipped", "fedavg"), ("labels flipped", "fedmedian")])
-def test_the_others_are_scored_beside_a_bad_site(tmp_path, audited, misdeed, strategy):
+@pytest.mark.parametrize(("attack", "strategy"), [("sign flipped", "fedavg"), ("labels flipped", "fedmedian")])
+def test_the_others_are_scored_beside_a_byzantine(tmp_path, audited, attack, strategy):
     federation = audited.federation
-    score = score_beside(federation, audited.store, federation.site[0], misdeed, strategy, tmp_path / "work")
+    score = score_beside(federation, audited.store, federation.site[0], attack, strategy, tmp_path / "work")
     assert 0 <= score <= 1
     run = RunFolder(tmp_path / "work" / "run")
     assert run.last_round() == 2 and run.federation.contract.strategy == strategy
     assert {row["status"] for row in run.history()} == {"ok"}
 
 
-def test_labels_are_flipped_at_the_bad_site_alone(tmp_path, audited, prepared):
+def test_labels_are_flipped_at_the_byzantine_alone(tmp_path, audited, prepared):
     federation = audited.federation
     prepared_names = [
         s.dataset[0].model_copy(update={"subjects": [t]}) for s, t in zip(federation.site, ("3", "1"), strict=True)
@@ -186,6 +186,6 @@ def test_the_command_prints_writes_and_draws(tmp_path, audited):
 
 def test_what_cannot_be_audited_is_refused(tmp_path, audited, make_run):
     assert "extractor 'shallow'; the audit compares" in refused("audit", make_run("plain").path, cwd=tmp_path)
-    assert "2 sites; of 5 one may be bad" in refused("audit", audited.path, cwd=tmp_path)
+    assert "2 sites; of 5 one may be Byzantine" in refused("audit", audited.path, cwd=tmp_path)
     assert "did you mean 'price'?" in refused("audit", audited.path, "--parts", "prise", cwd=tmp_path)
-    assert set(audit.PARTS) == {"inversion", "membership", "identity", "price", "bad-site"}
+    assert set(audit.PARTS) == {"inversion", "membership", "identity", "price", "byzantine"}

@@ -5,29 +5,28 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import planted_trials
+from conftest import planted_trials, refused
 
 from data.beetl import A, B, write_sums
 from data.beetl_answer import read_codes
 from data.errors import InputError
 from experiments.beetl import tune as beetl_tune
 from experiments.beetl.run import (
-    Predicted,
+    TargetAnswers,
     Task,
     answer,
     beetl_federation,
-    begin,
     begin_or_reopen,
-    reopen,
+    begin_run,
+    reopen_run,
     submitted,
-    train,
+    train_run,
 )
 from experiments.beetl.score import points
-from experiments.beetl.tune import candidates, choose, write_settings
-from experiments.cli.main import _simulate_new
+from experiments.beetl.tune import Tuning, candidates, choose, write_settings
 from experiments.prepare import prepare_sites
-from federation.contract import read_toml
-from federation.site_trials import count_training
+from federation.site_trials import SiteTrials
+from federation.tables import read_toml
 
 pytestmark = pytest.mark.usefixtures("small_targets")
 QUICK = {"training": {"rounds": 2, "lr": 1e-3, "local_epochs": 3}}
@@ -53,8 +52,8 @@ def beetl_store(tmp_path_factory):
 
 def ended(competition, folder, store, method="mf-scsn", settings=QUICK, **about):
     task = Task(str(competition), sources="simulated", method=method, **about)
-    run = begin(task, small(beetl_federation(task, settings)), folder / method, store, 1, lambda *_: None)
-    train(run, method, lambda _: None)
+    run = begin_run(task, small(beetl_federation(task, settings)), folder / method, store, 1, lambda *_: None)
+    train_run(run, method, lambda _: None)
     return run, task
 
 
@@ -126,7 +125,7 @@ def test_a_run_answers_in_the_organisers_order_and_is_scored(competition, tmp_pa
     kept = json.loads((run.path / "score.json").read_text())
     assert kept["answer"]["total"] == pytest.approx(first.score.total)
     assert [site.name for site in run.federation.site] == ["A", "B", "cho", "physionet", "bnci"]
-    again, task = reopen(run.path, lambda *_: None)
+    again, task = reopen_run(run.path, lambda *_: None)
     assert task.transductive and [a.path.name for a in answer(again, task)] == ["answer.txt", "answer-transductive.txt"]
 
 
@@ -157,8 +156,8 @@ def test_the_baseline_is_shown_as_many_trials_as_the_sites_network(competition, 
     local = beetl_federation(Task(str(competition), method="local-site"))
     prepared = prepare_sites(local, beetl_store)
     for site, ours in zip(run.federation.site, prepared.site, strict=True):
-        shown = count_training(site, run.federation.contract, run.store)
-        assert shown == count_training(ours, local.contract, beetl_store) == {"A": 500, "B": 600}[site.name]
+        shown = run.trials(site).n_training()
+        assert shown == SiteTrials(ours, local.contract, beetl_store).n_training() == {"A": 500, "B": 600}[site.name]
 
 
 def test_a_run_goes_on_with_its_own_files_alone(linked, tmp_path, beetl_store):
@@ -170,18 +169,18 @@ def test_a_run_goes_on_with_its_own_files_alone(linked, tmp_path, beetl_store):
     (linked / "finalMI/S2").rename(linked / "finalMI/S1")
     (linked / "finalMI/away").rename(linked / "finalMI/S2")
     with pytest.raises(InputError, match="are files swapped"):
-        reopen(run.path, lambda *_: None)
+        reopen_run(run.path, lambda *_: None)
     (linked / "SHA256SUMS").unlink()
     (linked / "final_MI_label.txt").unlink()
-    again, task = reopen(run.path, lambda *_: None)
+    again, task = reopen_run(run.path, lambda *_: None)
     with pytest.raises(InputError, match="trained on other trials than are prepared now"):
         answer(again, task)
     with pytest.raises(InputError, match="--transductive: the alignment 'standard' of baseline fits nothing"):
-        reopen(run.path, lambda *_: None, transductive=True)
+        reopen_run(run.path, lambda *_: None, transductive=True)
     assert before.path.read_bytes() == kept
     (run.path / "beetl.json").unlink()
     with pytest.raises(InputError, match="no run of `mfscsn beetl run`"):
-        reopen(run.path, lambda *_: None)
+        reopen_run(run.path, lambda *_: None)
 
 
 def test_a_second_answer_that_would_be_the_first_is_refused(competition):
@@ -204,8 +203,9 @@ def test_a_wrong_label_file_is_refused_before_anything_is_trained(linked, tmp_pa
 
 def test_unlabelled_targets_cannot_be_simulated(competition, tmp_path, beetl_store):
     federation = beetl_federation(Task(str(competition), method="local-site"), QUICK)
-    with pytest.raises(InputError, match="its test trials have no labels"):
-        _simulate_new(federation, tmp_path / "run", beetl_store, 1)
+    (tmp_path / "beetl.toml").write_text(federation.to_toml())
+    words = ("simulate", "beetl.toml", "--out", "run", "--store", beetl_store)
+    assert "its test trials have no labels" in refused(*words, cwd=tmp_path)
     assert not (tmp_path / "run").exists()
 
 
@@ -247,11 +247,12 @@ def test_tuning_chooses_by_labelled_trials_and_goes_on_where_it_was(competition,
     def predictions(run, method):
         good = json.loads((run.path / "beetl.json").read_text()) == 30
         truth = np.array([0, 1, 2, 0, 1, 2])
-        yield Predicted("S1", truth if good else np.zeros_like(truth), truth)
+        yield TargetAnswers("S1", truth if good else np.zeros_like(truth), truth)
 
-    monkeypatch.setattr(beetl_tune, "train", lambda *_: None)
+    monkeypatch.setattr(beetl_tune, "train_run", lambda *_: None)
     monkeypatch.setattr(beetl_tune, "predictions", predictions)
-    words = (task, candidates(["contract.width=20,30,40"]), {}, {}, tmp_path / "work", start, lambda _: None)
+    tuning = Tuning(task, {}, {}, tmp_path / "work", start)
+    words = (tuning, candidates(["contract.width=20,30,40"]), lambda _: None)
     tried = choose(*words)
     assert tried[0].settings == {"contract.width": 30} and tried[0].score == 100 and tried[0].folds == (100.0,) * 5
     assert len(begun) == 15

@@ -1,6 +1,7 @@
 """The benchmark on the tiny federation: the same as through Flower, resumable, without leaks."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ from conftest import LoopGrid, federation_of, mfscsn, refused, tiny_toml
 from data.errors import InputError
 from experiments.benchmark import federated as benchmark_federated
 from experiments.benchmark import run as benchmark
-from experiments.benchmark.federated import METHODS, configured, run_method, train_together
+from experiments.benchmark.federated import METHODS, configured, run_method
 from experiments.benchmark.local import ALONE, run_alone
 from experiments.benchmark.run import (
     Bench,
@@ -25,9 +26,11 @@ from experiments.benchmark.run import (
     shuffled_store,
 )
 from experiments.benchmark.show import estimate, paired, print_benchmark
+from federation import plain_loop
+from federation.plain_loop import train_together
 from federation.run_folder import RunFolder
 from federation.server_app import federate
-from federation.site_trials import digest
+from federation.site_trials import SiteTrials
 
 RIEMANN = tiny_toml().replace('extractor = "shallow"\n', "").replace("fine_tune = 0", "fine_tune = 2")
 SPLIT = ("calibration = { first = 12 }", "calibration = { first = 12 }\ntest = { after = 12 }")
@@ -71,13 +74,16 @@ def test_trained_together_is_what_flower_trains(tmp_path, prepared, weighting):
     federate(LoopGrid(run), run)
     networks, _ = train_together(federation, prepared)
     for site in federation.site:
-        private, _ = run.site(site.name).load_private(99, digest(site, federation.contract, prepared))
+        private, _ = run.site(site.name).load_private(99, SiteTrials(site, federation.contract, prepared).digest())
         for theirs in (run.load_common(2), private):
             own = networks[site.name].state_dict()
             assert theirs and all(torch.allclose(own[name], theirs[name], rtol=0, atol=1e-7) for name in theirs)
 
 
-def test_every_method_runs_and_scores_every_target(tiny, copied_store):
+def test_every_method_runs_and_scores_every_target(tiny, copied_store, monkeypatch):
+    for name, method in METHODS.items():  # two rounds show as much of this as forty
+        few = {key: 2 if key == "rounds" else value for key, value in method.training.items()}
+        monkeypatch.setitem(METHODS, name, replace(method, training=few))
     bench = Bench(federation="", methods=[*ALONE, *METHODS], seeds=1)
     tiny = prepare_bench(bench, tiny, copied_store, lambda *step: None)
     who = {("north", "3", 8), ("south", "1", 12), ("south", "2", 12)}
@@ -86,7 +92,7 @@ def test_every_method_runs_and_scores_every_target(tiny, copied_store):
         assert {(row["site"], row["subject"], row["n_test"]) for row in rows} == who, name
         assert len(rows) == 3 and all(0 <= row["balanced_accuracy"] <= 1 for row in rows), name
         sent = bool(rows[0]["bytes"])
-        assert sent == (name in METHODS and not METHODS[name].one_place and "unshared" not in name), name
+        assert sent == (name in METHODS and not METHODS[name].centralised and "unshared" not in name), name
 
 
 def test_bytes_are_the_common_layers_down_and_up(tiny, prepared):
@@ -110,8 +116,8 @@ def test_null_and_ensemble_are_made_of_single_runs(tiny, prepared, monkeypatch):
     np.testing.assert_allclose(ensemble[0].probabilities, mean)
 
 
-def test_in_one_place_all_is_one_site(tiny):
-    federation = configured(tiny, METHODS["one-place"], 7)
+def test_in_centralised_all_is_one_site(tiny):
+    federation = configured(tiny, METHODS["centralised"], 7)
     assert [site.name for site in federation.site] == ["one-place"] and federation.training.seed == 7
     assert [d.name for d in federation.site[0].dataset] == [
         "north--in-one-place--clinic",
@@ -206,21 +212,21 @@ def test_shuffled_labels_stay_with_their_subject_and_run(tiny, prepared, tmp_pat
         assert any(before[name]["labels"] != after[name]["labels"] for name in before)
 
 
-@pytest.mark.parametrize("method", ["own-followed", "site-weighted-followed", "mf-scsn", "mf-scsn-shallow", "fedbs"])
+@pytest.mark.parametrize("method", ["own-adaptive", "site-weighted-adaptive", "mf-scsn", "mf-scsn-shallow", "fedbs"])
 def test_test_trials_of_noise_change_no_training(tiny, copied_store, method, monkeypatch):
     """What is trained, to the last bit, does not depend on the signals or labels of test trials."""
     bench = Bench(federation="", methods=[method], seeds=1)
     tiny = prepare_bench(bench, tiny, copied_store, lambda *step: None)
     trained = []
     if method in METHODS:
-        kept = benchmark_federated.train_round
+        kept = plain_loop.train_round
 
         def train_round(*words, **named):
             log, state = kept(*words, **named)
             trained.append((log.loss, log.accuracy))
             return log, state
 
-        monkeypatch.setattr(benchmark_federated, "train_round", train_round)
+        monkeypatch.setattr(plain_loop, "train_round", train_round)
     else:
         from sklearn.linear_model import LogisticRegression
 

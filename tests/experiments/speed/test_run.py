@@ -7,13 +7,13 @@ import pytest
 import torch
 from conftest import mfscsn, refused
 
-from experiments.speed.run import PlainShallow, _memory, paired, ratio
+from experiments.speed.run import PlainShallow, _memory, in_turns, ratio
 from mfscsn.network import Architecture, Branch, ExtractorAlone
 
 
 def test_sides_take_turns_and_the_first_turn_does_not_count():
     turns = []
-    seconds = paired({"a": lambda: turns.append("a"), "b": lambda: turns.append("b")}, 3)
+    seconds = in_turns({"a": lambda: turns.append("a"), "b": lambda: turns.append("b")}, 3)
     assert "".join(turns) == "abababab" and [len(found) for found in seconds.values()] == [3, 3]
 
 
@@ -27,7 +27,7 @@ def test_a_turn_lasts_for_a_quick_side_as_for_a_slow_one():
 
         return work
 
-    seconds = paired({"a": side("a", 0.25), "b": side("b", 2.0)}, 1, turn=0.5, clock=lambda: now[0])
+    seconds = in_turns({"a": side("a", 0.25), "b": side("b", 2.0)}, 1, turn=0.5, clock=lambda: now[0])
     assert "".join(turns) == "aaabbaaabb" and seconds == {"a": [0.25], "b": [2.0]}
 
 

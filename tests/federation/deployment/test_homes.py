@@ -8,15 +8,16 @@ import tomli_w
 from conftest import tiny_toml
 
 from data.errors import InputError
-from federation.contract import Contract, read_toml
+from federation.contract import Contract
 from federation.deployment import app_bundle
-from federation.deployment.keys import hosts, make_site_key
+from federation.deployment.keys import check_site_key, hosts, make_site_key
 from federation.deployment.launcher import sends
 from federation.deployment.server_home import FederationFile, ServerFile, ServerHome
 from federation.invitation import read_invitation
 from federation.privacy.ledger import Ledger
 from federation.register import Node, read_nodes, write_nodes
 from federation.site_home import OtherContract, SiteHome
+from federation.tables import read_toml
 
 
 @pytest.fixture
@@ -94,17 +95,17 @@ def test_a_mistake_in_site_toml(site, before, after, words):
 
 
 def test_the_key_must_be_that_of_the_site_and_nobody_elses(site):
-    SiteHome(site).check_key()
+    check_site_key(SiteHome(site))
     (site / "site.key").chmod(0o644)
     with pytest.raises(InputError, match="site.key: others can read it"):
-        SiteHome(site).check_key()
+        check_site_key(SiteHome(site))
     path = site / "site.toml"
     path.write_text(path.read_text().replace('name = "north"', 'name = "nroth"'))
     with pytest.raises(InputError, match="names the site 'nroth', but the key is that of 'north'"):
-        SiteHome(site).check_key()
+        check_site_key(SiteHome(site))
     (site / "north.pub").unlink()
     with pytest.raises(InputError, match="no key; restore it, or make another with `mfscsn site new-key"):
-        SiteHome(site).check_key()
+        check_site_key(SiteHome(site))
 
 
 def test_a_site_without_files(tmp_path, site):

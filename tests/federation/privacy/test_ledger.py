@@ -10,7 +10,7 @@ from opacus.accountants import PRVAccountant, RDPAccountant
 
 from data.errors import InputError
 from federation.contract import Privacy
-from federation.privacy.ledger import BudgetSpent, Ledger, epsilon_of, least_noise, most_rounds
+from federation.privacy.ledger import BudgetSpent, Ledger, epsilon_of, least_noise_multiplier, most_rounds
 
 
 def epsilon_by_formula(noise: float, rate: float, steps: int, delta: float) -> float:
@@ -66,7 +66,7 @@ def test_nothing_spent_is_nothing_told_and_no_noise_tells_all():
 @settings(max_examples=10, deadline=None)
 @given(st.floats(0.5, 20), st.sampled_from([0.05, 0.25, 1.0]), st.integers(1, 400))
 def test_the_least_noise_fits_and_less_does_not(epsilon, rate, steps):
-    noise = least_noise(epsilon, 1e-5, rate, steps)
+    noise = least_noise_multiplier(epsilon, 1e-5, rate, steps)
     assert epsilon_of([(noise, rate, steps)], 1e-5) <= epsilon < epsilon_of([(0.99 * noise, rate, steps)], 1e-5)
 
 
@@ -77,7 +77,7 @@ def test_the_most_rounds_fit_and_one_more_does_not():
 
 
 def test_rounds_of_all_runs_add_up_and_the_budget_is_never_passed(tmp_path):
-    privacy = Privacy(epsilon=3.0, noise=2.0)
+    privacy = Privacy(epsilon=3.0, noise_multiplier=2.0)
     number, runs = 0, iter("ab" * 500)
     with pytest.raises(BudgetSpent, match=r"would bring epsilon to 3\.\d+, the site allows 3 \(delta 1e-05\)"):
         for number, run in enumerate(runs):
@@ -93,17 +93,17 @@ def test_rounds_of_all_runs_add_up_and_the_budget_is_never_passed(tmp_path):
 
 def test_noise_is_found_once_a_run_and_out_of_what_is_left(tmp_path):
     ledger = Ledger(tmp_path / "privacy.json", Privacy(epsilon=4.0))
-    first = ledger.noise_of("a", 10, 4, 0.25)
+    first = ledger.noise_multiplier_of("a", 10, 4, 0.25)
     for number in range(1, 6):
         ledger.charge("a", number, first, 4, 0.25)
-    assert ledger.noise_of("a", 10, 4, 0.25) == first
-    second = ledger.noise_of("b", 10, 4, 0.25)
+    assert ledger.noise_multiplier_of("a", 10, 4, 0.25) == first
+    second = ledger.noise_multiplier_of("b", 10, 4, 0.25)
     assert second > first  # half is spent
     for number in range(1, 11):
         ledger.charge("b", number, second, 4, 0.25)
     assert 3.9 < ledger.epsilon <= 4.0
     with pytest.raises(BudgetSpent, match="no noise brings 40 more steps within epsilon 3"):
-        Ledger(tmp_path / "privacy.json", Privacy(epsilon=3.0)).noise_of("c", 10, 4, 0.25)
+        Ledger(tmp_path / "privacy.json", Privacy(epsilon=3.0)).noise_multiplier_of("c", 10, 4, 0.25)
 
 
 def test_a_damaged_ledger_is_not_begun_anew(tmp_path):

@@ -12,7 +12,7 @@ from data.errors import InputError
 from federation.privacy import private_training
 from federation.privacy.private_training import (
     Mechanism,
-    cut_gradients,
+    clip_per_sample_gradients,
     gradients_of_trials,
     steps_of_round,
     train_round_privately,
@@ -39,7 +39,7 @@ def private_toml(privacy: str, rounds: int = 2, contract: str = "") -> str:
 def network():
     torch.manual_seed(0)
     made = SeparateCommonSeparate(
-        Architecture(416, 128.0, "shallow-group", n_common_layers=2, n_head_layers=1),
+        Architecture(416, 128.0, "shallow-group"),
         {"a": Branch(5, 3), "b": Branch(3, 2)},
     )
     made.extractors["of-a"].drop.p = made.extractors["of-b"].drop.p = 0.0
@@ -59,7 +59,7 @@ def trials():
 def test_gradients_of_the_fused_extractor_are_those_of_a_loop_over_trials(n_chans, n_times, sfreq):
     """Both forms of the convolution: the second is the Fourier one."""
     torch.manual_seed(1)
-    architecture = Architecture(n_times, sfreq, "shallow-group", n_common_layers=2, n_head_layers=1)
+    architecture = Architecture(n_times, sfreq, "shallow-group")
     network = SeparateCommonSeparate(architecture, {"a": Branch(n_chans, 3)})
     network.extractors["of-a"].drop.p = 0.0
     x, y = torch.randn(6, n_chans, n_times), torch.randint(0, 3, (6,))
@@ -85,7 +85,7 @@ def test_lengths_are_cut_over_all_parameters_together(network, trials):
     clip = float(lengths.median())
     with gradients_of_trials(network):
         torch.nn.functional.cross_entropy(network(signals, "a"), labels, reduction="sum").backward()
-        found = cut_gradients(list(network.parameters()), clip)
+        found = clip_per_sample_gradients(list(network.parameters()), clip)
     for k, total in enumerate(found):
         expected = sum(grads[k] * min(1.0, clip / float(n)) for grads, n in zip(alone, lengths, strict=True))
         torch.testing.assert_close(total, expected, atol=1e-5, rtol=1e-3)
@@ -98,7 +98,7 @@ def test_every_parameter_gets_noise_of_the_size_that_is_said(network, trials, mo
     )
     settings = Settings(batch_size=4)
     assert steps_of_round({"a": 12, "b": 7}, settings) == (3, 1 / 3)
-    train_round_privately(network, trials, settings, Mechanism(noise=50.0, clip=0.01))
+    train_round_privately(network, trials, settings, Mechanism(noise_multiplier=50.0, max_grad_norm=0.01))
     assert len(seen) == 3
     for step in seen:
         deviation = 50.0 * 0.01 / (19 / 3)
@@ -141,7 +141,7 @@ def test_a_run_keeps_a_ledger_and_ends_within_its_budget(tmp_path, prepared):
 
 
 def test_a_run_stops_at_the_budget_and_says_so(tmp_path, prepared):
-    federation = federation_of(private_toml("epsilon = 3.0, noise = 3.0", rounds=50), tmp_path)
+    federation = federation_of(private_toml("epsilon = 3.0, noise_multiplier = 3.0", rounds=50), tmp_path)
     run = RunFolder.create(tmp_path / "run", federation, prepared, 1)
     with pytest.raises(RunFailed, match="south: has spent its privacy budget, and trains no more"):
         federate(LoopGrid(run), run)

@@ -1,5 +1,7 @@
 """Secure aggregation: Flower's protocol with our masks, against plain averaging, drop-outs, and a server that pries."""
 
+from importlib import import_module
+
 import numpy as np
 import pytest
 import torch
@@ -106,9 +108,13 @@ def test_a_mask_depends_on_every_bit_of_its_seed_and_is_uniform():
 def test_both_ends_of_flowers_protocol_use_our_masks_and_a_seed_of_32_bytes(four, monkeypatch):
     seeds = []
     plain = secagg.stream_mask
-    for module in (secagg.at_site, secagg.at_server):
-        assert module.pseudo_rand_gen is plain
-        monkeypatch.setattr(module, "pseudo_rand_gen", lambda seed, *words: seeds.append(seed) or plain(seed, *words))
+    monkeypatch.setattr(secagg, "stream_mask", lambda seed, *words: seeds.append(seed) or plain(seed, *words))
+
+    def weak(*words):
+        raise AssertionError("Flower's own generator")
+
+    for module in (secagg.at_site, import_module("flwr.server.workflow.secure_aggregation.secaggplus_workflow")):
+        monkeypatch.setattr(module, "pseudo_rand_gen", weak)
     run = four()
     federate(Sites(run), run)
     assert seeds and all(len(seed) >= 32 for seed in seeds)

@@ -1,0 +1,247 @@
+"""`mfscsn benchmark`, `report`, `audit`, `score` and `speed`: how good it is, what it tells, and what it costs."""
+
+import importlib.util
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from data.errors import InputError
+from experiments.cli.options import PREPARED, DataRoot, Jobs, StoreRoot, takes
+from experiments.cli.train import DEMO, load, prepare_shown
+
+app = typer.Typer()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """What `mfscsn benchmark` is told."""
+
+    bench: Annotated[Path, typer.Argument(help="The benchmark's file.", metavar="BENCH.toml", show_default=False)]
+    methods: Annotated[
+        str | None, typer.Option(help="Only these, with commas between.", metavar="NAME,...", show_default=False)
+    ] = None
+    seeds: Annotated[int | None, typer.Option(min=1, help="Seeds, in place of the file's.")] = None
+    jobs: Jobs = None
+    results: Annotated[
+        Path | None,
+        typer.Option("--out", help="The table of results.  \\[default: as the file says, or results/NAME.csv]"),
+    ] = None
+    shuffle_labels: Annotated[
+        int | None,
+        typer.Option(
+            min=0, metavar="SEED", help="Shuffle labels within each run: a leak would show as a score above chance."
+        ),
+    ] = None
+    data_root: DataRoot = None
+    store: StoreRoot = PREPARED
+
+
+@app.command()
+@takes(Benchmark)
+def benchmark(asked: Benchmark) -> None:
+    """Compare all methods on the same trials; resumable."""
+    _needs("braindecode", "pyriemann")
+    from experiments.benchmark.report import report_benchmark
+    from experiments.benchmark.run import (
+        check_method,
+        chosen_rows,
+        load_bench,
+        missing_jobs,
+        prepare_bench,
+        read_results,
+        results_path,
+        run_benchmark,
+        shuffled_store,
+    )
+    from experiments.benchmark.show import print_benchmark
+    from experiments.cli.show import ProgressLines
+    from experiments.progress import Progress
+
+    plan, federation, made_with = load_bench(asked.bench, asked.data_root)
+    chosen = plan.methods if asked.methods is None else [name.strip() for name in asked.methods.split(",")]
+    for method in chosen:
+        check_method(method, plan.methods, str(asked.bench))
+    plan = plan.model_copy(update={"methods": chosen, "seeds": asked.seeds or plan.seeds})
+    shuffle, store = asked.shuffle_labels, asked.store
+    made_with["shuffled_labels"] = shuffle
+    name = asked.bench.stem + ("" if shuffle is None else f"-shuffled-{shuffle}")
+    table = asked.results or results_path(plan, asked.bench, name)
+    rows = read_results(table, made_with)
+    if missing_jobs(plan, rows):
+        with ProgressLines() as show:
+            federation = prepare_bench(plan, federation, store, show.prepared)
+            if shuffle is not None:
+                store, real = store / "shuffled", store
+                shuffled_store(real, store, shuffle)
+            rows = run_benchmark(
+                plan,
+                federation,
+                store,
+                table,
+                made_with,
+                asked.jobs or os.cpu_count() or 1,
+                lambda what, done, total: show.progress(Progress(what, done, total)),
+            )
+    rows = chosen_rows(plan, rows)
+    print_benchmark(rows, name)
+    page = report_benchmark(rows, table, name)
+    typer.echo(f"results: {table}; plots: {table.with_suffix('.svg')}, {table.with_suffix('.png')}")
+    typer.echo(f"report: {page}")
+
+
+@app.command()
+def report(
+    what: Annotated[
+        Path,
+        typer.Argument(help="A run's folder, or a benchmark's file.", metavar="RUN|BENCH.toml", show_default=False),
+    ],
+    results: Annotated[
+        Path | None, typer.Option("--results", help="A benchmark's table, in place of the file's.", metavar="FILE")
+    ] = None,
+) -> None:
+    """Write report.html: scores, curves, maps, costs, warnings."""
+    from federation.run_folder import RunFolder
+
+    if what.suffix != ".toml":
+        if results is not None:
+            raise InputError(f"--results {results} is of a benchmark, and {what} is no BENCH.toml")
+        from experiments.report.run import report as report_run
+
+        typer.echo(f"report: {os.path.relpath(report_run(RunFolder(what)))}")
+        return
+    from experiments.benchmark.report import report_benchmark
+    from experiments.benchmark.run import chosen_rows, load_bench, read_results, results_path
+
+    plan, _, made_with = load_bench(what)
+    made_with["shuffled_labels"] = None
+    table = results or results_path(plan, what, what.stem)
+    rows = chosen_rows(plan, read_results(table, made_with))
+    if rows.empty:
+        raise InputError(f"{table}: no results yet; `mfscsn benchmark {what}` computes them")
+    typer.echo(f"report: {report_benchmark(rows, table, what.stem)}")
+
+
+@app.command()
+def audit(
+    run: Annotated[Path, typer.Argument(help="The run's folder.", metavar="RUN", show_default=False)],
+    parts: Annotated[
+        str, typer.Option(help="What to play, with commas between.", metavar="PART,...")
+    ] = "inversion,membership,identity,price,byzantine",
+    seeds: Annotated[int, typer.Option(min=1, help="How often, each time with another seed.")] = 3,
+    jobs: Jobs = None,
+) -> None:
+    """Attack a finished simulation, as server and as site."""
+    from experiments.audit.run import PARTS
+    from experiments.audit.run import audit as play
+    from experiments.audit.show import plot_price, print_audit
+    from experiments.cli.show import ProgressLines
+    from experiments.progress import Progress
+    from federation.run_folder import RunFolder
+
+    chosen = _parts(parts, list(PARTS))
+    opened = RunFolder(run)
+    with ProgressLines() as show:
+        findings = play(
+            opened,
+            chosen,
+            seeds,
+            jobs or os.cpu_count() or 1,
+            lambda what, done, total: show.progress(Progress(what, done, total)),
+        )
+    print_audit(findings)
+    files = [opened.path / "audit.csv", *(plot_price(findings, opened.path) if "price" in chosen else [])]
+    typer.echo(f"the audit: {', '.join(os.path.relpath(file) for file in files)}")
+
+
+@app.command()
+def score(
+    answer: Annotated[
+        Path,
+        typer.Argument(help="answer.txt, one code a line, or answer.zip.", metavar="ANSWER", show_default=False),
+    ],
+    labels: Annotated[Path, typer.Argument(help="The true codes, one a line.", metavar="LABELS", show_default=False)],
+    against: Annotated[
+        Path | None, typer.Option(help="Another answer, to compare with trial by trial.", metavar="ANSWER")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Score an answer to BEETL as its organisers do."""
+    import json
+    from dataclasses import asdict
+
+    from data.beetl_answer import are_organisers, read_codes, read_label_file
+    from experiments.beetl.score import as_document, gain
+    from experiments.beetl.score import score as score_answer
+    from experiments.beetl.show import beetl_score_table, gain_line
+
+    codes, truth = read_codes(answer), read_label_file(labels)
+    scored = score_answer(codes, truth)
+    compared = None if against is None else gain(codes, read_codes(against), truth)
+    if as_json:
+        words = {"answer": str(answer), "labels": str(labels), "organisers_labels": are_organisers(truth)}
+        typer.echo(json.dumps({**words, **as_document(scored), "gain": compared and asdict(compared)}, indent=1))
+        return
+    whose = "the organisers'" if are_organisers(truth) else "not the organisers'"
+    beetl_score_table(scored, f"answer: {answer}\nlabels: {labels} ({whose})")
+    if compared is not None:
+        gain_line(compared, str(against))
+
+
+@app.command()
+def speed(
+    federation: Annotated[
+        Path | None, typer.Option(help="The federation to run.  \\[default: the demonstration]", metavar="FED.toml")
+    ] = None,
+    parts: Annotated[
+        str, typer.Option(help="What to measure, with commas between.", metavar="PART,...")
+    ] = "step,run,prepare,sites,bytes,deployed",
+    repetitions: Annotated[int, typer.Option(min=1, help="Of everything that takes turns with a rival.")] = 5,
+    as_json: Annotated[
+        Path | None, typer.Option("--json", help="Write the measurements here as well.", metavar="FILE")
+    ] = None,
+    data_root: DataRoot = None,
+    store: StoreRoot = PREPARED,
+) -> None:
+    """Measure what training costs on this machine, beside rivals."""
+    import json
+    import tempfile
+    from dataclasses import asdict
+
+    _needs("braindecode")
+    from data.files import replaced
+    from experiments.cli.show import speed_row, speed_title
+    from experiments.speed.run import OF_A_FEDERATION, PARTS, measure
+
+    chosen = _parts(parts, list(PARTS))
+    configured = load(federation or DEMO, data_root)
+    if not OF_A_FEDERATION.isdisjoint(chosen):
+        configured = prepare_shown(configured, store)
+    rows = []
+    speed_title()
+    with tempfile.TemporaryDirectory(prefix="mfscsn-speed-") as work:
+        for row in measure(chosen, configured, store, Path(work), repetitions):
+            speed_row(row)
+            rows.append(asdict(row))
+    if as_json is not None:
+        with replaced(as_json) as out:
+            out.write(json.dumps(rows, indent=1).encode())
+
+
+def _parts(text: str, known: list[str]) -> list[str]:
+    from federation.tables import suggested
+
+    chosen = [part.strip() for part in text.split(",")]
+    for part in chosen:
+        if part not in known:
+            raise InputError(f"--parts: no such part {part!r}{suggested(part, known)}; there are {', '.join(known)}")
+    return chosen
+
+
+def _needs(*modules: str) -> None:
+    """Raise InputError when something is not installed that a command needs and training does not."""
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            raise InputError(f"this command needs {module}; pip install 'mfscsn[benchmark]'")

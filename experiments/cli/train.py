@@ -1,0 +1,151 @@
+"""`mfscsn prepare`, `simulate`, `demo` and `evaluate`: a federation on this machine, from recordings to scores."""
+
+import os
+import sys
+import time
+from dataclasses import dataclass, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from data.errors import InputError
+from experiments.cli.options import PREPARED, DataRoot, Out, StoreRoot, Threads, takes
+from federation.workers import warm_up
+
+if TYPE_CHECKING:
+    from federation.contract import Federation
+    from federation.run_folder import RunFolder
+
+app = typer.Typer()
+
+FedFile = Annotated[Path, typer.Argument(help="The federation's file.", metavar="FED.toml", show_default=False)]
+Rounds = Annotated[int | None, typer.Option(min=1, help="Rounds, in place of the file's.")]
+Seed = Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Seed, in place of the file's.")]
+DEMO = Path(str(files("experiments") / "federations" / "demo.toml"))
+Resume = Annotated[
+    Path | None, typer.Option(help="Continue the run in this folder, with its own store and threads.", metavar="RUN")
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Simulation:
+    """What `mfscsn simulate` is told."""
+
+    federation: FedFile
+    rounds: Rounds = None
+    seed: Seed = None
+    out: Out = None
+    resume: Resume = None
+    data_root: DataRoot = None
+    store: StoreRoot = PREPARED
+    threads: Threads = 1
+
+    def load(self) -> "Federation":
+        """Read the federation's file, with what the command line says in its place."""
+        changes = {key: value for key, value in (("rounds", self.rounds), ("seed", self.seed)) if value is not None}
+        federation = load(self.federation, self.data_root)
+        return federation.model_copy(update={"training": federation.training.model_copy(update=changes)})
+
+
+@app.command()
+def prepare(federation: FedFile, data_root: DataRoot = None, store: StoreRoot = PREPARED) -> None:
+    """Turn recordings into trials on disk; only what is new."""
+    prepare_shown(load(federation, data_root), store)
+    typer.echo(f"prepared trials: {store}")
+
+
+@app.command()
+@takes(Simulation)
+def simulate(asked: Simulation) -> None:
+    """Train a federation on this machine, to scores and a report."""
+    warm_up(asked.threads)
+    if asked.resume is None:
+        simulate_new(asked)
+    else:
+        _resume(asked, asked.resume)
+
+
+@app.command()
+def demo(
+    out: Out = None, resume: Resume = None, store: StoreRoot = PREPARED, rounds: Rounds = None, seed: Seed = None
+) -> None:
+    """Run the demonstration: three simulated centres that differ."""
+    simulate(federation=DEMO, rounds=rounds, seed=seed, out=out, resume=resume, store=store)
+
+
+@app.command()
+def evaluate(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs.", metavar="RUN...", show_default=False)],
+) -> None:
+    """Score finished runs again; several are averaged."""
+    from experiments.cli.show import score_table
+    from experiments.evaluate import evaluate as score_run
+    from federation.run_folder import RunFolder
+
+    score_table([score for run in runs for score in score_run(RunFolder(run))])
+
+
+def load(path: Path, data_root: Path | None) -> "Federation":
+    """Read a federation's file."""
+    from federation.contract import load_federation
+
+    return load_federation(path, data_root)
+
+
+def prepare_shown(federation: "Federation", store: Path) -> "Federation":
+    """Prepare all sites, and show how far that is."""
+    from experiments.cli.show import ProgressLines
+    from experiments.prepare import prepare_sites
+
+    with ProgressLines() as show:
+        return prepare_sites(federation, store, show.prepared)
+
+
+def simulate_new(asked: Simulation) -> None:
+    """Begin a run and take it to its scores."""
+    from federation.run_folder import RunFolder, check_free
+    from federation.site_trials import SiteTrials
+
+    federation = asked.load()
+    path = asked.out or Path("runs") / f"{federation.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    check_free(path)
+    federation = prepare_shown(
+        federation, asked.store
+    )  # before the run folder: input that is refused leaves none behind
+    for site in federation.site:
+        SiteTrials(site, federation.contract, asked.store).check_labelled()
+    _carry_out(RunFolder.create(path, federation, asked.store, asked.threads))
+
+
+def _resume(asked: Simulation, path: Path) -> None:
+    from experiments.simulate import check_resumed
+    from federation.run_folder import RunFolder
+
+    federation = replace(asked, rounds=None, seed=None).load()
+    if asked.out is not None and asked.out.resolve() != path.resolve():
+        raise InputError(f"--out {asked.out} and --resume {path} name two folders: a resumed run stays in its own")
+    run = RunFolder(path)
+    check_resumed(run, federation, asked.rounds, asked.seed)
+    prepare_shown(run.federation, run.store)
+    _carry_out(run)
+
+
+def _carry_out(run: "RunFolder") -> None:
+    from experiments.cli.show import ProgressLines, privacy_lines, score_table, secure_line
+    from experiments.simulate import simulate as run_simulation
+
+    try:
+        with ProgressLines() as show:
+            scores = run_simulation(run, show.progress)
+    except KeyboardInterrupt:
+        print(f"interrupted; the same command with --resume {os.path.relpath(run.path)} goes on", file=sys.stderr)
+        raise typer.Exit(130) from None
+    score_table(scores)
+    secure_line(run.secure_aggregation())
+    privacy_lines(run.spent())
+    from experiments.report.run import report as report_run
+
+    page = report_run(run)
+    typer.echo(f"run folder: {os.path.relpath(run.path)}\nreport: {os.path.relpath(page)}")

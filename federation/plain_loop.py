@@ -1,0 +1,71 @@
+"""A federation without Flower's transport: all sites train in this process, round by round, and are averaged.
+
+A simulation through Flower's apps gives the same layers (a test).
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from federation.contract import Federation
+from federation.site_network import site_network, site_seed
+from federation.site_trials import SiteTrials
+from mfscsn.network import SplitModule
+from mfscsn.training import BranchTrials, derive_seed, train_round
+
+
+def train_together(
+    federation: Federation,
+    store: Path,
+    change: Callable[[SplitModule], None] = lambda network: None,
+    trials_of: Callable[[SiteTrials], dict[str, BranchTrials]] = SiteTrials.training,
+    half: bool = False,
+    **settings_of_method: Any,
+) -> tuple[dict[str, SplitModule], dict[str, float]]:
+    """Train all sites round by round in this process; give each site's network and its CPU seconds."""
+    contract, training = federation.contract, federation.training
+    settings = replace(federation.settings, **settings_of_method)
+    opened = {site.name: SiteTrials(site, contract, store) for site in federation.site}
+    trials = {name: trials_of(of_site) for name, of_site in opened.items()}
+    networks: dict[str, SplitModule] = {}
+    for name, of_site in opened.items():
+        networks[name] = site_network(federation, of_site)
+        change(networks[name])
+    states: dict[str, dict[str, Tensor] | None] = dict.fromkeys(networks)
+    seconds = dict.fromkeys(networks, 0.0)
+    weights = {
+        name: 1.0 if contract.weighting == "equal" else float(sum(len(t.labels) for t in of_site.values()))
+        for name, of_site in trials.items()
+    }
+    seeds = {site.name: site_seed(federation, site) for site in federation.site}
+    for number in range(1, training.rounds + 1):
+        for name in sorted(networks):
+            began = time.process_time()
+            _, states[name] = train_round(
+                networks[name],
+                trials[name],
+                settings,
+                seed=derive_seed(seeds[name], name, number),
+                optimiser_state=states[name],
+            )
+            seconds[name] += time.process_time() - began
+        layers = [
+            (weights[name] / sum(weights.values()), _sent(networks[name].common_state(), half))
+            for name in sorted(networks)
+        ]
+        mean = {
+            key: sum((part * state[key] for part, state in layers[1:]), layers[0][0] * layers[0][1][key])
+            for key in layers[0][1]
+        }
+        for network in networks.values():
+            network.load_common(_sent(mean, half))
+    return networks, seconds
+
+
+def _sent(layers: dict[str, Tensor], half: bool) -> dict[str, Tensor]:
+    """Give layers as they arrive."""
+    return {name: values.half().float() for name, values in layers.items()} if half else layers

@@ -1,0 +1,73 @@
+"""Common layers in one file: what `mfscsn export` writes, and `mfscsn.MFSCSNClassifier` continues from."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from mfscsn.inputs import Alignment
+from mfscsn.network import Architecture
+
+FILE = "common.safetensors"
+KIND = "mfscsn common layers"
+
+
+@dataclass(frozen=True)
+class CommonLayers:
+    """The common layers of a finished federation, and what a network around them must be.
+
+    Parameters
+    ----------
+    name : str
+        Of the federation.
+    architecture : Architecture
+    alignment : Alignment
+    layers : mapping of str to tensor
+    """
+
+    name: str
+    architecture: Architecture
+    alignment: Alignment
+    layers: dict[str, Tensor] = field(repr=False)
+
+
+def read_exported(path: str | Path) -> CommonLayers:
+    """Read what `mfscsn export` wrote.
+
+    Parameters
+    ----------
+    path : path
+        The file, or the folder that it lies in.
+
+    Raises
+    ------
+    ValueError
+        When there is no such file, or it holds something else; one line.
+    """
+    layers, about = read_file(Path(path))
+    try:
+        architecture, alignment = Architecture(**json.loads(about["architecture"])), json.loads(about["alignment"])
+        return CommonLayers(about["name"], architecture, Alignment(**alignment), layers)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path}: of another version of mfscsn; export it again with `mfscsn export`") from error
+
+
+def read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the layers of an exported file and what stands with them; raise ValueError when it is none."""
+    file = path / FILE if path.is_dir() else path
+    if (path / "federation.toml").exists() and not file.exists():
+        raise ValueError(
+            f"{path}: a run's folder; give what federation.common_layers.read_common returns of it, or export it with"
+            " `mfscsn export`"
+        )
+    try:
+        with safe_open(file, framework="pt") as opened:
+            names: list[str] = opened.keys()
+            layers, about = {name: opened.get_tensor(name) for name in names}, dict(opened.metadata() or {})
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{file}: cannot be read as safetensors: {error}") from error
+    if about.get("kind") != KIND:
+        raise ValueError(f"{file}: no exported common layers; `mfscsn export RUN` writes them")
+    return layers, about
