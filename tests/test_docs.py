@@ -1,5 +1,6 @@
 """What README.md shows of the benchmark is what the kept results say."""
 
+import re
 import runpy
 from pathlib import Path
 
@@ -17,3 +18,13 @@ def test_the_documentation_shows_the_kept_plots():
     for name in figures["SHOWN"]:
         kept = (REPOSITORY / "experiments" / "benchmark" / "results" / name).read_bytes()
         assert (REPOSITORY / "docs" / "images" / name).read_bytes() == kept
+
+
+def test_every_command_of_the_readme_is_run_by_the_example():
+    text = (REPOSITORY / "README.md").read_text()
+    table = text[text.index("| command | what it does |") :].partition("\n\n")[0]
+    script = (REPOSITORY / "examples" / "every_command.sh").read_text()
+    commands = set(re.findall(r"`mfscsn (\w+)", table)) - {"beetl"}
+    assert {name for name in commands if f" mfscsn {name} " not in script} == set()
+    for name in re.findall(r"`(\w+)`", next(line for line in table.splitlines() if "beetl" in line)):
+        assert f" mfscsn beetl {name} " in script

@@ -1,5 +1,7 @@
 """`MFSCSNClassifier` as scikit-learn, and whoever builds on it, uses it."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -47,9 +49,8 @@ def test_probabilities_and_the_same_seed():
 
 
 def test_scikit_learn_checks_what_applies_to_trials():
-    classifier = MFSCSNClassifier(epochs=1)
-    with pytest.warns(Warning, match="Can't test estimator"):  # its own data are two-dimensional
-        estimator_checks.check_estimator(classifier)
+    """Those of its checks that bring no data of their own, which are two-dimensional; and what the others are about."""
+    classifier = MFSCSNClassifier(epochs=2)
     for check in (
         estimator_checks.check_no_attributes_set_in_init,
         estimator_checks.check_get_params_invariance,
@@ -61,8 +62,14 @@ def test_scikit_learn_checks_what_applies_to_trials():
     ):
         check("MFSCSNClassifier", classifier)
     X, y = planted()
-    fitted = make_pipeline(clone(classifier).set_params(epochs=2)).fit(X, y)
-    assert fitted[0].n_features_in_ == 6 and fitted.score(X, y) > 0
+    fitted = make_pipeline(clone(classifier).set_params(epochs=20)).fit(X, y)
+    assert fitted[0].n_features_in_ == 6 and fitted.score(X, y) > 0.9
+    assert clone(fitted[0]).get_params() == classifier.set_params(epochs=20).get_params()  # fitting changes none
+    assert not hasattr(clone(fitted[0]), "classes_")
+    again = pickle.loads(pickle.dumps(fitted))
+    assert np.array_equal(again.predict_proba(X), fitted.predict_proba(X))
+    order = np.random.default_rng(0).permutation(len(y))  # a trial's probabilities are its own
+    np.testing.assert_allclose(fitted.predict_proba(X[order]), fitted.predict_proba(X)[order], atol=1e-5)
 
 
 @pytest.mark.parametrize(
