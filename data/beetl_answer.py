@@ -52,15 +52,17 @@ def _read_text(path: Path) -> str:
     if content.startswith(b"PK") or path.suffix.lower() == ".zip":
         try:
             with zipfile.ZipFile(path) as archive:
-                names = archive.namelist()
-                if "answer.txt" not in names:
-                    raise InputError(f"{path}: no answer.txt in it, but {names[:3]}")
-                about = archive.getinfo("answer.txt")
+                names = [name for name in archive.namelist() if not name.startswith("__MACOSX/")]
+                answers = [name for name in names if name.rpartition("/")[2] == "answer.txt"]
+                if len(answers) != 1:
+                    many = f"{len(answers)} files" if answers else "no"
+                    raise InputError(f"{path}: {many} answer.txt in it, but {names[:3]}; one was expected")
+                about = archive.getinfo(answers[0])
                 if about.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # the others have no bound
                     raise InputError(f"{path}: answer.txt is packed in a way that is not admitted; zip it plainly")
                 if about.file_size > MAX_BYTES:
                     raise InputError(f"{path}: its answer.txt is no list of {N_ANSWERS} codes, it is far too long")
-                content = archive.read("answer.txt")
+                content = archive.read(about)
         except (zipfile.BadZipFile, zlib.error, RuntimeError, UnicodeDecodeError, EOFError) as error:
             raise InputError(f"{path}: not a whole, plain zip file ({error})") from error
     try:

@@ -1,6 +1,10 @@
-"""The one exception for what a user can mend: shown as one line, without a traceback."""
+"""What a user is told in one line, without a traceback: a mistake that can be mended, and work that failed."""
 
 import difflib
+
+
+class FailedError(RuntimeError):
+    """Work that failed on its way: the message says why and where to look; shown as one line, exit code 1."""
 
 
 class InputError(ValueError):

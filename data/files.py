@@ -19,6 +19,17 @@ from numpy.typing import NDArray
 from data.errors import InputError
 
 
+def check_free(path: Path, instead: str = "give another --out", resumable: bool = True) -> None:
+    """Raise InputError, which says what to do instead, when something lies where a folder is to begin."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        run = resumable and (path / "environment.json").exists()
+        hint = f", or continue it with --resume {path}" if run else ""
+        raise InputError(f"{path}: already exists; {instead}{hint}")
+    there = next(folder for folder in (path.resolve(), *path.resolve().parents) if folder.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):  # now, not when all is prepared
+        raise InputError(f"{path}: cannot be made, {there} is not a folder that can be written; {instead}")
+
+
 @contextmanager
 def replaced(path: Path) -> Iterator[BinaryIO]:
     """Open a temporary file beside `path` that takes its place when the block ends well, and vanishes when not."""

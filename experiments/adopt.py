@@ -23,6 +23,7 @@ from federation.run_folder import RunFolder
 from federation.site_network import site_network
 from federation.site_scores import balanced_accuracy
 from federation.site_trials import SiteTrials
+from federation.tables import parse_table
 from mfscsn.network import SeparateCommonSeparate
 from mfscsn.training import OptimiserState, RoundLog, Settings, derive_seed, predict, train_round
 
@@ -57,7 +58,13 @@ def adopting(common: AdoptableLayers, site: Site, seed: int | None = None) -> Fe
             **({} if seed is None else {"seed": seed}),
         }
     )
-    return Federation(name=f"{common.name}{ADOPTED}", contract=contract, training=training, site=[site])
+    document = {
+        "name": f"{common.name}{ADOPTED}",
+        "contract": contract.model_dump(mode="json", exclude_none=True),
+        "training": training.model_dump(mode="json"),
+        "site": [site.model_dump(mode="json", exclude_none=True)],
+    }
+    return parse_table(Federation, document, "adopt")
 
 
 def adopt(run: RunFolder, common: AdoptableLayers, report: Callable[[Progress], None]) -> list[Score]:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from data.errors import InputError
+from data.errors import FailedError, InputError
 from data.files import replaced
 from experiments.progress import Progress
 from experiments.simulate import round_line
@@ -75,7 +75,7 @@ def train_deployed(home: ServerHome, run: RunFolder, wait: float, report: Callab
     ------
     InputError
         When the server does not run.
-    RuntimeError
+    FailedError
         When the run failed; the message says why and where to look.
     """
     link, started = running_server(home), run.path / STARTED
@@ -92,17 +92,17 @@ def train_deployed(home: ServerHome, run: RunFolder, wait: float, report: Callab
     report(Progress("last layers to sites", 0, 1))
     while True:
         if not link.alive():
-            raise RuntimeError("the server ended before it had sent the last layers; start it, and --resume")
+            raise FailedError("the server ended before it had sent the last layers; start it, and --resume")
         if link.status(flower_run).startswith("finished"):
             break
         time.sleep(POLL_SECONDS)
     if run.failure() is not None:
-        raise RuntimeError(f"the last layers did not reach the sites: {run.failure()}; --resume tries again")
+        raise FailedError(f"the last layers did not reach the sites: {run.failure()}; --resume tries again")
     report(Progress("last layers to sites", 1, 1))
 
 
 def follow_rounds(run: RunFolder, link: SuperLink, flower_run: str, report: Callable[[Progress], None]) -> None:
-    """Watch a run until its last round; raise RuntimeError, which says why, when it ends before."""
+    """Watch a run until its last round; raise FailedError, which says why, when it ends before."""
     rounds, seen, checked = run.federation.training.rounds, run.last_round(), time.monotonic()
     report(Progress("rounds", seen, rounds))
     while seen < rounds:
@@ -119,11 +119,11 @@ def follow_rounds(run: RunFolder, link: SuperLink, flower_run: str, report: Call
             checked = time.monotonic()
 
 
-def _failure(run: RunFolder, link: SuperLink, flower_run: str) -> RuntimeError:
+def _failure(run: RunFolder, link: SuperLink, flower_run: str) -> FailedError:
     if link.alive():
         link.save_log(flower_run, run.path / "flower.log")
     reason = run.failure() or "Flower ended without a word"
-    return RuntimeError(f"the run failed: {reason}; all of it: {run.path / 'flower.log'}")
+    return FailedError(f"the run failed: {reason}; all of it: {run.path / 'flower.log'}")
 
 
 def stop(home: ServerHome) -> RunFolder:

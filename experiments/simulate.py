@@ -8,7 +8,7 @@ from pathlib import Path
 from flwr.app import Context, RecordDict
 from flwr.app.user_config import UserConfig
 
-from data.errors import InputError
+from data.errors import FailedError, InputError
 from experiments.evaluate import Score, evaluate
 from experiments.progress import Progress
 from experiments.references import reference_jobs, train_references
@@ -32,7 +32,7 @@ def simulate(run: RunFolder, report: Callable[[Progress], None]) -> list[Score]:
     ------
     InputError
         For what the user can mend.
-    RuntimeError
+    FailedError
         When the run failed; the message says why and where to look.
     """
     with run.locked("command", wait=15.0):
@@ -68,7 +68,7 @@ def check_resumed(run: RunFolder, federation: Federation, rounds: int | None, se
 
 
 def train_rounds(run: RunFolder, report: Callable[[Progress], None]) -> None:
-    """Train the rounds that are left, through Flower's apps; raise RuntimeError when the run fails."""
+    """Train the rounds that are left, through Flower's apps; raise FailedError when the run fails."""
     rounds, seen = run.federation.training.rounds, run.last_round()
     if seen == rounds:
         return
@@ -89,7 +89,7 @@ def train_rounds(run: RunFolder, report: Callable[[Progress], None]) -> None:
             app(grid, Context(RUN_ID, 0, {}, RecordDict(), config))
         except Exception as error:
             logger.exception("the run failed")
-            raise RuntimeError(
+            raise FailedError(
                 f"the run failed: {run.failure() or error}{_site_failure(run)}; all of it: {log}"
             ) from error
         watch()

@@ -88,7 +88,8 @@ def _train(message: Message, context: Context, run: RunFolder, site: Site, folde
 
     seconds = time.monotonic() - began
     measured = {"loss": log.loss, "accuracy": log.accuracy, "seconds": round(seconds, 3)}
-    folder.log(f"round {number}: {log.n_trials} trials, loss {log.loss:.4f}, {seconds:.2f} s")
+    told = "" if site.privacy else f" loss {log.loss:.4f},"  # no noise covers it
+    folder.log(f"round {number}: {log.n_trials} trials,{told} {seconds:.2f} s")
     weight = 1 if contract.weighting == "equal" else log.n_trials
     return RecordDict(
         {

@@ -32,6 +32,17 @@ def _all_different(names: Sequence[str], what: str) -> None:
             raise ValueError(f"{what}: {name!r} stands there twice")
 
 
+def _numbers_as_text(value: Any, keys: Sequence[str]) -> Any:
+    """Take numbers in lists of names for names: 1 is how MOABB calls a subject, and what a run is called in BIDS."""
+    if not isinstance(value, dict):
+        return value
+    value = dict(value)
+    for key in keys:
+        if isinstance(value.get(key), list):
+            value[key] = [str(n) if isinstance(n, int) and not isinstance(n, bool) else n for n in value[key]]
+    return value
+
+
 ROBUST = ("fedmedian", "fedtrimmedavg", "krum")  # strategies that look at single updates
 
 
@@ -119,6 +130,14 @@ class Contract(Table):
         return self
 
     @property
+    def fewest_replies(self) -> int:
+        """Replies that the strategy needs in a round to bear `n_byzantine` of them; 0 where it bears none.
+
+        Krum: Blanchard et al. 2017, NeurIPS. Trimmed mean: Yin et al. 2018, ICML.
+        """
+        return {"krum": 2 * self.n_byzantine + 3, "fedtrimmedavg": 2 * self.n_byzantine + 1}.get(self.strategy, 0)
+
+    @property
     def preprocessing(self) -> Preprocessing:
         """The part that decides how recordings become trials."""
         return Preprocessing(self.sfreq, self.window, self.band)
@@ -160,6 +179,11 @@ class Part(Table):
     sessions: list[str] | None = None
     after: int | None = Field(None, ge=1)
     first: int | None = Field(None, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_text(cls, value: Any) -> Any:
+        return _numbers_as_text(value, ("runs", "sessions"))
 
     @model_validator(mode="after")
     def _check(self) -> "Part":
@@ -206,10 +230,7 @@ class Dataset(Table):
     def _complete(cls, value: Any) -> Any:
         if not isinstance(value, dict):
             return value
-        value = dict(value)
-        for key in ("subjects", "targets"):  # numbers are how MOABB calls its subjects
-            if isinstance(value.get(key), list):
-                value[key] = [str(s) if isinstance(s, int) and not isinstance(s, bool) else s for s in value[key]]
+        value = _numbers_as_text(value, ("subjects", "targets"))
         if not value.get("name") and isinstance(value.get("source"), str):
             stem = value["source"].partition(":")[2].rstrip("/").rpartition("/")[2]
             value["name"] = as_name(stem)
@@ -450,12 +471,11 @@ def check_min_sites(federation: Federation, where: str) -> None:
             f"{where}: secure_aggregation needs at least {FEWEST} sites, there are {len(federation.site)}: of two, each"
             " knows the other's update, and of three, two that tell know the third's"
         )
-    n = federation.contract.n_byzantine
-    needed = {"krum": 2 * n + 3, "fedtrimmedavg": 2 * n + 1}.get(federation.contract.strategy, 0)
-    if len(federation.site) < needed:
+    contract = federation.contract
+    if len(federation.site) < contract.fewest_replies:
         raise InputError(
-            f"{where}: strategy {federation.contract.strategy!r} bears n_byzantine = {n} among at least {needed} sites,"
-            f" there are {len(federation.site)}"
+            f"{where}: strategy {contract.strategy!r} bears n_byzantine = {contract.n_byzantine} among at least"
+            f" {contract.fewest_replies} sites, there are {len(federation.site)}"
         )
     if federation.min_sites > len(federation.site):
         raise InputError(

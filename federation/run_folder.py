@@ -7,7 +7,6 @@
 import csv
 import functools
 import json
-import os
 import platform
 import subprocess
 import time
@@ -21,7 +20,7 @@ from typing import Any
 from torch import Tensor
 
 from data.errors import InputError, nearest
-from data.files import is_locked, locked, replaced, write_csv
+from data.files import check_free, is_locked, locked, replaced, write_csv
 from federation.contract import Federation, Site, read_federation
 from federation.privacy.ledger import LEDGER, Ledger
 from federation.site import SiteFolder, read_tensors, write_tensors
@@ -261,17 +260,6 @@ def runs_in(folder: Path) -> list[RunFolder]:
     """Open all runs below a folder, the oldest first."""
     runs = [RunFolder(file.parent) for file in folder.glob("*/federation.toml")]
     return sorted(runs, key=lambda run: str(run.environment["started"]))
-
-
-def check_free(path: Path, instead: str = "give another --out", resumable: bool = True) -> None:
-    """Raise InputError, which says what to do instead, when something lies where a folder is to begin."""
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        run = resumable and (path / "environment.json").exists()
-        hint = f", or continue it with --resume {path}" if run else ""
-        raise InputError(f"{path}: already exists; {instead}{hint}")
-    there = next(folder for folder in (path.resolve(), *path.resolve().parents) if folder.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):  # now, not when all is prepared
-        raise InputError(f"{path}: cannot be made, {there} is not a folder that can be written; {instead}")
 
 
 def run_path(run_config: Mapping[str, Any], run_id: int) -> Path:

@@ -5,6 +5,7 @@ server never finished can be trained again from where it began.
 """
 
 import contextlib
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,6 +19,11 @@ from federation.events import event
 
 NEWEST, BEFORE = "private.safetensors", "private-before.safetensors"
 FAILURE = "failure.txt"
+DIGEST = "sha256"  # of the values, in the metadata
+
+
+class DamagedError(InputError):
+    """A file of tensors that is missing, cut, or not what was written."""
 
 
 class SiteFolder:
@@ -42,8 +48,8 @@ class SiteFolder:
 
         What was there is replaced in one step, or not at all.
         """
-        newest = self._round(self.folder / NEWEST)
-        if newest is not None and newest < round_number:
+        newest = self._round(self.folder / NEWEST) if self._is_intact(self.folder / NEWEST) else None
+        if newest is not None and newest < round_number:  # else the round before is worth more
             (self.folder / NEWEST).replace(self.folder / BEFORE)
         write_tensors(
             self.folder / NEWEST,
@@ -53,29 +59,36 @@ class SiteFolder:
 
     def private_round(self, up_to: int) -> int | None:
         """Number the round of the newest private state not past round `up_to`; None when there is none."""
-        rounds = [number for name in (NEWEST, BEFORE) if (number := self._round(self.folder / name)) is not None]
-        return max((number for number in rounds if number <= up_to), default=None)
+        return max((number for number, _ in self._kept(up_to)), default=None)
 
     def load_private(self, up_to: int, trials: str) -> tuple[dict[str, Tensor], dict[str, Tensor]] | None:
         """Return (layers, optimiser) of the newest state not past round `up_to`; None when there is none.
 
+        Where the newest is damaged and the round before is there, that one serves, and the log says so.
+
         Raises
         ------
         InputError
-            When the state belongs to another run, or was trained on trials of another digest.
+            When the state is damaged and there is no other, belongs to another run, or was trained on trials of another
+            digest.
         """
-        number = self.private_round(up_to)
-        if number is None:
-            return None
-        path = self.folder / (NEWEST if self._round(self.folder / NEWEST) == number else BEFORE)
-        tensors, about = read_tensors(path)
-        if about.get("trials") != trials:
-            raise InputError(f"{path}: trained on other trials than are prepared now; start a new run")
-        parts: dict[str, dict[str, Tensor]] = {"layer": {}, "optimiser": {}}
-        for key, value in tensors.items():
-            kind, _, name = key.partition(":")
-            parts[kind][name] = value
-        return parts["layer"], parts["optimiser"]
+        kept = self._kept(up_to)
+        for place, (number, path) in enumerate(kept, 1):
+            try:
+                tensors, about = read_tensors(path)
+            except DamagedError:
+                if place == len(kept):
+                    raise
+                self.log(f"round {number}: {path.name} is damaged; goes on with the private layers of the round before")
+                continue
+            if about.get("trials") != trials:
+                raise InputError(f"{path}: trained on other trials than are prepared now; start a new run")
+            parts: dict[str, dict[str, Tensor]] = {"layer": {}, "optimiser": {}}
+            for key, value in tensors.items():
+                kind, _, name = key.partition(":")
+                parts[kind][name] = value
+            return parts["layer"], parts["optimiser"]
+        return None
 
     def log(self, line: str) -> None:
         """Add a line to the site's own log, and to what this process prints: no label, subject or channel in it."""
@@ -96,6 +109,27 @@ class SiteFolder:
         path = self.folder / FAILURE
         return path.read_text() if path.exists() else None
 
+    def _kept(self, up_to: int) -> list[tuple[int, Path]]:
+        """List rounds not past `up_to` with their files, the newest first; one that cannot be read counts as newest."""
+        rounds = []
+        for path, other in ((self.folder / NEWEST, self.folder / BEFORE), (self.folder / BEFORE, None)):
+            try:
+                number = self._round(path)
+            except DamagedError:
+                if other is None or not other.exists():
+                    raise
+                number = up_to
+            if number is not None and number <= up_to:
+                rounds.append((number, path))
+        return rounds
+
+    def _is_intact(self, path: Path) -> bool:
+        try:
+            read_tensors(path)
+        except DamagedError:
+            return False
+        return True
+
     def _round(self, path: Path) -> int | None:
         if not path.exists():
             return None
@@ -112,17 +146,29 @@ def fail(folder: Path, reason: str) -> None:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write tensors as safetensors, in one step."""
-    content = save({name: value.contiguous() for name, value in tensors.items()}, dict(metadata))
+    """Write tensors as safetensors, in one step; with their digest, so that a flipped bit is noticed."""
+    kept = {name: value.contiguous() for name, value in tensors.items()}
+    content = save(kept, {**metadata, DIGEST: _digest(kept)})
     with replaced(path) as out:
         out.write(content)
 
 
 def read_tensors(path: Path, metadata_only: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read safetensors; raise InputError that names the file when it is missing or damaged."""
+    """Read safetensors; raise DamagedError that names the file when it is missing, cut or changed."""
     try:
         with safe_open(path, framework="pt") as file:
             names = [] if metadata_only else file.keys()
-            return {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
+            tensors, metadata = {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
     except (OSError, SafetensorError) as error:
-        raise InputError(f"{path}: cannot be read as safetensors: {error}") from error
+        raise DamagedError(f"{path}: cannot be read as safetensors: {error}") from error
+    if not metadata_only and metadata.get(DIGEST, _digest(tensors)) != _digest(tensors):
+        raise DamagedError(f"{path}: damaged, its values are not those that were written; restore it")
+    return tensors, metadata
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].contiguous().numpy().tobytes())
+    return digest.hexdigest()

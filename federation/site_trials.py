@@ -37,7 +37,8 @@ class Target:
     labels : array of int, shape (n_trials,)
         -1 where a trial is unlabelled.
     outputs : array of int
-        The outputs that may be predicted: the subject's own tasks, of calibration and test.
+        The outputs that may be predicted: the tasks of the subject's calibration or, where that holds one task alone,
+        all of its data set.
     """
 
     dataset: str
@@ -136,14 +137,16 @@ class SiteTrials:
         for subject in self._subjects:
             if subject.test.any():
                 fitted = subject.test if transductive else subject.train
-                codes = np.unique(self._codes(subject, subject.train | subject.test))
+                codes = np.unique(self._codes(subject, subject.train))  # test labels have no say in what is predicted
+                if len(codes) < 2:
+                    codes = np.arange(len(subject.dataset.labels(self.contract)))
                 yield Target(
                     dataset=subject.dataset.name,
                     subject=subject.name,
                     branch=subject.branch(self.site),
                     signals=self._inputs([(subject, subject.test, fitted)]),
                     labels=self._codes(subject, subject.test),
-                    outputs=codes[codes >= 0],
+                    outputs=codes,
                 )
 
     def branches(self) -> dict[str, Branch]:

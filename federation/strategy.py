@@ -11,6 +11,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricReco
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAdam, FedAvg, FedMedian, FedProx, FedTrimmedAvg, Krum
 
+from data.errors import FailedError
 from federation.contract import Contract
 from federation.messages import COMMON, CONFIG, FEWEST, MAY_LEAVE, METRICS, N_TRIALS, REFUSALS, SCORES_MAY_LEAVE, SITE
 from federation.register import read_nodes
@@ -21,7 +22,7 @@ ABSURD = 10.0  # an update that many times as long as the layers it changes is n
 NO_ANSWER = "gave no answer: it went away, or took too long"
 
 
-class RunFailed(RuntimeError):
+class RunFailed(FailedError):
     """The run cannot go on: the message is what the user is told."""
 
 
@@ -107,6 +108,13 @@ class CheckedStrategy(FedAvg):
                 f"round {number}: {len(good)} of {len(federation.site)} sites answered well,"
                 f" min_sites is {federation.min_sites} ({left_out})"
             )
+        if len(good) < (fewest := federation.contract.fewest_replies):
+            raise RoundFailed(
+                f"round {number}: {len(good)} sites answered well, {federation.contract.strategy} needs {fewest}"
+                f" to bear n_byzantine = {federation.contract.n_byzantine}"
+            )
+        if isinstance(self, FedTrimmedAvg):  # so many from each end, however many sites are there
+            self.beta = (federation.contract.n_byzantine + 0.1) / len(good)
         # The order decides how sums are rounded: by name, the same reply set gives the same average
         arrays, _ = super().aggregate_train(number, [good[name] for name in sorted(good)])
         assert arrays is not None
@@ -245,7 +253,7 @@ def make_strategy(contract: Contract, run: RunFolder, first_round: int, nodes: P
         "fedprox": (FedProx, {"proximal_mu": contract.proximal_mu}),
         "fedadam": (FedAdam, {"eta": contract.server_lr}),
         "fedmedian": (FedMedian, {}),
-        "fedtrimmedavg": (FedTrimmedAvg, {"beta": (contract.n_byzantine + 0.1) / len(run.federation.site)}),
+        "fedtrimmedavg": (FedTrimmedAvg, {"beta": 0.0}),
         "krum": (Krum, {"num_malicious_nodes": contract.n_byzantine}),
     }
     base, options = bases[contract.strategy]

@@ -39,7 +39,7 @@ def suggested(word: str, known: list[str]) -> str:
 def read_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file; raise InputError that names it when it is missing or is none."""
     try:
-        return tomllib.loads(path.read_text())
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # editors of Windows begin with a mark
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

@@ -4,7 +4,9 @@ import multiprocessing
 import os
 import signal
 import sys
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from multiprocessing import forkserver
 from pathlib import Path
 
@@ -33,7 +35,10 @@ def start_workers(n_processes: int, threads: int, log: Path | None = None) -> Pr
     """
     warm_up(threads)
     context = multiprocessing.get_context("forkserver")
-    return ProcessPoolExecutor(n_processes, context, initializer=_begin, initargs=(threads, log, os.getpid()))
+    pool = ProcessPoolExecutor(n_processes, context, initializer=_begin, initargs=(threads, log, os.getpid()))
+    with nameless_main():
+        pool.submit(os.getpid)  # the first task starts all processes
+    return pool
 
 
 def warm_up(threads: int, *modules: str) -> None:
@@ -46,14 +51,37 @@ def warm_up(threads: int, *modules: str) -> None:
     modules : str
         To import besides those of training.
     """
-    os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
-    os.environ |= ENVIRONMENT
-    os.environ["PYTHONSAFEPATH"] = (
-        "1"  # the forked-from process looks into the folder where the user stands, unless told
-    )
+    of_threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
     multiprocessing.get_context("forkserver").set_forkserver_preload([*MODULES, *modules])
-    vars(sys.modules["__main__"]).pop("__file__", None)  # or each process would import the whole command line again
-    forkserver.ensure_running()
+    with _environment({**ENVIRONMENT, **of_threads}), nameless_main():
+        forkserver.ensure_running()
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables for what is started meanwhile."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ |= values
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def nameless_main() -> Iterator[None]:
+    """Hide the file that Python was started with: each process would import all of it, the command line again."""
+    main = vars(sys.modules["__main__"])
+    file = main.pop("__file__", None)
+    try:
+        yield
+    finally:
+        if file is not None:
+            main["__file__"] = file
 
 
 def stop_workers(pool: ProcessPoolExecutor) -> None:

@@ -89,8 +89,18 @@ def train_round(
     RoundLog, dict
         The log, and AdamW's state of the private layers, flat: ``"<parameter>/<moment>"`` -> tensor.
     """
-    torch.manual_seed(seed)
-    rng = np.random.default_rng(seed)
+    with torch.random.fork_rng(devices=[]):  # the caller's random numbers are left as they were
+        torch.manual_seed(seed)
+        return _train_seeded(network, trials, settings, np.random.default_rng(seed), optimiser_state or {})
+
+
+def _train_seeded(
+    network: SplitModule,
+    trials: Mapping[str, BranchTrials],
+    settings: Settings,
+    rng: np.random.Generator,
+    optimiser_state: OptimiserState,
+) -> tuple[RoundLog, OptimiserState]:
     signals = {name: torch.from_numpy(np.require(t.signals, requirements=["C", "W"])) for name, t in trials.items()}
     labels = {name: torch.from_numpy(t.labels) for name, t in trials.items()}
     weights = {name: class_weights(labels[name], len(t.names)) for name, t in trials.items()}
@@ -98,7 +108,7 @@ def train_round(
     before = {name: p.detach().clone() for name, p in common.items()}
 
     optimiser = torch.optim.AdamW(network.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
-    restore_optimiser(optimiser, network, optimiser_state or {})
+    restore_optimiser(optimiser, network, optimiser_state)
 
     network.train()
     total = {"n": 0, "loss": 0.0, "right": 0.0}

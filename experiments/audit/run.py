@@ -87,6 +87,8 @@ def check_auditable(run: RunFolder, parts: Sequence[str]) -> None:
         private(federation, NOISE_MULTIPLIERS[0])
     except ValueError as error:
         raise InputError(f"{run.path}: cannot be compared with differential privacy: {error}") from error
+    if "identity" in parts and all(sum(len(d.subjects or []) for d in site.dataset) < 2 for site in federation.site):
+        raise InputError(f"{run.path}: no site has two subjects to tell apart; leave identity out of --parts")
     if "byzantine" in parts and len(federation.site) < KRUM_NEEDS:
         raise InputError(
             f"{run.path}: {len(federation.site)} sites; of {KRUM_NEEDS} one may be Byzantine; leave it out of --parts"
@@ -197,10 +199,8 @@ def identity(run: RunFolder, number: int, seed: int, work: Path) -> list[Finding
     findings = []
     for view in _views(noise):
         several = {name: pairs for name, pairs in updates.items() if len(pairs) > 1}
-        right, n = (
-            sum(n_named(*sides(view, name, pairs)) for name, pairs in several.items()),
-            sum(map(len, several.values())),
-        )
+        right = sum(n_named(*sides(view, name, pairs)) for name, pairs in several.items())
+        n = sum(map(len, several.values()))
         findings.append(
             Finding(
                 "subject", str(view), "named rightly", right / n, n, *share_interval(right, n), len(several) / n, seed
@@ -298,8 +298,8 @@ def audit(
     finally:
         stop_workers(pool)
         shutil.rmtree(work, ignore_errors=True)
-        findings = [finding for job in jobs for finding in of_job.get(job, [])]
-        _write(run.path / "audit.csv", findings)
+    findings = [finding for job in jobs for finding in of_job[job]]
+    _write(run.path / "audit.csv", findings)
     return findings
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from data.beetl import COMMON_MONTAGE, FOLDERS, TARGETS, check_sums, phase_folder
 from data.beetl_answer import N_ANSWERS, N_CODES, read_true_labels, write_answer
 from data.errors import InputError
-from data.files import replaced
+from data.files import check_free, replaced
 from experiments.beetl.score import BeetlScore, as_document, score
 from experiments.evaluate import local_network, own_network
 from experiments.prepare import prepare_sites
@@ -26,7 +26,7 @@ from experiments.progress import Progress
 from experiments.references import OWN, reference_jobs, train_references
 from experiments.simulate import train_rounds
 from federation.contract import Federation, parse_federation, with_root
-from federation.run_folder import RunFolder, check_free
+from federation.run_folder import RunFolder
 from federation.site_scores import fine_tuned
 from federation.tables import read_toml
 from mfscsn.network import SplitModule

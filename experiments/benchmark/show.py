@@ -44,12 +44,11 @@ def paired(rows: pd.DataFrame, method: str, rival: str) -> Paired:
     """Compare two methods: the same mean, of the differences; subjects and seeds are resampled together."""
     differences = []
     for site in _sites(rows):
-        ours, theirs = _of_site(rows, method, site), _of_site(rows, rival, site)
-        if theirs.shape[1] == 1 or ours.shape[1] == 1:  # a method without randomness ran once
-            n = max(ours.shape[1], theirs.shape[1])
-            ours, theirs = (np.broadcast_to(part, (len(part), n)) for part in (ours, theirs))
-        n = min(ours.shape[1], theirs.shape[1])
-        differences.append(ours[:, :n] - theirs[:, :n])
+        ours, theirs = _table_of_site(rows, method, site), _table_of_site(rows, rival, site)
+        if ours.shape[1] > 1 and theirs.shape[1] > 1:  # else one of them has no randomness, and ran once
+            seeds = ours.columns.intersection(theirs.columns)
+            ours, theirs = ours[seeds], theirs[seeds]
+        differences.append(ours.to_numpy(dtype=float) - theirs.to_numpy(dtype=float))
     of_subjects = np.concatenate([part.mean(axis=1) for part in differences])
     p = float(wilcoxon(of_subjects).pvalue) if len(of_subjects) >= 6 and np.any(of_subjects) else None
     return Paired(_bootstrap(differences), int((of_subjects > 0).sum()), len(of_subjects), p)
@@ -151,9 +150,14 @@ def _grouping(rows: pd.DataFrame) -> str:
 
 def _of_site(rows: pd.DataFrame, method: str, site: str) -> NDArray[np.float64]:
     """Points, shape (n_subjects, n_seeds)."""
+    return _table_of_site(rows, method, site).to_numpy(dtype=float)
+
+
+def _table_of_site(rows: pd.DataFrame, method: str, site: str) -> pd.DataFrame:
+    """Points: a row a subject, a column a seed."""
     chosen = rows[(rows["method"] == method) & (rows[_grouping(rows)] == site)]
     table = chosen.pivot_table(index=["site", "dataset", "subject"], columns="seed", values="balanced_accuracy")
-    return 100 * table.to_numpy(dtype=float)
+    return 100 * table
 
 
 def _bootstrap(sites: list[NDArray[np.float64]]) -> Estimate:

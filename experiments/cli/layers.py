@@ -67,13 +67,14 @@ class Adoption:
 @takes(Adoption)
 def adopt(asked: Adoption) -> None:
     """Train a new site around a finished run's common layers."""
+    from data.files import check_free
     from experiments.adopt import adopt as train_around
     from experiments.adopt import adopting
     from experiments.cli.show import ProgressLines, score_table
     from experiments.prepare import prepare_sites
     from experiments.report.run import report
     from federation.common_layers import read_common
-    from federation.run_folder import RunFolder, check_free
+    from federation.run_folder import RunFolder
     from federation.workers import warm_up
 
     warm_up(threads=1)
@@ -97,7 +98,7 @@ def predict(
     run: Run,
     data: Data,
     cues: Annotated[
-        str,
+        list[str],
         typer.Option(
             help="Annotations to cut trials at, whatever their names.", metavar="NAME,...", show_default=False
         ),
@@ -117,7 +118,8 @@ def predict(
     if site is None and len(sites) > 1:
         raise InputError(f"{run} has the sites {', '.join(sites)}; say whose network with --site")
     predictions = []
-    for one in predict_recordings(opened, site or sites[0], _absolute(data), _names(cues), _names(subjects) or None):
+    wanted = _names(",".join(cues))
+    for one in predict_recordings(opened, site or sites[0], _absolute(data), wanted, _names(subjects) or None):
         predictions.append(one)
         how = "these trials themselves, all at once: it is new to the site"
         if one.known:
@@ -133,8 +135,9 @@ def export(
     to: Annotated[Path, typer.Option(help="Folder for common.safetensors and its README.md.", show_default=False)],
 ) -> None:
     """Write a run's common layers, with a model card, for others."""
+    from data.files import check_free
     from federation.common_layers import export_common
-    from federation.run_folder import RunFolder, check_free
+    from federation.run_folder import RunFolder
 
     check_free(to, "give another --to")
     for file in export_common(RunFolder(run), to):

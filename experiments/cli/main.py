@@ -2,13 +2,14 @@
 
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import Annotated
 
 import click
 import typer
 
-from data.errors import InputError
+from data.errors import FailedError, InputError
 from experiments.cli.beetl import app as beetl_app
 from experiments.cli.begin import app as begin_app
 from experiments.cli.layers import app as layers_app
@@ -71,8 +72,12 @@ def main(words: Sequence[str] | None = None) -> None:
     except (InputError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
-    except RuntimeError as error:
+    except FailedError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(1)
+    except Exception:  # no mistake of the user's
+        traceback.print_exc()
+        print("error: this is a fault in mfscsn; report it with all of the lines above", file=sys.stderr)
         sys.exit(1)
 
 

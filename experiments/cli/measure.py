@@ -82,7 +82,7 @@ def benchmark(asked: Benchmark) -> None:
                 store,
                 table,
                 made_with,
-                asked.jobs or os.cpu_count() or 1,
+                asked.jobs or len(os.sched_getaffinity(0)),
                 lambda what, done, total: show.progress(Progress(what, done, total)),
             )
     rows = chosen_rows(plan, rows)
@@ -148,7 +148,7 @@ def audit(
             opened,
             chosen,
             seeds,
-            jobs or os.cpu_count() or 1,
+            jobs or len(os.sched_getaffinity(0)),
             lambda what, done, total: show.progress(Progress(what, done, total)),
         )
     print_audit(findings)

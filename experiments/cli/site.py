@@ -50,10 +50,10 @@ def init(
     name: Annotated[str, typer.Option(help="This site's name: letters, digits, - and _.", show_default=False)],
 ) -> None:
     """Make a site's folder: its key pair, and site.toml to fill in."""
+    from data.files import check_free
     from federation.contract import Site
     from federation.deployment.keys import make_site_key
     from federation.invitation import read_invitation
-    from federation.run_folder import check_free
     from federation.tables import parse_table
 
     chosen = parse_table(Site, {"name": name}, "--name").name

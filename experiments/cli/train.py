@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from data.errors import InputError
+from data.files import check_free
 from experiments.cli.options import PREPARED, DataRoot, Out, StoreRoot, Threads, takes
 from federation.workers import warm_up
 
@@ -33,7 +34,9 @@ Resume = Annotated[
 class Simulation:
     """What `mfscsn simulate` is told."""
 
-    federation: FedFile
+    federation: Annotated[
+        Path | None, typer.Argument(help="The federation's file; not needed to --resume.", metavar="FED.toml")
+    ] = None
     rounds: Rounds = None
     seed: Seed = None
     out: Out = None
@@ -44,6 +47,8 @@ class Simulation:
 
     def load(self) -> "Federation":
         """Read the federation's file, with what the command line says in its place."""
+        if self.federation is None:
+            raise InputError("give the federation's file, FED.toml, or --resume RUN to go on with a run")
         changes = {key: value for key, value in (("rounds", self.rounds), ("seed", self.seed)) if value is not None}
         federation = load(self.federation, self.data_root)
         return federation.model_copy(update={"training": federation.training.model_copy(update=changes)})
@@ -60,6 +65,8 @@ def prepare(federation: FedFile, data_root: DataRoot = None, store: StoreRoot = 
 @takes(Simulation)
 def simulate(asked: Simulation) -> None:
     """Train a federation on this machine, to scores and a report."""
+    if asked.out is not None and asked.resume is None:
+        check_free(asked.out)  # at once, before anything is read or started
     warm_up(asked.threads)
     if asked.resume is None:
         simulate_new(asked)
@@ -105,7 +112,7 @@ def prepare_shown(federation: "Federation", store: Path) -> "Federation":
 
 def simulate_new(asked: Simulation) -> None:
     """Begin a run and take it to its scores."""
-    from federation.run_folder import RunFolder, check_free
+    from federation.run_folder import RunFolder
     from federation.site_trials import SiteTrials
 
     federation = asked.load()
@@ -123,10 +130,10 @@ def _resume(asked: Simulation, path: Path) -> None:
     from experiments.simulate import check_resumed
     from federation.run_folder import RunFolder
 
-    federation = replace(asked, rounds=None, seed=None).load()
     if asked.out is not None and asked.out.resolve() != path.resolve():
         raise InputError(f"--out {asked.out} and --resume {path} name two folders: a resumed run stays in its own")
     run = RunFolder(path)
+    federation = run.federation if asked.federation is None else replace(asked, rounds=None, seed=None).load()
     check_resumed(run, federation, asked.rounds, asked.seed)
     prepare_shown(run.federation, run.store)
     _carry_out(run)

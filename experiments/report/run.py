@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from data.errors import InputError
+from data.sources import IN_FOLDERS
 from data.store import Store
 from experiments.adopt import ADOPTED, CALIBRATION, CURVE
 from experiments.evaluate import METHODS, PREDICTED
@@ -20,6 +21,7 @@ from federation.run_folder import HISTORY, TIMING, RunFolder
 from mfscsn.patterns import filter_patterns, label_patterns
 
 OWN, LOCAL, OURS = METHODS
+REDACTED = "..."
 SHARING, ADOPTING, ALONE = "sharing", "adopting", "alone"
 NETWORKS = {
     "riemann": "an extractor (a learned projection of re-centred covariances) and one linear layer",
@@ -197,7 +199,7 @@ def _sites(run: RunFolder) -> Section | None:
                 subjects = dataset.subjects or store.subjects()
                 trials = store.trials(subjects[0])
             except InputError as error:
-                return Section("Sites", [f"Prepared trials cannot be read any more: {error}"])
+                return Section("Sites", [f"Prepared trials cannot be read any more: {_shown(run, error)}"])
             n_trials = sum(len(store.trials(subject)) for subject in subjects)
             alone = site.model_copy(update={"dataset": [dataset]})
             n_train = run.trials(alone).n_training()
@@ -254,10 +256,13 @@ def _scores(run: RunFolder, draws: ScoreDraws | None, folder: Path) -> Section |
         f" {ALIGNED[run.federation.contract.alignment].capitalize()}."
     ]
     if _kind(run) != ALONE:
-        lost = [f"{key[0]} {key[2]}" for key in draws.of_subject if draws.of([key], OURS, LOCAL).mean < 0]
+        changes = {f"{key[0]} {key[2]}": draws.of([key], OURS, LOCAL) for key in draws.of_subject}
+        gained = [name for name, change in changes.items() if change.low > 0]
+        lost = [name for name, change in changes.items() if change.high < 0]
         words.append(
-            f"By {_kind(run)}, {len(draws.of_subject) - len(lost)} of {len(draws.of_subject)} target subjects gained or"
-            f" stayed against {LOCAL}" + (f"; {', '.join(lost)} lost." if lost else ".")
+            f"By {_kind(run)}, against {LOCAL}: {_named('gained', gained)}, {_named('lost', lost)}, of"
+            f" {len(changes) - len(gained) - len(lost)} it cannot be told: their interval spans zero. By chance alone,"
+            " one subject in forty seems to gain and one to lose."
         )
     return Section(
         "Scores",
@@ -321,7 +326,7 @@ def _patterns(run: RunFolder, folder: Path) -> Section | None:
         try:
             drawn += _maps(run, site, folder, words)
         except InputError as error:
-            words.append(f"Not for site {site.name}: {error}")
+            words.append(f"Not for site {site.name}: {_shown(run, error)}")
     return Section("Patterns", words, figures=drawn) if drawn or len(words) > 1 else None
 
 
@@ -380,10 +385,32 @@ def _cost(run: RunFolder) -> Section | None:
 
 def _configuration(run: RunFolder) -> Section:
     details = {
-        "federation.toml, as it was frozen": (run.path / "federation.toml").read_text(),
-        "environment.json": json.dumps(run.environment, indent=1),
+        "federation.toml, as it was frozen, without what is secret or tells of this machine": _redacted(run),
+        "environment.json": json.dumps({**run.environment, "store": REDACTED}, indent=1),
     }
     return Section("Configuration", details=details)
+
+
+def _shown(run: RunFolder, error: InputError) -> str:
+    return str(error).replace(str(run.store), REDACTED).replace(str(run.path), REDACTED)
+
+
+def _redacted(run: RunFolder) -> str:
+    """Write the federation as TOML without secret seeds and without the folders that recordings lie in."""
+    f = run.federation
+    sites = []
+    for site in f.site:
+        datasets = []
+        for dataset in site.dataset:
+            kind, _, name = dataset.source.partition(":")
+            source = f"{kind}:{REDACTED}/{Path(name).name}" if kind in IN_FOLDERS else dataset.source
+            datasets.append(dataset.model_copy(update={"source": source}))
+        sites.append(site.model_copy(update={"dataset": datasets, "secret_seed": None}))
+    return f.model_copy(update={"site": sites, "data_root": REDACTED}).to_toml()
+
+
+def _named(what: str, names: Sequence[str]) -> str:
+    return f"{len(names)} {what}" + (f" ({', '.join(names)})" if names else "")
 
 
 def _signed(change: Estimate) -> str:

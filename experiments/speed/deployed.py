@@ -9,6 +9,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from data.errors import FailedError
+
 ROUNDS, PATIENCE = 8, 120.0
 SITE = """\
 [[site]]
@@ -35,7 +37,7 @@ def message_seconds(folder: Path) -> MessageSeconds:
 
     Raises
     ------
-    RuntimeError
+    FailedError
         When one of the commands fails; the message quotes it.
     """
     folder.mkdir(parents=True)
@@ -73,7 +75,7 @@ def message_seconds(folder: Path) -> MessageSeconds:
 def _do(folder: Path, *words: str) -> None:
     done = subprocess.run([*_command(), *words], cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RuntimeError(f"mfscsn {' '.join(words)}: {done.stderr.strip() or done.stdout.strip()}")
+        raise FailedError(f"mfscsn {' '.join(words)}: {done.stderr.strip() or done.stdout.strip()}")
 
 
 def _start(folder: Path, name: str) -> "subprocess.Popen[bytes]":
@@ -85,9 +87,7 @@ def _wait_for(folder: Path, name: str, words: str, times: int = 1) -> None:
     end = time.monotonic() + PATIENCE
     while (folder / f"{name}.log").read_text().count(words) < times:
         if time.monotonic() > end:
-            raise RuntimeError(
-                f"{name} did not say {words!r} in {PATIENCE:g} s: {(folder / f'{name}.log').read_text()}"
-            )
+            raise FailedError(f"{name} did not say {words!r} in {PATIENCE:g} s: {(folder / f'{name}.log').read_text()}")
         time.sleep(0.1)
 
 

@@ -22,6 +22,7 @@ from flwr.app.user_config import UserConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from data.errors import FailedError
 from experiments.prepare import prepare_sites
 from experiments.progress import Progress
 from experiments.simulate import flower_logs_to, train_rounds
@@ -396,7 +397,7 @@ def _through_flowers_engine(run: RunFolder) -> None:
         )
         while run.last_round() < run.federation.training.rounds:
             if run.failure() is not None:
-                raise RuntimeError(f"Flower's engine failed: {run.failure()}")
+                raise FailedError(f"Flower's engine failed: {run.failure()}")
             time.sleep(0.05)
 
 

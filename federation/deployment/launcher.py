@@ -45,7 +45,7 @@ from federation.guard import end_guarded, end_with, flower_environment, free_por
 from federation.messages import REFUSALS, UNAPPROVED_APP
 from federation.privacy.ledger import LEDGER, Ledger
 from federation.site_home import SiteHome
-from federation.workers import warm_up
+from federation.workers import nameless_main, warm_up
 
 POLL_SECONDS, AGAIN_SECONDS = 0.1, 5.0
 ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
@@ -205,7 +205,8 @@ def _answer_messages(
         if answer.token:
             began = time.monotonic()
             process = context.Process(target=answer_message, args=(address, answer.token, approved, os.getpid()))
-            process.start()
+            with nameless_main():
+                process.start()
             while process.is_alive():
                 process.join(timeout=POLL_SECONDS * 10)
                 if supernode.poll() is not None:  # nobody is left to take the answer

@@ -13,13 +13,13 @@ import tomli_w
 from pydantic import Field
 
 from data.errors import InputError
-from data.files import replaced
+from data.files import check_free, replaced
 from federation.contract import NAME, Contract, Federation, Name, Site, Training
 from federation.deployment import keys
 from federation.deployment.app_bundle import bundle_hash
 from federation.invitation import Invitation, write_invitation
 from federation.register import Node, read_nodes
-from federation.run_folder import RunFolder, check_free, runs_in
+from federation.run_folder import RunFolder, runs_in
 from federation.tables import Table, parse_table, read_toml
 
 SERVER_HEAD = "# Where the server listens, and the names or addresses by which sites reach it: the first one is used.\n"

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from data.errors import InputError
+from data.errors import FailedError, InputError
 from federation.deployment.app_bundle import write_app
 from federation.guard import end_guarded, flower_environment, free_port, program, start_guarded
 
@@ -80,10 +80,10 @@ class SuperLink:
         )  # fmt: skip
         start = done.stdout.find("{")
         if done.returncode != 0 or start < 0:
-            raise RuntimeError(f"flwr {words[0]} failed: {(done.stdout + done.stderr).strip()}")
+            raise FailedError(f"flwr {words[0]} failed: {(done.stdout + done.stderr).strip()}")
         answer: dict[str, Any] = json.loads(done.stdout[start:])
         if not answer.get("success", True):
-            raise RuntimeError(f"flwr {words[0]} failed: {answer.get('error-message', answer)}")
+            raise FailedError(f"flwr {words[0]} failed: {answer.get('error-message', answer)}")
         return answer
 
 

@@ -46,6 +46,15 @@ def test_files_that_are_no_text(tmp_path):
         read_codes(tmp_path / "a.txt")
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("other.txt", "0")
+    with zipfile.ZipFile(tmp_path / "two.zip", "w") as archive:
+        archive.writestr("a/answer.txt", "0")
+        archive.writestr("b/answer.txt", "0")
+    with pytest.raises(InputError, match=r"2 files answer\.txt in it"):
+        read_codes(tmp_path / "two.zip")
+    with zipfile.ZipFile(tmp_path / "folder.zip", "w") as archive:  # as a file manager packs a folder
+        archive.writestr("mine/answer.txt", "0\n1\n" * 500)
+        archive.writestr("__MACOSX/mine/._answer.txt", b"\x00\xff")
+    assert read_codes(tmp_path / "folder.zip").tolist() == [0, 1] * 500
     with pytest.raises(InputError, match=r"no answer\.txt in it, but \['other.txt'\]"):
         read_codes(tmp_path / "a.zip")
     with pytest.raises(InputError, match="no such file"):

@@ -117,8 +117,10 @@ class Deployment:
     def train_beside(self, *words):
         command = [MFSCSN, "server", "train", str(self.server), *map(str, words)]
         return subprocess.Popen(
-            command, cwd=self.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-        )
+            command, cwd=self.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+            # a suite that runs in a shell's background was told to ignore it, and hands that down
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )  # fmt: skip
 
     def run(self) -> RunFolder:
         return RunFolder(sorted((self.server / "runs").glob("*/federation.toml"))[-1].parent)

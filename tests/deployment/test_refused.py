@@ -139,11 +139,12 @@ def test_an_app_that_was_not_approved_runs_no_line_at_a_site(one_site, monkeypat
     d = one_site
     d.join("north")
     marker = d.folder / "marker"
-    monkeypatch.setattr("federation.deployment.app_bundle.APP_MODULE", FOREIGN_APP.format(marker=str(marker)))
     home = ServerHome(d.server)
     run = RunFolder.create(d.server / "runs" / "foreign", home.federation_of_sites(), d.folder / "no", 1)
     link = running_server(home)
-    link.start_run({"run": str(run.path), "store": str(run.store), "nodes": str(home.nodes)})
+    with monkeypatch.context() as patch:
+        patch.setattr("federation.deployment.app_bundle.APP_MODULE", FOREIGN_APP.format(marker=str(marker)))
+        link.start_run({"run": str(run.path), "store": str(run.store), "nodes": str(home.nodes)})
     wait_for(lambda: run.failure() is not None, 90)
     assert "north: runs other code than the server's; install the same version at both ends" in run.failure()
     assert "refused: the server asks to run app bundle" in d.said("north")

@@ -93,6 +93,13 @@ def test_predict_gives_every_cued_trial_a_row(run, tmp_path):
     assert "no trial at the cues ['wink']" in refused(*north[:-1], "wink", *data[:2], cwd=tmp_path)
     err = refused(*north, "--data", "bid:today", cwd=tmp_path)
     assert "--data bid:today: expected one of" in err and "did you mean 'bids'" in err
+    write_bids(tmp_path / "two", ["7"], ["1"], ["C3", "Cz", "C4", "FC1"], names=("go", "stop"), n=3)
+    for cues in (("--cues", "go", "--cues", "stop"), ("--cues", "go,stop")):
+        words = ("predict", run.path, "--site", "north", "--data", "bids:two", *cues, "--out", f"{len(cues)}.csv")
+        assert mfscsn(*words, cwd=tmp_path)[0] == 0
+    assert (tmp_path / "4.csv").read_bytes() == (tmp_path / "2.csv").read_bytes()
+    with (tmp_path / "4.csv").open() as file:
+        assert [row["cue"] for row in csv.DictReader(file)] == ["go", "stop"] * 3
     write_bids(tmp_path / "other", ["1"], ["1"], ["C3", "Cz", "C4"], names=("cue",), n=6)
     assert "such as bids:today" in refused(*north, "--data", "today", cwd=tmp_path)
     err = refused(*north, "--data", "bids:other", cwd=tmp_path)
@@ -126,6 +133,8 @@ def test_what_cannot_be_adopted_is_refused(run, make_run, tmp_path):
     assert "cannot be read as safetensors" in refused("adopt", "card", *WORDS, cwd=tmp_path)
     err = refused("adopt", run.path, "--data", DATA, "--tasks", "left_hnd,right_hand", "--subjects", "1", cwd=tmp_path)
     assert "no such task 'left_hnd'; did you mean 'left_hand'" in err
+    err = refused("adopt", run.path, "--data", DATA, "--tasks", "left_hand", "--subjects", "1", cwd=tmp_path)
+    assert "has the one class ['left_hand']; at least two are needed to train" in err
     assert not (tmp_path / "runs").exists()
     named = RunFolder.create(tmp_path / "named", prepare_sites(run.federation, run.store), run.store, 1)
     named.keep_common(2, run.load_common(2))

@@ -146,3 +146,16 @@ def test_a_targets_test_trials_may_not_train_through_another_use_of_its_source(t
 def test_a_name_is_made_of_any_files_name(tmp_path):
     (tmp_path / "my fed.v2.toml").write_text(tiny_toml().replace('name = "tiny"', ""))
     assert load_federation(tmp_path / "my fed.v2.toml").name == "my-fed-v2"
+
+
+def test_a_mark_at_the_files_beginning_is_passed_over(tmp_path):
+    plain = federation_of(tiny_toml(), tmp_path)
+    (tmp_path / "marked.toml").write_bytes(b"\xef\xbb\xbf" + tiny_toml().encode())
+    assert load_federation(tmp_path / "marked.toml") == plain
+
+
+def test_runs_and_sessions_may_be_numbers(tmp_path):
+    text = tiny_toml().replace('runs = ["0"]', "runs = [0]", 1)
+    assert federation_of(text, tmp_path).site[0].dataset[0].calibration.runs == ["0"]
+    text = tiny_toml().replace('runs = ["0"]', 'sessions = [1, "2b"]', 1)
+    assert federation_of(text, tmp_path).site[0].dataset[0].calibration.sessions == ["1", "2b"]

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from data.errors import InputError
-from federation.run_folder import RunFolder, check_free, run_path
+from data.files import check_free
+from federation.run_folder import RunFolder, run_path
 
 LAYERS = {"common.0.bias": torch.zeros(2)}
 

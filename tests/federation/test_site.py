@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from data.errors import InputError
-from federation.site import NEWEST, SiteFolder, read_tensors
+from federation.site import BEFORE, NEWEST, SiteFolder, read_tensors
 
 
 def state(value: float):
@@ -55,6 +55,23 @@ def test_a_damaged_file_is_named(tmp_path):
         site.load_private(1, "t")
     with pytest.raises(InputError, match="nothing: cannot be read"):
         read_tensors(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:20], lambda b: b[:-5], lambda b: b[:-1] + bytes([b[-1] ^ 1])])
+def test_a_damaged_newest_round_falls_back_to_the_one_before(tmp_path, damage):
+    """Its head cut off, its end cut off, one bit flipped: safetensors itself notices the first two alone."""
+    site = SiteFolder(tmp_path, "run")
+    for number in (1, 2):
+        site.save_private(number, *state(float(number)), trials="t")
+    (tmp_path / NEWEST).write_bytes(damage((tmp_path / NEWEST).read_bytes()))
+    assert site.load_private(2, "t")[0]["layer"][0] == 1
+    assert "private.safetensors is damaged; goes on with the private layers" in (tmp_path / "log.txt").read_text()
+    site.save_private(3, *state(3.0), trials="t")  # and does not take the place of the good one
+    assert site.load_private(2, "t")[0]["layer"][0] == 1 and site.load_private(3, "t")[0]["layer"][0] == 3
+    (tmp_path / BEFORE).unlink()
+    (tmp_path / NEWEST).write_bytes(damage((tmp_path / NEWEST).read_bytes()))
+    with pytest.raises(InputError, match="private.safetensors: (damaged|cannot be read)"):
+        site.load_private(3, "t")
 
 
 def test_a_log_line_is_one_line(tmp_path):

@@ -69,16 +69,27 @@ def test_a_branch_for_each_subject(tmp_path, prepared):
     assert {name: len(t.labels) for name, t in trials.items()} == {"clinic-1": 16, "clinic-2": 16, "clinic-3": 8}
 
 
-def test_predictions_are_limited_to_the_subjects_own_tasks(tmp_path, prepared, copied_store):
-    """A target that never imagined the left hand is never said to have done so."""
+def test_predictions_are_limited_to_the_tasks_of_the_calibration(tmp_path, prepared, copied_store):
+    """Its first 12 trials are the calibration of a target of the south; labels of the test have no say."""
     tiny = federation_of(tiny_toml(), tmp_path)
     folder = tiny.site[1].dataset[0].recipe(tiny.contract).folder(copied_store)
     manifest = json.loads((folder / "manifest.json").read_text())
-    labels = manifest["subjects"]["1"]["labels"]
-    manifest["subjects"]["1"]["labels"] = ["rest" if label == "left_hand" else label for label in labels]
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    first, second = SiteTrials(tiny.site[1], tiny.contract, copied_store).targets()
-    assert first.outputs.tolist() == [1, 2] and second.outputs.tolist() == [0, 1, 2]
+
+    def outputs(calibration: dict[str, str], test: dict[str, str]):
+        known = {name: list(entry["labels"]) for name, entry in manifest["subjects"].items()}
+        changed = json.loads(json.dumps(manifest))
+        changed["subjects"]["1"]["labels"] = [
+            (calibration if k < 12 else test).get(label, label) for k, label in enumerate(known["1"])
+        ]
+        (folder / "manifest.json").write_text(json.dumps(changed))
+        first, second = SiteTrials(tiny.site[1], tiny.contract, copied_store).targets()
+        assert second.outputs.tolist() == [0, 1, 2]
+        return first.outputs.tolist()
+
+    never = {"left_hand": "rest"}
+    assert outputs(never, never) == [1, 2] and outputs(never, {}) == [1, 2]
+    assert outputs({}, {"left_hand": "rest", "right_hand": "rest"}) == [0, 1, 2]
+    assert outputs({"left_hand": "rest", "right_hand": "rest"}, {}) == [0, 1, 2]  # one task tells nothing
 
 
 def test_a_branch_of_one_class_is_refused(tmp_path, prepared):

@@ -1,10 +1,12 @@
 """Processes that train keep the memory that they have freed for the next step."""
 
+import os
 import resource
+import sys
 
 import torch
 
-from federation.workers import start_workers, stop_workers
+from federation.workers import ENVIRONMENT, start_workers, stop_workers
 
 N_STEPS, N_TENSORS, MIB = 10, 30, 8
 PAGES = N_TENSORS * MIB * 2**20 // resource.getpagesize()  # of one step
@@ -31,3 +33,18 @@ def test_a_step_asks_for_no_memory_that_the_one_before_has_freed():
         assert pool.submit(_page_faults).result() < PAGES
     finally:
         stop_workers(pool)
+
+
+def test_the_callers_process_is_left_as_it_was(monkeypatch):
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", "the user's script", raising=False)
+    names = [*ENVIRONMENT, "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"]
+    monkeypatch.setenv("MKL_NUM_THREADS", "7")
+    for name in names[:-1]:
+        monkeypatch.delenv(name, raising=False)
+    pool = start_workers(2, threads=1)
+    try:
+        assert pool.submit(os.getpid).result() != os.getpid()
+    finally:
+        stop_workers(pool)
+    assert sys.modules["__main__"].__file__ == "the user's script"
+    assert [os.environ.get(name) for name in names] == [None] * (len(names) - 1) + ["7"]

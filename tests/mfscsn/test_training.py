@@ -145,3 +145,11 @@ def test_sharpness_takes_the_gradient_uphill_and_comes_back():
         network.weight.grad = torch.tensor([[1.0, 2.0]])
     assert torch.allclose(network.weight.data, torch.tensor([[3.0, 4.0]]))
     assert torch.equal(network.weight.grad, torch.tensor([[1.0, 2.0]]))
+
+
+def test_training_leaves_the_callers_random_numbers_alone(trials):
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    trained(trials)
+    assert torch.equal(torch.rand(3), expected)

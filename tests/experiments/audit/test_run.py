@@ -7,11 +7,13 @@ import pytest
 import torch
 from conftest import LoopGrid, federation_of, mfscsn, refused, tiny_toml
 
+from data.errors import InputError
 from data.store import Store
 from experiments.audit.byzantine import flipped_store, score_beside, spoiled
 from experiments.audit.identity import n_named
 from experiments.audit.inversion import TrialForm, gradient_of_trial, invert, likeness, log_band_powers
 from experiments.audit.membership import auc, infer_membership, parted
+from experiments.audit.run import audit, check_auditable
 from experiments.audit.views import View, joined, summed, trained, update_of_round
 from experiments.prepare import prepare_sites
 from federation.run_folder import RunFolder
@@ -186,6 +188,28 @@ def test_the_command_prints_writes_and_draws(tmp_path, audited):
     assert len(epsilons) == 3 and epsilons == sorted(epsilons, reverse=True)
     assert "common layers, secure sum" in out and "(chance)" in out
     assert (audited.path / "audit.svg").exists() and not (audited.path / "audit").exists()
+
+
+def test_an_audit_that_fails_leaves_the_earlier_one(audited, monkeypatch):
+    (audited.path / "audit.csv").write_text("an hour's work")
+    monkeypatch.setattr("experiments.audit.run.start_workers", lambda *words, **named: Broken())
+    monkeypatch.setattr("experiments.audit.run.stop_workers", lambda pool: None)
+    with pytest.raises(KeyboardInterrupt):
+        audit(audited, ["identity"], 1, 1, lambda *step: None)
+    assert (audited.path / "audit.csv").read_text() == "an hour's work"
+
+
+class Broken:
+    def submit(self, *words):
+        raise KeyboardInterrupt
+
+
+def test_sites_of_one_subject_each_have_nobody_to_tell_apart(tmp_path, prepared):
+    text = AUDITED.replace("targets = [3]", "subjects = [1]").replace("targets = [1, 2]", "subjects = [1]")
+    run = RunFolder.create(tmp_path / "one", prepare_sites(federation_of(text, tmp_path), prepared), prepared, 1)
+    with pytest.raises(InputError, match="no site has two subjects to tell apart; leave identity out of --parts"):
+        check_auditable(run, ["identity"])
+    check_auditable(run, ["membership"])
 
 
 def test_what_cannot_be_audited_is_refused(tmp_path, audited, make_run):

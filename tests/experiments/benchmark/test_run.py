@@ -295,6 +295,17 @@ def test_a_paired_gain_is_the_mean_of_differences():
     assert str(found) == "+10.0 (+10.0 to +10.0), 9 of 9, p 0.0039"
 
 
+def test_a_paired_gain_compares_equal_seeds():
+    """One method ran with the seeds 0 and 1, the other with 1 and 0 and 2: a table's order is no pairing."""
+    ours = scores(x=lambda site, k, seed: 0.6 + 0.1 * seed)
+    theirs = scores(y=lambda site, k, seed: 0.5 + 0.1 * seed)
+    theirs = pd.concat([theirs, theirs[theirs["seed"] == 1].assign(seed=2, balanced_accuracy=0.0)])
+    without_0 = ours[ours["seed"] == 1]
+    assert paired(pd.concat([ours, theirs]), "x", "y").gain.mean == pytest.approx(10)
+    more = pd.concat([without_0, without_0.assign(seed=2, balanced_accuracy=0.9), theirs])
+    assert paired(more, "x", "y").gain.mean == pytest.approx((10 + 90) / 2)
+
+
 @pytest.mark.parametrize(
     ("gain", "words"),
     [(0.1, "sharing the common layers gives a gain"), (0.0, "cannot be told from zero"), (-0.1, "layers costs")],

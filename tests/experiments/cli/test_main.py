@@ -3,6 +3,8 @@
 import pytest
 from conftest import mfscsn, refused, tiny_toml
 
+from federation.run_folder import RunFolder
+
 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
@@ -44,6 +46,32 @@ def test_an_existing_run_folder_is_refused(tiny_file, make_run, prepared):
     run = make_run("first")
     err = refused("simulate", tiny_file, "--out", run.path, "--store", prepared, cwd=tiny_file.parent)
     assert "already exists; give another --out, or continue it with --resume" in err
+
+
+def test_an_existing_run_folder_is_refused_before_the_file_is_even_read(tmp_path, make_run):
+    run = make_run("first")
+    assert "already exists" in refused("simulate", "nothing.toml", "--out", run.path, cwd=tmp_path)
+
+
+def test_a_run_goes_on_without_its_file(tmp_path, make_run):
+    run = make_run("first")
+    code, out, err = mfscsn("simulate", "--resume", run.path, cwd=tmp_path)
+    assert code == 0 and "run folder: first" in out, err
+    assert RunFolder(run.path).last_round() == 2
+    assert "training.seed was 0, is 5" in refused("simulate", "--resume", run.path, "--seed", 5, cwd=tmp_path)
+    assert "give the federation's file, FED.toml, or --resume RUN" in refused("simulate", cwd=tmp_path)
+
+
+def test_a_fault_of_ours_is_no_one_liner(tmp_path, tiny_file, monkeypatch):
+    """torch says "RuntimeError" to a shape that does not fit and to a full memory: nothing that a user can mend."""
+
+    def fault(*words, **named):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr("experiments.prepare.prepare_sites", fault)
+    code, _, err = mfscsn("prepare", tiny_file, cwd=tmp_path)
+    assert code == 1 and "Traceback" in err and "in fault" in err
+    assert err.splitlines()[-1] == "error: this is a fault in mfscsn; report it with all of the lines above"
 
 
 @pytest.mark.parametrize(

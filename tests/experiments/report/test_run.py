@@ -185,6 +185,38 @@ def test_warnings_name_the_site_the_subject_and_the_recording(make_run, copied_s
     assert "subject 1" in line and "0/2 (5.80 s)" in line and "0/1" not in line
 
 
+def test_what_is_secret_or_tells_of_this_machine_stays_out_of_the_page(make_run, tmp_path):
+    run = make_run(north="secret_seed = 4611686018427387")
+    site = run.federation.site[0]
+    moved = site.dataset[0].model_copy(update={"source": f"bids:{tmp_path}/hospital/recordings"})
+    named = run.federation.model_copy(
+        update={
+            "site": [site.model_copy(update={"dataset": [moved]}), run.federation.site[1]],
+            "data_root": str(tmp_path),
+        }
+    )
+    run = RunFolder.create(tmp_path / "named", named, tmp_path / "store", 1)
+    assert "4611686018427387" in (run.path / "federation.toml").read_text()
+    text = report(run).read_text()
+    assert "4611686018427387" not in text and str(tmp_path) not in text and "hospital" not in text
+    assert "bids:.../recordings" in text
+
+
+def test_a_subject_has_gained_or_lost_only_where_its_interval_says_so(make_run):
+    run = finished(make_run())
+    labels = ["left", "right"] * 10
+    ahead = {"own-calibration": [1, 0] * 10, "local-site": [0] * 20, "mf-scsn": [1] * 20}
+    near = {"own-calibration": [1, 0] * 10, "local-site": [1] * 11 + [0] * 9, "mf-scsn": [1] * 12 + [0] * 8}
+    behind = {**ahead, "local-site": [1] * 20, "mf-scsn": [0] * 20}
+    tables = [
+        predictions(right, labels).assign(subject=subject)
+        for subject, right in (("1", ahead), ("2", near), ("3", behind))
+    ]
+    pd.concat(tables).to_csv(run.path / "predictions.csv", index=False)
+    text = report(run).read_text()
+    assert "1 gained (north 1), 1 lost (north 3), of 1 it cannot be told" in text
+
+
 def test_one_site_alone_is_not_told_of_sharing(make_run, tmp_path):
     from conftest import federation_of, tiny_toml
 

@@ -136,6 +136,8 @@ def test_a_run_keeps_a_ledger_and_ends_within_its_budget(tmp_path, prepared):
         kept = json.loads((run.site(site).folder / "privacy.json").read_text())
         assert [entry["round"] for entry in kept["rounds"]] == [1, 2]
         assert 7.5 < kept["epsilon"] <= 8.0 and kept["budget"] == 8.0  # the least noise that fits
+        log = (run.site(site).folder / "log.txt").read_text()
+        assert "trials, " in log and "loss" not in log  # no noise covers it
     for reply in grid.replies:
         assert dict(reply.content["metrics"]) == {"num-examples": 1}
 
