@@ -26,6 +26,7 @@ from data.trials import Trials, concatenate, in_order
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+INPUTS = "inputs"  # trials as networks take them, made of a store: they do not outlive a subject of it
 KEYS = {"recipe", "subjects", "n_times", "sfreq"}
 Relabel = Callable[[str, str, NDArray[np.str_], NDArray[np.str_]], NDArray[np.str_]]
 ENTRY_KEYS = {"file", "fingerprint", "sha256", "channels", "annotations", "labels", "sessions", "runs"}
@@ -122,6 +123,11 @@ class Store:
         known = [entry[key] for key in ("sha256", "channels", "labels", "sessions", "runs")]
         return hashlib.sha256(json.dumps(known).encode()).hexdigest()
 
+    def marks(self, subject: str) -> tuple[str, str]:
+        """Return what tells a subject's recordings from all others: digests of its files, and of its trials."""
+        entry = self._entry(subject)
+        return entry["fingerprint"], entry["sha256"]
+
     def _entry(self, subject: str) -> dict[str, Any]:
         if subject not in self.manifest["subjects"]:
             raise InputError(
@@ -189,6 +195,7 @@ def prepare(
         manifest = _open_manifest(recipe, folder)
         known = source.subjects()
         for gone in [subject for subject in manifest["subjects"] if subject not in known]:
+            shutil.rmtree(folder / INPUTS, ignore_errors=True)
             (folder / manifest["subjects"].pop(gone)["file"]).unlink(missing_ok=True)
             _write_manifest(folder, manifest)
         for subject in subjects:
@@ -197,6 +204,8 @@ def prepare(
                 _check_file(folder, entry)
                 progress(subject, "kept")
                 continue
+            if entry:
+                shutil.rmtree(folder / INPUTS, ignore_errors=True)
             trials, annotations, intervals = _cut_subject(recipe, subject, source.recordings(subject))
             file = f"sub-{re.sub(r'[^A-Za-z0-9-]', '_', subject)}.npy"
             with replaced(folder / file) as out:

@@ -7,6 +7,7 @@ subject's own tasks.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from federation.site import read_tensors
 from federation.site_network import site_network
 from federation.site_scores import balanced_accuracy, chosen_outputs, fine_tuned
 from federation.site_trials import Target
+from federation.tables import first_difference
 from mfscsn.network import ExtractorAlone, SplitModule
 from mfscsn.training import predict
 
@@ -67,6 +69,21 @@ def evaluate(run: RunFolder) -> list[Score]:
     write_csv(run.path / "predictions.csv", PREDICTED, predicted)
     write_csv(run.path / "scores.csv", COLUMNS, [[getattr(score, column) for column in COLUMNS] for score in scores])
     return scores
+
+
+def check_alike(runs: Sequence[RunFolder]) -> None:
+    """Raise InputError when runs that are to be averaged differ in more than their seeds; it names the first key."""
+    for run in runs[1:]:
+        change = first_difference(_without_seeds(runs[0]), _without_seeds(run))
+        if change:
+            raise InputError(f"{run.path}: cannot be averaged with {runs[0].path}: {change}")
+
+
+def _without_seeds(run: RunFolder) -> dict[str, Any]:
+    configuration = run.federation.model_dump(exclude={"name": True, "data_root": True, "training": {"seed"}})
+    for site in configuration["site"]:
+        site.pop("secret_seed")
+    return configuration
 
 
 @dataclass(frozen=True)

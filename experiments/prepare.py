@@ -5,7 +5,7 @@ from pathlib import Path
 
 from data.errors import InputError, nearest
 from data.sources import Source, open_source
-from data.store import prepare
+from data.store import Store, prepare
 from federation.contract import Dataset, Federation, Site
 from federation.site_trials import SiteTrials
 
@@ -44,7 +44,33 @@ def prepare_sites(
             datasets.append(dataset.model_copy(update={"subjects": subjects}))
         sites.append(site.model_copy(update={"dataset": datasets}))
         SiteTrials(sites[-1], federation.contract, store).check()
-    return federation.model_copy(update={"site": sites})
+    prepared = federation.model_copy(update={"site": sites})
+    _check_targets_apart(prepared, store)
+    return prepared
+
+
+def _check_targets_apart(federation: Federation, store: Path) -> None:
+    """Raise InputError when a target's recordings are used elsewhere too, where its test trials would train.
+
+    Recordings are compared, not what their sources are called: one folder has many names.
+    """
+    uses: dict[str, list[tuple[Site, Dataset, str]]] = {}
+    for site in federation.site:
+        for dataset in site.dataset:
+            opened = Store(dataset.recipe(federation.contract).folder(store))
+            for subject in dataset.subjects or []:
+                for mark in opened.marks(subject):
+                    uses.setdefault(mark, []).append((site, dataset, subject))
+    for of_recordings in uses.values():
+        for site, dataset, subject in of_recordings:
+            for other_site, other, name in of_recordings:
+                alike = name in other.targets and (other.calibration, other.test) == (dataset.calibration, dataset.test)
+                if subject in dataset.targets and other is not dataset and not alike:
+                    raise InputError(
+                        f"site {site.name!r}, data set {dataset.name!r}: target {subject!r} is also subject {name!r} of"
+                        f" data set {other.name!r} at site {other_site.name!r}, where its test trials would train;"
+                        " leave it out there with subjects = [...], or give both the same targets and calibration"
+                    )
 
 
 def _prepare(

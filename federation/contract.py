@@ -15,7 +15,6 @@ from data.sources import IN_FOLDERS
 from data.store import Recipe
 from federation.messages import FEWEST
 from federation.tables import Table, as_name, parse_table, read_toml
-from mfscsn.extractors import EXTRACTORS
 from mfscsn.inputs import Alignment, check_alignment
 from mfscsn.network import SHARES_EXTRACTOR, SHARES_HEAD, Architecture, Share
 from mfscsn.training import Settings
@@ -124,9 +123,9 @@ class Contract(Table):
         if self.share in SHARES_HEAD and self.labels is None:
             raise ValueError(f"share = {self.share!r} needs labels = [...], the tasks of all sites")
         try:
-            EXTRACTORS[self.extractor](1, self.preprocessing.n_times, self.sfreq)
+            self.architecture.build_extractor(1)
         except ValueError as error:
-            raise ValueError(f"window {list(self.window)}: {error}") from error
+            raise ValueError(f"window {list(self.window)}, extractor {self.extractor!r}: {error}") from error
         return self
 
     @property
@@ -145,7 +144,7 @@ class Contract(Table):
     @property
     def alignment_model(self) -> Alignment:
         """The part that brings a subject's trials to a common reference."""
-        return Alignment(self.alignment, self.sfreq, self.shrinkage)
+        return Alignment(self.alignment, self.sfreq, self.shrinkage, self.band)
 
     @property
     def architecture(self) -> Architecture:
@@ -154,6 +153,7 @@ class Contract(Table):
             n_times=self.preprocessing.n_times,
             sfreq=self.sfreq,
             extractor=self.extractor,
+            band=self.band,
             width=self.width,
             share=self.share,
         )

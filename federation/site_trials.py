@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 
 from data.errors import InputError
 from data.files import kept_array
-from data.store import Store
+from data.store import INPUTS, Store
 from data.trials import UNLABELLED, Trials, in_order
 from federation.contract import Contract, Dataset, Part, Site
 from mfscsn import riemann
@@ -238,14 +238,15 @@ class SiteTrials:
             for subject, chosen, fitted in parts
         ]
         c = self.contract
-        how = [c.extractor, c.alignment, c.shrinkage, riemann.VERSION]
+        how = [c.extractor, c.alignment, c.shrinkage, c.band, riemann.VERSION]
         name = hashlib.sha256(json.dumps([made_of, how]).encode()).hexdigest()[:32]
 
         def make() -> NDArray[np.float32]:
             with threadpool_limits(limits=1, user_api="blas"):  # how sums are rounded must not depend on who makes it
                 return np.concatenate([_input(*part, c.alignment_model) for part in parts])
 
-        return kept_array(self.store / "inputs" / f"{name}.npy", make)
+        folder = parts[0][0].dataset.recipe(c).folder(self.store)  # they go when a subject of that store does
+        return kept_array(folder / INPUTS / f"{name}.npy", make)
 
 
 def _split(site: Site, dataset: Dataset, subject: str, trials: Trials) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

@@ -171,7 +171,7 @@ class MFSCSNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _build_by(self, common: CommonLayers | None, n_times: int) -> tuple[Architecture, Alignment]:
         """Return what the network is built by: the parameters, or what the common layers came from."""
-        architecture = Architecture(n_times, self.sfreq, self.extractor)
+        architecture = Architecture(n_times, self.sfreq, self.extractor, (0.0, self.sfreq / 2))
         kind, shrinkage = self.alignment, 0.0
         if common is not None:
             if common.architecture.sfreq != self.sfreq:
@@ -185,4 +185,4 @@ class MFSCSNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 kind = kind or common.alignment.kind
         kind = kind or ("recentred" if architecture.extractor == "riemann" else "euclidean")
         check_alignment(kind, architecture.extractor)
-        return architecture, Alignment(kind, self.sfreq, shrinkage)
+        return architecture, Alignment(kind, self.sfreq, shrinkage, architecture.band)

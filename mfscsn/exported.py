@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -48,8 +49,8 @@ def read_exported(path: str | Path) -> CommonLayers:
     """
     layers, about = read_file(Path(path))
     try:
-        architecture, alignment = Architecture(**json.loads(about["architecture"])), json.loads(about["alignment"])
-        return CommonLayers(about["name"], architecture, Alignment(**alignment), layers)
+        architecture, alignment = _with_band(about["architecture"]), _with_band(about["alignment"])
+        return CommonLayers(about["name"], Architecture(**architecture), Alignment(**alignment), layers)
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path}: of another version of mfscsn; export it again with `mfscsn export`") from error
 
@@ -71,3 +72,9 @@ def read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if about.get("kind") != KIND:
         raise ValueError(f"{file}: no exported common layers; `mfscsn export RUN` writes them")
     return layers, about
+
+
+def _with_band(text: str) -> dict[str, Any]:
+    """Read a dataclass from JSON, which knows no tuples."""
+    values: dict[str, Any] = json.loads(text)
+    return values | {"band": values["band"] and tuple(values["band"])}

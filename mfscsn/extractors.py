@@ -174,16 +174,27 @@ class TangentExtractor(nn.Module):
         Channels of the headset; samples of a trial.
     sfreq : float
         Sampling rate in Hz.
+    band : pair of float, optional
+        Hz: as in `mfscsn.riemann.bands_within`, which raises ValueError.
     n_features : int
         The common size.
     drop_prob : float
         Dropout of the features.
     """
 
-    def __init__(self, n_chans: int, n_times: int, sfreq: float, *, n_features: int = 50, drop_prob: float = 0.5):
+    def __init__(
+        self,
+        n_chans: int,
+        n_times: int,
+        sfreq: float,
+        *,
+        band: tuple[float, float] | None = None,
+        n_features: int = 50,
+        drop_prob: float = 0.5,
+    ):
         super().__init__()
         self.n_features, self.n_steps = n_features, 1
-        self.projection = nn.Linear(n_views(n_times, sfreq) * n_chans * (n_chans + 1) // 2, n_features)
+        self.projection = nn.Linear(n_views(n_times, sfreq, band) * n_chans * (n_chans + 1) // 2, n_features)
         self.drop = nn.Dropout(drop_prob)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -32,17 +32,20 @@ class Alignment:
         Hz.
     shrinkage : float
         Of "euclidean": as in `mfscsn.alignment.euclidean_whitener`.
+    band : pair of float, optional
+        Of covariances: as in `mfscsn.riemann.bands_within`.
     """
 
     kind: str
     sfreq: float
     shrinkage: float = 0.0
+    band: tuple[float, float] | None = None
 
     def fit(self, signals: NDArray[np.floating]) -> "Reference":
         """Fit on signals ``(n_trials, n_chans, n_times)`` in microvolts; ValueError when they cannot be fitted on."""
         fitted: NDArray[np.float64] | None = None
         if self.kind in OF_COVARIANCES:
-            fitted = riemann.centre(riemann.covariances(signals, self.sfreq))
+            fitted = riemann.centre(riemann.covariances(signals, self.sfreq, self.band))
         elif self.kind == "euclidean":
             fitted = euclidean_whitener(signals, self.shrinkage)
         return Reference(self, fitted, len(signals))
@@ -73,7 +76,7 @@ class Reference:
         assert self.fitted is not None
         if self.alignment.kind == "euclidean":
             return align(signals, self.fitted)
-        covs = riemann.covariances(signals, self.alignment.sfreq)
+        covs = riemann.covariances(signals, self.alignment.sfreq, self.alignment.band)
         if follow and self.alignment.kind == "adaptive":
             return riemann.follow(covs, self.fitted, self.n_fitted)
         return riemann.tangent(covs, self.fitted)

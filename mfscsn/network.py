@@ -23,7 +23,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mfscsn.extractors import EXTRACTORS
+from mfscsn.extractors import EXTRACTORS, ShallowExtractor, TangentExtractor
 
 Share = Literal["middle", "none", "all-but-head", "all-but-extractor", "all-but-norm", "all"]
 SHARES_EXTRACTOR = ("all-but-head", "all-but-norm", "all")
@@ -49,6 +49,8 @@ class Architecture:
         Samples of a trial and their rate in Hz.
     extractor : str
         A key of `mfscsn.extractors.EXTRACTORS`.
+    band : pair of float, optional
+        Hz, that trials were filtered to; the extractor "riemann" leaves out its bands that lie elsewhere.
     width : int
         Units of the common layer, a convolution over all steps.
     share : {"middle", "none", "all-but-head", "all-but-extractor", "all-but-norm", "all"}
@@ -60,8 +62,15 @@ class Architecture:
     n_times: int
     sfreq: float
     extractor: str = "shallow"
+    band: tuple[float, float] | None = None
     width: int = 50
     share: Share = "middle"
+
+    def build_extractor(self, n_chans: int) -> ShallowExtractor | TangentExtractor:
+        """Make an extractor for a headset; raise ValueError when trials are too short for it, or its band is empty."""
+        if self.extractor == "riemann":
+            return TangentExtractor(n_chans, self.n_times, self.sfreq, band=self.band)
+        return EXTRACTORS[self.extractor](n_chans, self.n_times, self.sfreq)
 
 
 class SplitModule(nn.Module):
@@ -149,15 +158,13 @@ class SeparateCommonSeparate(SplitModule):
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            probe = EXTRACTORS[a.extractor](1, a.n_times, a.sfreq)
+            probe = a.build_extractor(1)
             # A convolution over all steps at once is a linear map of the flattened features
             self.common = nn.ModuleList([nn.Linear(probe.n_features * probe.n_steps, a.width)])
             self.extractors, self.heads = nn.ModuleDict(), nn.ModuleDict()
             for name, branch in branches.items():
                 if self.extractor_of[name] not in self.extractors:
-                    self.extractors[self.extractor_of[name]] = EXTRACTORS[a.extractor](
-                        branch.n_chans, a.n_times, a.sfreq
-                    )
+                    self.extractors[self.extractor_of[name]] = a.build_extractor(branch.n_chans)
                 if self.head_of[name] not in self.heads:
                     self.heads[self.head_of[name]] = nn.ModuleList([nn.Linear(a.width, branch.n_outputs)])
 
@@ -189,7 +196,7 @@ class ExtractorAlone(SplitModule):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             ((_, branch),) = branches.items()
-            self.extractor = EXTRACTORS[a.extractor](branch.n_chans, a.n_times, a.sfreq)
+            self.extractor = a.build_extractor(branch.n_chans)
             self.classifier = nn.Linear(self.extractor.n_features * self.extractor.n_steps, branch.n_outputs)
 
     def deep_features(self, x: Tensor, branch: str) -> list[Tensor]:

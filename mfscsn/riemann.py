@@ -20,6 +20,7 @@ SHRINKAGE = 0.003  # towards a multiple of the identity: an average reference le
 TAPER = 0.125  # of a piece, at each end
 MEMORY = 30  # trials that a followed reference remembers
 FLOOR = 1e-10
+Band = tuple[float, float]
 VERSION = [1, BANDS, PIECE, SHRINKAGE, TAPER, MEMORY]  # of what is computed here, for those who keep it
 
 Covariances = NDArray[np.float64]
@@ -30,12 +31,32 @@ def n_pieces(n_times: int, sfreq: float) -> int:
     return 1 if n_times <= round(PIECE * sfreq) else 2
 
 
-def n_views(n_times: int, sfreq: float) -> int:
+def bands_within(band: Band | None) -> tuple[Band, ...]:
+    """Return the bands whose middle lies in the band, in Hz, that trials were filtered to; all of them for None.
+
+    Raises
+    ------
+    ValueError
+        When there is none: outside its band the filter leaves next to nothing, and whitening would blow that up.
+    """
+    if band is None:
+        return BANDS
+    inside = tuple((low, high) for low, high in BANDS if band[0] <= (low + high) / 2 <= band[1])
+    if not inside:
+        middles = ", ".join(f"{(low + high) / 2:g}" for low, high in BANDS)
+        raise ValueError(
+            f"band {list(band)} Hz holds the middle of none of the extractor's bands ({middles} Hz); widen it, or take"
+            " another extractor"
+        )
+    return inside
+
+
+def n_views(n_times: int, sfreq: float, band: Band | None = None) -> int:
     """Return how many covariances a trial has: its pieces times the bands."""
-    return n_pieces(n_times, sfreq) * len(BANDS)
+    return n_pieces(n_times, sfreq) * len(bands_within(band))
 
 
-def covariances(signals: NDArray[np.floating], sfreq: float) -> Covariances:
+def covariances(signals: NDArray[np.floating], sfreq: float, band: Band | None = None) -> Covariances:
     """Return the shrunk covariances of trials, view by view.
 
     Parameters
@@ -44,6 +65,8 @@ def covariances(signals: NDArray[np.floating], sfreq: float) -> Covariances:
         Microvolts. Bands are cut out of the trial's spectrum, with edges of 1 Hz.
     sfreq : float
         Hz.
+    band : pair of float, optional
+        Hz, that the trials were filtered to: as in `bands_within`.
 
     Returns
     -------
@@ -63,7 +86,7 @@ def covariances(signals: NDArray[np.floating], sfreq: float) -> Covariances:
     for start in starts:
         piece = signals[..., start : start + length].astype(np.float64)
         spectrum = np.fft.rfft((piece - piece.mean(axis=-1, keepdims=True)) * _taper(length), axis=-1)
-        for low, high in BANDS:
+        for low, high in bands_within(band):
             gain = np.clip(frequency - low + 0.5, 0, 1) * np.clip(high - frequency + 0.5, 0, 1)
             kept = spectrum[..., gain > 0] * gain[gain > 0]
             views.append(2 / length**2 * np.real(kept @ kept.conj().swapaxes(-1, -2)))

@@ -102,7 +102,11 @@ def sharing_line(rows: pd.DataFrame, method: str = OURS) -> str:
         verdict = "sharing the common layers costs"
     else:
         verdict = "a gain by sharing the common layers cannot be told from zero"
-    return f"{verdict}: {method} minus {method}{TWIN} {gain}"
+    g, twin = gain.gain, f"{method}{TWIN}"
+    return (
+        f"{verdict}: {method} minus {twin} {g.mean:+.1f} ({g.low:+.1f} to {g.high:+.1f}; the bootstrap's 95 % decide),"
+        f" {gain.n_better} of {gain.n_subjects} better"
+    )
 
 
 def joining_table(rows: pd.DataFrame) -> Table:

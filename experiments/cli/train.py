@@ -88,10 +88,13 @@ def evaluate(
 ) -> None:
     """Score finished runs again; several are averaged."""
     from experiments.cli.show import score_table
+    from experiments.evaluate import check_alike
     from experiments.evaluate import evaluate as score_run
     from federation.run_folder import RunFolder
 
-    score_table([score for run in runs for score in score_run(RunFolder(run))])
+    opened = [RunFolder(run) for run in runs]
+    check_alike(opened)
+    score_table([score for run in opened for score in score_run(run)])
 
 
 def load(path: Path, data_root: Path | None) -> "Federation":

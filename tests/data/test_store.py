@@ -100,6 +100,20 @@ def test_a_subject_that_the_source_no_longer_has_is_removed(tmp_path):
     assert Store(folder).subjects() == ["2"] and not (folder / "sub-1.npy").exists()
 
 
+def test_what_was_made_of_a_subject_goes_with_it(tmp_path):
+    """Trials as networks take them, beside the store: of a subject that is withdrawn, or recorded anew."""
+    source = FakeSource()
+    folder = fill(source, tmp_path)
+    for change in (lambda: source.marks.update({"2": "b"}), lambda: source.marks.pop("1")):
+        (folder / "inputs").mkdir()
+        (folder / "inputs" / "made.npy").write_bytes(b"of both subjects")
+        fill(source, tmp_path, subjects=source.subjects())
+        assert (folder / "inputs").exists()  # nothing has changed
+        change()
+        fill(source, tmp_path, subjects=source.subjects())
+        assert not (folder / "inputs").exists()
+
+
 def test_subjects_stand_in_the_sources_order_whatever_was_prepared_first(tmp_path):
     source = FakeSource()
     fill(source, tmp_path, subjects=("2",))

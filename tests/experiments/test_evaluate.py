@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from data.errors import InputError
-from experiments.evaluate import evaluate
+from experiments.evaluate import check_alike, evaluate
 from federation.site_scores import balanced_accuracy
 
 
@@ -26,3 +26,15 @@ def test_a_prediction_that_the_test_does_not_hold_is_wrong_not_a_class():
 def test_an_unfinished_run_is_refused(make_run):
     with pytest.raises(InputError, match="ended at round 0 of 2; go on with the command that began it"):
         evaluate(make_run())
+
+
+def test_runs_of_different_configurations_are_not_averaged(make_run):
+    one, other_seed, wider = (
+        make_run("one"),
+        make_run("two", training="seed = 7"),
+        make_run("three", contract="width = 9"),
+    )
+    check_alike([one])
+    check_alike([one, other_seed])
+    with pytest.raises(InputError, match="three: cannot be averaged with .*one: contract.width was 50, is 9"):
+        check_alike([one, other_seed, wider])

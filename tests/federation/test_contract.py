@@ -14,7 +14,7 @@ def test_a_written_federation_reads_back_the_same(tmp_path):
 
 def test_what_the_tables_mean(tmp_path):
     federation = federation_of(tiny_toml("width = 20", "lr = 1e-2"), tmp_path)
-    assert federation.contract.architecture == Architecture(256, 128.0, width=20)
+    assert federation.contract.architecture == Architecture(256, 128.0, band=(4.0, 38.0), width=20)
     assert federation.settings.lr == 1e-2 and federation.settings.proximal_mu == 0.0
     assert federation.site[0].dataset[0].name == "clinic" and federation.site[0].dataset[0].targets == ["3"]
     assert federation.min_sites == 2
@@ -159,3 +159,11 @@ def test_runs_and_sessions_may_be_numbers(tmp_path):
     assert federation_of(text, tmp_path).site[0].dataset[0].calibration.runs == ["0"]
     text = tiny_toml().replace('runs = ["0"]', 'sessions = [1, "2b"]', 1)
     assert federation_of(text, tmp_path).site[0].dataset[0].calibration.sessions == ["1", "2b"]
+
+
+def test_a_band_without_a_view_is_refused_when_the_file_is_read(tmp_path):
+    text = tiny_toml("band = [1.0, 4.0]").replace('"shallow"', '"riemann"')
+    with pytest.raises(InputError, match=r"extractor 'riemann': band \[1.0, 4.0\] Hz holds the middle of none"):
+        federation_of(text, tmp_path)
+    narrow = federation_of(tiny_toml("sfreq = 40.0\nband = [8.0, 13.0]").replace('"shallow"', '"riemann"'), tmp_path)
+    assert narrow.contract.architecture.build_extractor(4).projection.in_features == 2 * 10

@@ -74,3 +74,16 @@ def test_no_power_is_refused():
     signals[1] = 0
     with pytest.raises(ValueError, match="no power"):
         riemann.covariances(signals, 128.0)
+
+
+def test_views_outside_the_filters_band_are_left_out():
+    """A band of 8 to 13 Hz holds the middles of 6 to 10 and 9 to 13 Hz; what the filter left elsewhere is no signal."""
+    assert riemann.bands_within(None) == riemann.bands_within((4.0, 38.0)) == riemann.BANDS
+    assert riemann.bands_within((8.0, 13.0)) == ((6.0, 10.0), (9.0, 13.0))
+    signals = noise()
+    inside = riemann.covariances(signals, 128.0, (8.0, 13.0))
+    every = riemann.covariances(signals, 128.0)
+    assert inside.shape[1] == riemann.n_views(416, 128.0, (8.0, 13.0)) == 4
+    assert np.array_equal(inside, every[:, [0, 1, 5, 6]])  # of both pieces
+    with pytest.raises(ValueError, match=r"band \[40.0, 60.0\] Hz holds the middle of none of the extractor's bands"):
+        riemann.bands_within((40.0, 60.0))
