@@ -49,12 +49,15 @@ class Recording:
     session, run : str
     where : str
         How an error should call it: a file's path, or data set and subject.
+    notes : tuple of str
+        What its reader has left out, a line each.
     """
 
     raw: Any
     session: str
     run: str
     where: str
+    notes: tuple[str, ...] = ()
 
     def annotations(self) -> set[str]:
         """Name all tasks that it holds, known or not."""

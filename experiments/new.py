@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from data.bids import BidsSource
 from data.errors import InputError
 from data.files import replaced
-from data.sources import BidsSource
 from federation.contract import Contract, load_federation
 
 FEWEST = 4  # trials of a subject: what is annotated less often is no task

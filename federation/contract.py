@@ -202,7 +202,8 @@ class Dataset(Table):
     name : str, optional
         Made from the source when left out.
     options : table, optional
-        Keyword arguments of the MOABB class, values of the simulated centre, or of BEETL's data sets (`data.beetl`).
+        Keyword arguments of the MOABB class, values of the simulated centre, of BEETL's data sets (`data.beetl`), or
+        ``{ task = NAME }`` for a BIDS folder whose tasks have the same trial types.
     tasks : list or table
         Annotations to use; a table maps them to the labels of this federation.
     subjects : list, optional

@@ -1,0 +1,59 @@
+"""EDF+D and BDF+D: recordings with pauses between their records, which readers take for gapless.
+
+References
+----------
+Kemp and Olivan 2003, Clinical Neurophysiology 114:1755-1761: EDF+.
+"""
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+HEADER, PER_SIGNAL, LABEL, SAMPLES = 256, 256, 16, 8  # bytes
+SAMPLE_BYTES = {".edf": 2, ".bdf": 3}
+OF_RECORD = re.compile(rb"^([+-]\d+(?:\.\d*)?)\x14\x14")  # the first annotation of a record: when it began
+
+
+def first_pause(path: Path) -> tuple[float, float] | None:
+    """Find the first pause between the records of an EDF+D or BDF+D file.
+
+    Returns
+    -------
+    tuple of float, or None
+        Seconds of recorded signal before the pause, and seconds that the pause lasts (negative: time runs back). None
+        for a file of another kind, or one whose records follow one another.
+    """
+    if path.suffix.lower() not in SAMPLE_BYTES:
+        return None
+    content = path.read_bytes()
+    if content[192:197] not in (b"EDF+D", b"BDF+D"):
+        return None
+    try:
+        starts, duration = _record_starts(content, SAMPLE_BYTES[path.suffix.lower()])
+    except (ValueError, IndexError):  # damaged: whoever reads it says so
+        return None
+    late = np.diff(starts) - duration
+    (pauses,) = np.nonzero(np.abs(late) > 1e-3)
+    return (float((pauses[0] + 1) * duration), float(late[pauses[0]])) if len(pauses) else None
+
+
+def _record_starts(content: bytes, sample_bytes: int) -> tuple[list[float], float]:
+    head, n_records = int(content[184:192]), int(content[236:244])
+    duration, n_signals = float(content[244:252]), int(content[252:256])
+
+    def field(number: int, before: int, size: int) -> bytes:
+        at = HEADER + n_signals * before + size * number
+        return content[at : at + size]
+
+    labels = [field(k, 0, LABEL).decode("latin-1").strip() for k in range(n_signals)]
+    sizes = [sample_bytes * int(field(k, PER_SIGNAL - 40, SAMPLES)) for k in range(n_signals)]
+    marks = next(k for k, label in enumerate(labels) if label in ("EDF Annotations", "BDF Annotations"))
+    starts = []
+    for record in range(n_records):
+        at = head + record * sum(sizes) + sum(sizes[:marks])
+        found = OF_RECORD.match(content[at : at + sizes[marks]])
+        if found is None:
+            raise ValueError("a record does not say when it began")
+        starts.append(float(found[1]))
+    return starts, duration
