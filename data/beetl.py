@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from data.errors import InputError, nearest
 from data.files import fingerprint, replaced, sha256
 from data.pickled import read_array
+from data.plausible import amplitude, found_unit
 from data.preprocessing import Recording
 from data.trials import UNLABELLED
 
@@ -214,16 +215,6 @@ def read_labels(file: File, target: TargetDataset, n_trials: int) -> NDArray[np.
     if odd:
         raise InputError(f"{file.labels}: the code {odd[0]!r} is none of {list(known)}; is it another file?")
     return codes.astype(np.int64)
-
-
-def amplitude(signals: NDArray[Any]) -> float:
-    """Take the median over trials and channels of the deviation in time, in the file's own unit."""
-    return float(np.median(signals.std(axis=2)))
-
-
-def found_unit(signals: NDArray[Any]) -> str:
-    """Tell volts from microvolts: EEG deviates by 1 to 1000 microvolts, and no headset is off by a hundredfold."""
-    return "volts" if amplitude(signals) < 1e-2 else "microvolts"
 
 
 def _another_target(signals: NDArray[Any], target: TargetDataset) -> str:

@@ -1,6 +1,7 @@
 """Files and folders: written whole or not at all, held for one writer, and told from one another."""
 
 import csv
+import errno
 import fcntl
 import hashlib
 import io
@@ -41,6 +42,13 @@ def replaced(path: Path) -> Iterator[BinaryIO]:
             out.flush()
             os.fsync(out.fileno())
         temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        if error.filename is not None:
+            raise
+        # numpy says of a full disk how much it has written, and neither names the file
+        why = error.strerror or f"{os.strerror(errno.ENOSPC)}? {error}"
+        raise OSError(error.errno or errno.ENOSPC, why, str(path)) from error
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

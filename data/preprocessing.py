@@ -2,13 +2,15 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data.errors import InputError, nearest
+from data.plausible import clipped_channels, implausible, odd_channels, without_electrode
 from data.trials import UNLABELLED, Trials
 
 FLAT = 1e-9  # volts peak to peak in a whole recording: no electrode is that quiet
@@ -49,15 +51,15 @@ class Recording:
     session, run : str
     where : str
         How an error should call it: a file's path, or data set and subject.
-    notes : tuple of str
-        What its reader has left out, a line each.
+    notes : list of str
+        What was left out of it, or looks odd, a line each; `cut_trials` adds to it.
     """
 
     raw: Any
     session: str
     run: str
     where: str
-    notes: tuple[str, ...] = ()
+    notes: list[str] = field(default_factory=list)
 
     def annotations(self) -> set[str]:
         """Name all tasks that it holds, known or not."""
@@ -72,6 +74,15 @@ class Recording:
         known = zip(self.raw.annotations.onset, self.raw.annotations.description, strict=True)
         onsets = np.unique([onset for onset, name in known if name in tasks])
         return float(np.median(np.diff(onsets))) if len(onsets) > 4 else None
+
+    def unused(self, tasks: Mapping[str, str]) -> dict[str, int]:
+        """Count the annotations that are none of the tasks."""
+        if hasattr(self.raw, "event_id"):
+            of_code = {code: name for name, code in self.raw.event_id.items() if name != UNLABELLED}
+            names = [of_code[code] for code in self.raw.events[:, 2] if code in of_code]
+        else:
+            names = [str(name) for name in self.raw.annotations.description]
+        return {name: names.count(name) for name in sorted(set(names) - set(tasks))}
 
 
 def cut_trials(
@@ -98,41 +109,69 @@ def cut_trials(
     -------
     Trials
         Signals in microvolts. Empty when the recording holds none of the tasks. Trials that reach over an end of
-        the recording, or into an annotation whose name begins with "bad", are left out.
+        the recording, or into a "boundary" or an annotation whose name begins with "bad", are left out.
 
     Raises
     ------
     InputError
-        For a rate too low for the band, a channel that is missing or flat, NaN, or trials that were cut too short for
-        the window or the band.
+        For a rate too low for the band, a channel that is missing or flat, NaN, numbers that are no EEG in volts, two
+        tasks at one moment, or trials that were cut too short for the window or the band.
     """
-    import mne  # heavy, and needed by no step but this one
-
     raw, p, where = recording.raw, preprocessing, recording.where
     if raw.info["sfreq"] <= 2 * p.band[1]:
         raise InputError(
             f"{where}: rate {raw.info['sfreq']:g} Hz is not above twice the band's upper edge of {p.band[1]:g} Hz;"
             " lower band[1] in the contract, or leave the recording out"
         )
+    _pick(recording, channels)
+    cut = _trials_of_epochs if hasattr(raw, "event_id") else _trials_of_raw
+    trials = cut(recording, p, tasks, subject)
+    if len(trials):
+        fault = implausible(trials.signals)
+        if fault:
+            raise InputError(f"{where}: {fault}; mend the unit in the file, or leave the recording out")
+        recording.notes.extend(odd_channels(trials.signals, trials.channels))
+    return trials
+
+
+def _pick(recording: Recording, channels: Sequence[str] | None) -> None:
+    """Keep the EEG channels of a recording, or those named, whose names are matched without case."""
+    raw, where = recording.raw, recording.where
     if channels is None:
         if "eeg" not in raw:
             raise InputError(
                 f"{where}: no channel of type EEG; mend the file's channel types, or give channels = [...]"
             )
         raw.pick("eeg", exclude=())
-    else:
-        for name in channels:
-            if name not in raw.ch_names:
-                raise InputError(f"{where}: no channel {name!r}{nearest(name, raw.ch_names)}")
-        raw.pick(list(channels))
-    if isinstance(raw, mne.BaseEpochs):
-        return _trials_of_epochs(recording, p, tasks, subject)
+        others = without_electrode(raw.ch_names)
+        if others and len(others) < len(raw.ch_names):
+            raw.drop_channels(others)
+            recording.notes.append(f"left out {others}, by name no electrodes; channels = [...] decides otherwise")
+        return
+    of_lower = {name.lower(): name for name in raw.ch_names}
+    for name in channels:
+        if name not in raw.ch_names and name.lower() not in of_lower:
+            raise InputError(f"{where}: no channel {name!r}{nearest(name, raw.ch_names)}")
+    there = [name if name in raw.ch_names else of_lower[name.lower()] for name in channels]
+    raw.pick(there)
+    raw.rename_channels({old: new for old, new in zip(there, channels, strict=True) if old != new}, verbose="ERROR")
+
+
+def _trials_of_raw(recording: Recording, p: Preprocessing, tasks: Mapping[str, str], subject: str) -> Trials:
+    import mne  # heavy, and needed by no step but this one
+
+    raw, where = recording.raw, recording.where
     cues = [d for d in raw.annotations.description if d in tasks]
     if not cues:
         return _no_trials(raw.ch_names, p)
 
+    _check_cues(raw.annotations, tasks, 1 / raw.info["sfreq"], where)
+    boundaries = raw.annotations.description == "boundary"  # EEGLAB cut something out there, and says how much
+    raw.annotations.duration[boundaries] = 0.0
+    raw.annotations.rename({"boundary": "BAD boundary"} if boundaries.any() else {})
     raw.load_data()
     _check_channels(raw.get_data(), raw.ch_names, where)
+    recording.notes.extend(clipped_channels(raw.get_data(), raw.ch_names))
     raw.filter(*p.band, verbose="ERROR")
     if raw.info["sfreq"] != p.sfreq:
         raw.resample(p.sfreq, verbose="ERROR")
@@ -203,6 +242,18 @@ def _trials_of_epochs(recording: Recording, p: Preprocessing, tasks: Mapping[str
         channels=tuple(epochs.ch_names),
         sfreq=p.sfreq,
     )
+
+
+def _check_cues(annotations: Any, tasks: Mapping[str, str], apart: float, where: str) -> None:
+    """Refuse two tasks whose cues stand less than `apart` seconds from one another: one trial would have two labels."""
+    cues = [(float(o), str(n)) for o, n in zip(annotations.onset, annotations.description, strict=True) if n in tasks]
+    cues.sort()
+    for (onset, name), (later, other) in pairwise(cues):
+        if later - onset < apart and tasks[name] != tasks[other]:
+            raise InputError(
+                f"{where}: cues of {name!r} and {other!r} both stand at {onset:.3f} s, so the trial has two labels;"
+                " mend the events, or name one of them in tasks"
+            )
 
 
 def _check_channels(signals: NDArray[np.float64], names: Sequence[str], where: str) -> None:

@@ -10,6 +10,7 @@ import json
 import math
 import re
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 
 from data.errors import InputError, nearest
 from data.files import locked, replaced, sha256
+from data.plausible import amplitude
 from data.preprocessing import Preprocessing, Recording, cut_trials
 from data.sources import Source
 from data.trials import Trials, concatenate, in_order
@@ -117,6 +119,18 @@ class Store:
         """Return the median seconds between cues of each recording: ``"session/run"`` -> seconds."""
         return dict(self._entry(subject).get("cue_intervals", {}))  # stores of older versions have none
 
+    def amplitudes(self, subject: str) -> dict[str, float]:
+        """Return the median deviation of each recording's trials: ``"session/run"`` -> microvolts."""
+        return dict(self._entry(subject).get("amplitudes", {}))
+
+    def notes(self, subject: str) -> dict[str, int]:
+        """Return what was left out of a subject's recordings, or looked odd, and in how many of them."""
+        return dict(self._entry(subject).get("notes", {}))
+
+    def unused(self, subject: str) -> dict[str, int]:
+        """Count a subject's annotations that are none of the tasks."""
+        return dict(self._entry(subject).get("unused", {}))
+
     def digest(self, subject: str) -> str:
         """Digest a subject's signals and labels as the manifest knows them."""
         entry = self._entry(subject)
@@ -206,7 +220,7 @@ def prepare(
                 continue
             if entry:
                 shutil.rmtree(folder / INPUTS, ignore_errors=True)
-            trials, annotations, intervals = _cut_subject(recipe, subject, source.recordings(subject))
+            trials, told = _cut_subject(recipe, subject, source.recordings(subject))
             file = f"sub-{re.sub(r'[^A-Za-z0-9-]', '_', subject)}.npy"
             with replaced(folder / file) as out:
                 np.save(out, np.ascontiguousarray(trials.signals))
@@ -215,8 +229,7 @@ def prepare(
                 "fingerprint": mark,
                 "sha256": sha256(folder / file),
                 "channels": list(trials.channels),
-                "annotations": annotations,
-                "cue_intervals": intervals,
+                **told,
                 "labels": trials.labels.tolist(),
                 "sessions": trials.sessions.tolist(),
                 "runs": trials.runs.tolist(),
@@ -247,19 +260,23 @@ def _open_manifest(recipe: Recipe, folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def _cut_subject(
-    recipe: Recipe, subject: str, recordings: Iterator[Recording]
-) -> tuple[Trials, list[str], dict[str, float]]:
-    """Cut a subject's recordings; return its trials, the names of all its annotations, and how far cues are apart."""
+def _cut_subject(recipe: Recipe, subject: str, recordings: Iterator[Recording]) -> tuple[Trials, dict[str, Any]]:
+    """Cut a subject's recordings; return its trials, and for the manifest what the recordings told besides."""
     parts: list[Trials] = []
-    annotations: set[str] = set()
+    annotations, unused, notes = set[str](), Counter[str](), Counter[str]()
     intervals: dict[str, float] = {}
+    amplitudes: dict[str, float] = {}
     for recording in recordings:
         annotations |= recording.annotations()
+        unused.update(recording.unused(recipe.tasks))
+        name = f"{recording.session}/{recording.run}"
         interval = recording.cue_interval(recipe.tasks)
         if interval is not None:
-            intervals[f"{recording.session}/{recording.run}"] = interval
+            intervals[name] = interval
         parts.append(cut_trials(recording, recipe.preprocessing, recipe.tasks, subject, recipe.channels))
+        if len(parts[-1]):
+            amplitudes[name] = amplitude(parts[-1].signals)
+        notes.update(recording.notes)
     with_trials = [part for part in parts if len(part)]
     if not with_trials:
         window = list(recipe.preprocessing.window)
@@ -273,7 +290,27 @@ def _cut_subject(
         raise InputError(
             f"{recipe.source}: recordings of subject {subject!r} differ: {error}; name those to use, channels = [...]"
         ) from error
-    return joined, sorted(annotations), intervals
+    _check_no_trial_twice(recipe, joined)
+    return joined, {
+        "annotations": sorted(annotations),
+        "cue_intervals": intervals,
+        "amplitudes": amplitudes,
+        "unused": dict(unused),
+        "notes": dict(notes),
+    }
+
+
+def _check_no_trial_twice(recipe: Recipe, trials: Trials) -> None:
+    """Refuse copies of one trial: a copy of a training trial would be tested."""
+    seen: dict[bytes, int] = {}
+    for k, signals in enumerate(trials.signals):
+        first = seen.setdefault(hashlib.sha256(signals.tobytes()).digest(), k)
+        if first != k:
+            at = [f"session {str(trials.sessions[i])!r}, run {str(trials.runs[i])!r}" for i in (first, k)]
+            raise InputError(
+                f"{recipe.source}: subject {str(trials.subjects[k])!r} has one trial twice, in {at[0]} and in"
+                f" {at[1]}; is a recording copied there? Move one of them away"
+            )
 
 
 def relabelled_store(root: Path, out: Path, relabel: Relabel) -> None:

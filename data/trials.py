@@ -61,13 +61,18 @@ class Trials:
 
 
 def in_order(trials: Trials, channels: Sequence[str]) -> Trials:
-    """Bring channels into the order given; raise ValueError that names those which only one side has."""
+    """Bring channels into the order given and name them alike: CZ is Cz.
+
+    Raises ValueError that names the channels which only one side has.
+    """
     if trials.channels == tuple(channels):
         return trials
-    odd = sorted(set(trials.channels) ^ set(channels))
-    if odd:
-        raise ValueError(f"the channels {odd} are not in both")
-    order = [trials.channels.index(name) for name in channels]
+    odd = sorted({name.lower() for name in trials.channels} ^ {name.lower() for name in channels})
+    if odd or len(trials.channels) != len(channels):
+        shown = sorted({name for name in (*trials.channels, *channels) if name.lower() in odd})
+        raise ValueError(f"the channels {shown} are not in both")
+    place = {name.lower(): k for k, name in enumerate(trials.channels)}
+    order = [place[name.lower()] for name in channels]
     return replace(trials, signals=trials.signals[:, order], channels=tuple(channels))
 
 

@@ -23,6 +23,7 @@ from experiments.prepare import prepare_sites
 from federation import client_app
 from federation.contract import Federation, load_federation
 from federation.run_folder import RunFolder
+from federation.workers import warm_up
 
 torch.set_num_threads(1)  # two workers share the cores
 MFSCSN = str(Path(sys.executable).with_name("mfscsn"))
@@ -68,6 +69,12 @@ calibration = {{ first = 12 }}
 
 def tiny_toml(contract: str = "", training: str = "", north: str = "") -> str:
     return TINY.format(contract=contract, training=training, north=north)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def fork_server():
+    """Start the process that others are forked from in a folder that stays: where its own goes, torch cannot load."""
+    warm_up(1)
 
 
 @pytest.fixture(scope="session")

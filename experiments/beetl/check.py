@@ -13,7 +13,6 @@ from data.beetl import (
     TARGETS,
     A,
     TargetDataset,
-    amplitude,
     check_sums,
     files,
     phase_folder,
@@ -23,6 +22,7 @@ from data.beetl import (
 )
 from data.beetl_answer import read_true_labels
 from data.errors import InputError
+from data.plausible import amplitude
 
 MU = (8.0, 13.0)  # Hz
 DATA_SET = "Beetl2021_A"  # MOABB would fetch everything a second time for Beetl2021_B

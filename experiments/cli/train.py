@@ -57,7 +57,10 @@ class Simulation:
 @app.command()
 def prepare(federation: FedFile, data_root: DataRoot = None, store: StoreRoot = PREPARED) -> None:
     """Turn recordings into trials on disk; only what is new."""
-    prepare_shown(load(federation, data_root), store)
+    from experiments.remarks import remarks
+
+    for line in remarks(prepare_shown(load(federation, data_root), store), store):
+        typer.echo(line)
     typer.echo(f"prepared trials: {store}")
 
 

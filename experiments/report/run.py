@@ -1,10 +1,9 @@
 """A run's report: what was run, how well each site and subject did, what the networks look at, what it cost."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from data.errors import InputError
@@ -12,6 +11,7 @@ from data.sources import IN_FOLDERS
 from data.store import Store
 from experiments.adopt import ADOPTED, CALIBRATION, CURVE
 from experiments.evaluate import METHODS, PREDICTED
+from experiments.remarks import odd_paces
 from experiments.report import figures
 from experiments.report.page import Figure, Section, TableOf, write_page
 from experiments.report.scores import ScoreDraws
@@ -40,7 +40,6 @@ ALIGNED = {
     "standard": "every sample is brought to mean 0 and deviation 1 over the channels",
     "none": "trials are not aligned",
 }
-OFF = 0.1  # cues further apart or closer than in a subject's other recordings, as a share
 N_BRANCHES = 4  # whose patterns are drawn, of a site
 MOST_MAPS, MOST_MATRICES = 12, 24  # figures of a kind: a report stays under 10 MB
 
@@ -107,7 +106,7 @@ def warnings(run: RunFolder, draws: ScoreDraws | None) -> list[str]:
                 lines.append(
                     f"Site {site}: {_kind(run)} costs subject {', '.join(worse)} more than test trials explain."
                 )
-    return lines + [line for site in run.federation.site for line in _odd_rates(run, site)]
+    return lines + [line for site in run.federation.site for line in odd_paces(run.federation, site, run.store)]
 
 
 def _kind(run: RunFolder) -> str:
@@ -115,25 +114,6 @@ def _kind(run: RunFolder) -> str:
     if (run.path / CALIBRATION).exists():  # whatever a user calls a federation
         return ADOPTING
     return ALONE if len(run.federation.site) == 1 or run.federation.contract.share == "none" else SHARING
-
-
-def _odd_rates(run: RunFolder, site: Site) -> Iterator[str]:
-    """Name recordings whose cues come faster or slower than in the subject's others."""
-    for dataset in site.dataset:
-        try:
-            store = Store(dataset.recipe(run.federation.contract).folder(run.store))
-            intervals = {name: store.cue_intervals(name) for name in dataset.subjects or store.subjects()}
-        except InputError:  # said elsewhere
-            return
-        for subject, of_run in intervals.items():
-            usual = float(np.median(list(of_run.values()))) if of_run else 0.0
-            odd = {name: seconds for name, seconds in of_run.items() if abs(seconds / usual - 1) > OFF}
-            if odd:
-                shown = ", ".join(f"{name.strip('/')} ({seconds:.2f} s)" for name, seconds in odd.items())
-                yield (
-                    f"Site {site.name}, subject {subject}: cues are usually {usual:.2f} s apart, but not in {shown}."
-                    " Another paradigm, or a recording whose effective sampling rate is off."
-                )
 
 
 def _table(run: RunFolder, name: str, columns: Sequence[str], numbers: Sequence[str] = ()) -> pd.DataFrame | None:

@@ -142,7 +142,7 @@ def test_rows_without_an_onset_are_left_out_and_said(bids):
     write(a_file(bids, "events.tsv"), *rows)
     recording = read(bids)[0]
     assert recording.annotations() == {"right_hand"}
-    assert recording.notes == ("sub-01_task-imagery_run-1_events.tsv: 1 rows without an onset are left out",)
+    assert recording.notes == ["sub-01_task-imagery_run-1_events.tsv: 1 rows without an onset are left out"]
 
 
 def test_a_decimal_comma_is_named_with_its_line(bids):

@@ -88,8 +88,75 @@ def test_a_recording_that_cannot_be_used_is_named(made, message):
 
 
 def test_a_missing_channel_is_named_with_the_nearest():
-    with pytest.raises(InputError, match="no channel 'c3'; did you mean 'C3'"):
-        cut_trials(recording(), P, TASKS, "01", ["c3"])
+    with pytest.raises(InputError, match="no channel 'C33'; did you mean 'C3'"):
+        cut_trials(recording(), P, TASKS, "01", ["C33"])
+
+
+def test_channels_are_found_without_case_and_called_as_asked():
+    trials = cut_trials(recording(), P, TASKS, "01", ["CZ", "c3"])
+    assert trials.channels == ("CZ", "c3")
+    np.testing.assert_array_equal(trials.signals, cut_trials(recording(), P, TASKS, "01", ["Cz", "C3"]).signals)
+
+
+def test_names_that_are_no_electrodes_are_left_out_and_said():
+    made = recording()
+    made.raw.rename_channels({"Cz": "HEOG"})
+    assert cut_trials(made, P, TASKS, "01").channels == ("C3", "C4")
+    assert made.notes == ["left out ['HEOG'], by name no electrodes; channels = [...] decides otherwise"]
+    made = recording()
+    made.raw.rename_channels({"Cz": "HEOG"})
+    assert cut_trials(made, P, TASKS, "01", ["C3", "HEOG"]).channels == ("C3", "HEOG") and not made.notes
+
+
+def test_a_boundary_inside_a_trial_leaves_it_out():
+    """EEGLAB gives it the length of what was cut out, which is in the recording no more."""
+    for duration in (0.0, 60.0):
+        made = recording(onsets=(5.0, 7.0, 12.0), names=("left", "boundary", "right"))
+        made.raw.annotations.duration[1] = duration
+        assert cut_trials(made, P, TASKS, "01").labels.tolist() == ["right_hand"]
+
+
+def test_two_tasks_at_one_moment_are_refused():
+    made = recording(onsets=(5.0, 12.0, 12.001), names=("left", "left", "right"))
+    with pytest.raises(InputError, match=r"sub-01_eeg.edf: cues of 'left' and 'right' both stand at 12.000 s"):
+        cut_trials(made, P, TASKS, "01")
+    twice = recording(onsets=(5.0, 12.0, 12.0), names=("left", "left", "left"))
+    assert len(cut_trials(twice, P, TASKS, "01")) == 2  # a row that stands there twice
+
+
+@pytest.mark.parametrize("factor", [1e6, 1e3, 1e-3])
+@pytest.mark.parametrize("made", [recording, lambda change: cut_recording(change=change)])
+def test_a_wrong_unit_is_refused_with_what_was_measured(made, factor):
+    def scale(signals):
+        signals *= factor
+
+    with pytest.raises(InputError, match=r"its channels deviate by .* microvolts in the band, and EEG by 0.05 to 1000"):
+        cut_trials(made(change=scale), P, TASKS, "01")
+
+
+def test_a_channel_far_from_the_others_is_noted():
+    def loud(signals):
+        signals[1] *= 50
+
+    made = recording(change=loud)
+    cut_trials(made, P, TASKS, "01")
+    (note,) = made.notes
+    assert note.startswith("channel 'Cz' deviates by") and "where others have" in note
+
+
+def test_a_clipped_channel_is_noted():
+    def clip(signals):
+        np.clip(signals[2], -1.5e-5, 1.5e-5, out=signals[2])
+
+    made = recording(change=clip)
+    cut_trials(made, P, TASKS, "01")
+    assert made.notes == ["channel 'C4' stands at an end of its range in 7 % of its samples"]
+
+
+def test_annotations_that_no_task_names_are_counted():
+    assert recording(names=("left", "rest", "rest")).unused(TASKS) == {"rest": 2}
+    assert cut_recording(("left", "wink")).unused(TASKS) == {"wink": 1}
+    assert cut_recording((UNLABELLED, "left")).unused(TASKS) == {}
 
 
 def cut_recording(names=("left", "right"), length=4.0, change=None):

@@ -1,3 +1,4 @@
+import errno
 import json
 
 import mne
@@ -205,3 +206,15 @@ def test_replaced_keeps_the_old_file_when_the_block_fails(tmp_path):
         out.write(b"half")
         raise RuntimeError
     assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(
+    "fault", [OSError(errno.ENOSPC, "No space left on device"), OSError("4000 requested and 16 written")]
+)
+def test_a_full_disk_names_the_file(tmp_path, fault):
+    """The second is how numpy says it."""
+    path = tmp_path / "sub-01.npy"
+    path.write_text("old")
+    with pytest.raises(OSError, match="No space left on device.*sub-01.npy"), replaced(path):
+        raise fault
+    assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["sub-01.npy"]

@@ -1,0 +1,62 @@
+"""What recordings show that EEG does not: numbers in a wrong unit, names that are no electrodes, clipped channels."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+LEAST, MOST = 0.05, 1000.0  # microvolts that band-passed EEG deviates by; no headset is off by more
+ODD = 20.0  # times the other channels: no electrode sees so much more, or less, than the others
+CLIPPED = 0.01  # share of samples at a channel's largest or smallest value
+NO_ELECTRODE = re.compile(
+    r"^(h|v)?eog|^e[ck]g|^emg|^acc(el)?([ _\d-]|[xyz]$|$)|^gyr|^gsr|^resp|^ppg|^pleth|^sti(m)?[ _\d-]|^sti(m)?$"
+    r"|^trig|^marker|^status$|^counter$|^timestamps?$",
+    re.IGNORECASE,
+)
+
+
+def amplitude(signals: NDArray[Any]) -> float:
+    """Take the median over trials and channels of the deviation in time of ``(n_trials, n_chans, n_times)``."""
+    return float(np.median(signals.std(axis=2)))
+
+
+def found_unit(signals: NDArray[Any]) -> str:
+    """Tell volts from microvolts: EEG deviates by 1 to 1000 microvolts, and no headset is off by a hundredfold."""
+    return "volts" if amplitude(signals) < 1e-2 else "microvolts"
+
+
+def implausible(microvolts: NDArray[np.float32]) -> str | None:
+    """Say what is wrong with the unit of trials ``(n_trials, n_chans, n_times)``; None where it can be EEG."""
+    found = amplitude(microvolts)
+    if LEAST <= found <= MOST:
+        return None
+    return f"its channels deviate by {found:.3g} microvolts in the band, and EEG by {LEAST:g} to {MOST:g}"
+
+
+def odd_channels(microvolts: NDArray[np.float32], names: Sequence[str]) -> list[str]:
+    """Name, a line each, the channels of ``(n_trials, n_chans, n_times)`` that are far from the others."""
+    deviations = np.median(microvolts.std(axis=2), axis=0)
+    usual = float(np.median(deviations))
+    return [
+        f"channel {name!r} deviates by {found:.3g} microvolts where others have {usual:.3g}"
+        for name, found in zip(names, deviations, strict=True)
+        if not usual / ODD <= found <= usual * ODD
+    ]
+
+
+def clipped_channels(signals: NDArray[np.float64], names: Sequence[str]) -> list[str]:
+    """Name, a line each, the channels of unfiltered ``(..., n_chans, n_times)`` that stand at an end of their range."""
+    by_channel = np.moveaxis(signals, -2, 0).reshape(signals.shape[-2], -1)
+    lines = []
+    for name, values in zip(names, by_channel, strict=True):
+        share = max(float((values == end).mean()) for end in (values.min(), values.max()))
+        if share > CLIPPED:
+            lines.append(f"channel {name!r} stands at an end of its range in {100 * share:.0f} % of its samples")
+    return lines
+
+
+def without_electrode(names: Sequence[str]) -> list[str]:
+    """List the channels whose names say that they are on no scalp: eyes, muscles, heart, movement, triggers."""
+    return [name for name in names if NO_ELECTRODE.search(name)]

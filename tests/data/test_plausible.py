@@ -1,0 +1,32 @@
+import numpy as np
+import pytest
+
+from data.plausible import amplitude, found_unit, implausible, without_electrode
+
+
+def test_the_amplitude_is_the_median_deviation():
+    signals = np.stack([[[-k, k] for k in (1.0, 2.0, 30.0)]])  # deviations of 1, 2 and 30
+    assert amplitude(signals) == 2.0
+    assert found_unit(signals) == "microvolts" and found_unit(1e-6 * signals) == "volts"
+
+
+@pytest.mark.parametrize(("microvolts", "fits"), [(0.04, False), (0.06, True), (30, True), (900, True), (1100, False)])
+def test_eeg_deviates_by_tenths_to_hundreds_of_microvolts(microvolts, fits):
+    signals = np.array([[[-microvolts, microvolts]]], np.float32)
+    assert (implausible(signals) is None) == fits
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["EOG", "HEOG", "vEOG1", "EOG-left", "ECG", "EKG", "EMG1", "ACC_X", "AccelX", "STI 014", "Trigger", "STATUS"],
+)
+def test_names_of_what_is_on_no_scalp(name):
+    assert without_electrode([name]) == [name]
+
+
+def test_electrodes_of_the_ten_five_system_are_electrodes():
+    import mne
+
+    names = mne.channels.make_standard_montage("standard_1005").ch_names
+    more = ["A1", "M2", "EEG 001", "E12", "Fp1-Ref", "CH1", "Respz"[:2], "St1"]
+    assert without_electrode([*names, *more]) == []
