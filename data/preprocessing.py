@@ -13,6 +13,7 @@ from data.errors import InputError, nearest
 from data.plausible import clipped_channels, implausible, odd_channels, without_electrode
 from data.trials import UNLABELLED, Trials
 
+MARKS = ("bad", "edge", "boundary")  # with which annotations begin that mark signals, and no cue
 FLAT = 1e-9  # volts peak to peak in a whole recording: no electrode is that quiet
 
 
@@ -76,13 +77,14 @@ class Recording:
         return float(np.median(np.diff(onsets))) if len(onsets) > 4 else None
 
     def unused(self, tasks: Mapping[str, str]) -> dict[str, int]:
-        """Count the annotations that are none of the tasks."""
+        """Count the annotations that are none of the tasks, and mark nothing bad."""
         if hasattr(self.raw, "event_id"):
             of_code = {code: name for name, code in self.raw.event_id.items() if name != UNLABELLED}
             names = [of_code[code] for code in self.raw.events[:, 2] if code in of_code]
         else:
             names = [str(name) for name in self.raw.annotations.description]
-        return {name: names.count(name) for name in sorted(set(names) - set(tasks))}
+        others = {name for name in names if name not in tasks and not name.lower().startswith(MARKS)}
+        return {name: names.count(name) for name in sorted(others)}
 
 
 def cut_trials(

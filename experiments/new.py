@@ -6,15 +6,18 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from data.bids import BidsSource
 from data.errors import InputError
 from data.files import replaced
+from data.preprocessing import MARKS
 from federation.contract import Contract, load_federation
 
 FEWEST = 4  # trials of a subject: what is annotated less often is no task
+ENOUGH = 10  # trials of a class in the calibration, and in the test: fewer tell little
 PAUSE = 1.5  # "rest" that comes so much more often than the other tasks is the pause between cues
 
 
@@ -34,8 +37,8 @@ class Found:
         Hz, the lowest of its recordings.
     counts : dict
         Annotation -> how often.
-    runs : dict
-        Run -> annotations in it.
+    cues : list of tuple
+        Run and annotation of each cue, in time order.
     durations : dict
         Annotation -> seconds of the shortest one that has a duration.
     """
@@ -46,13 +49,13 @@ class Found:
     channels: list[str]
     sfreq: float
     counts: dict[str, int]
-    runs: dict[str, set[str]]
+    cues: list[tuple[str, str]]
     durations: dict[str, float]
 
     @property
     def tasks(self) -> list[str]:
         """The annotations that look like tasks, in the order of their names."""
-        often = {n: k for n, k in self.counts.items() if k >= FEWEST and not n.lower().startswith(("bad", "edge"))}
+        often = {n: k for n, k in self.counts.items() if k >= FEWEST and not n.lower().startswith(MARKS)}
         others = [k for n, k in often.items() if n != "rest"]
         if len(others) > 1 and often.get("rest", 0) > PAUSE * max(others):
             often.pop("rest")
@@ -70,12 +73,42 @@ class Found:
         return self.subjects if n < 3 else self.subjects[-max(1, n // 3) :]
 
     @property
-    def calibration(self) -> dict[str, object]:
-        """The first run, where it holds all tasks; else the first third of the trials."""
-        with_tasks = [run for run, names in self.runs.items() if names & set(self.tasks)]
-        if len(with_tasks) > 1 and with_tasks[0] and set(self.tasks) <= self.runs[with_tasks[0]]:
-            return {"runs": [with_tasks[0]]}
-        return {"first": max(1, sum(self.counts[task] for task in self.tasks) // 3)}
+    def calibration(self) -> dict[str, Any]:
+        """The first runs, or the first trials, that hold enough of each task; up to half of all.
+
+        Where half of them do not: the first run, where it holds all tasks, else the first third of the trials.
+        """
+        runs = list(dict.fromkeys(run for run, _ in self._trials))
+        if len(runs) > 1 and all(runs):
+            for n in range(1, len(runs) // 2 + 1):
+                if self._fewest(self._trials_of_runs(runs[:n])) >= ENOUGH:
+                    return {"runs": runs[:n]}
+            if self._fewest(self._trials_of_runs(runs[:1])):
+                return {"runs": runs[:1]}
+        third, half = max(1, len(self._trials) // 3), len(self._trials) // 2
+        enough = (n for n in range(third, half + 1) if self._fewest([name for _, name in self._trials[:n]]) >= ENOUGH)
+        return {"first": next(enough, third)}
+
+    @property
+    def split(self) -> tuple[dict[str, int], dict[str, int]]:
+        """Count the trials of each task in the calibration and in the test, were the subject a target."""
+        rule = self.calibration
+        if "runs" in rule:
+            calibration = Counter(self._trials_of_runs(rule["runs"]))
+        else:
+            calibration = Counter(name for _, name in self._trials[: rule["first"]])
+        return {t: calibration[t] for t in self.tasks}, {t: self.counts[t] - calibration[t] for t in self.tasks}
+
+    @property
+    def _trials(self) -> list[tuple[str, str]]:
+        tasks = set(self.tasks)
+        return [(run, name) for run, name in self.cues if name in tasks]
+
+    def _trials_of_runs(self, runs: Sequence[str]) -> list[str]:
+        return [name for run, name in self._trials if run in runs]
+
+    def _fewest(self, names: Sequence[str]) -> int:
+        return min(names.count(task) for task in self.tasks)
 
 
 def look(folder: Path) -> Found:
@@ -83,18 +116,18 @@ def look(folder: Path) -> Found:
     source = BidsSource(folder)
     subjects = source.subjects()
     channels: list[str] = []
-    rates, counts, runs, durations = [], Counter[str](), dict[str, set[str]](), dict[str, float]()
+    rates, cues, durations = list[float](), list[tuple[str, str]](), dict[str, float]()
     for recording in source.recordings(subjects[0]):
         raw = recording.raw
         channels = channels or raw.copy().pick("eeg", exclude=()).ch_names
         rates.append(float(raw.info["sfreq"]))
         names = list(map(str, raw.annotations.description))
-        counts.update(names)
-        runs.setdefault(recording.run, set()).update(names)
+        cues += [(recording.run, name) for name in names]
         for name, seconds in zip(names, raw.annotations.duration, strict=True):
             if seconds > 0:
                 durations[name] = min(float(seconds), durations.get(name, np.inf))
-    contents = Found(folder, subjects, subjects[0], channels, min(rates), dict(counts), runs, durations)
+    counts = Counter(name for _, name in cues)
+    contents = Found(folder, subjects, subjects[0], channels, min(rates), dict(counts), cues, durations)
     if len(contents.tasks) < 2:
         raise InputError(
             f"bids:{folder}: subject {subjects[0]!r} has the annotations {dict(counts)}; a task needs at least"
@@ -150,7 +183,7 @@ def _text(path: Path, contents: Mapping[str, Found]) -> str:
     ]
     for name, f in contents.items():
         source = os.path.relpath(f.folder.resolve(), path.resolve().parent)
-        counted = ", ".join(f"{n} {k}" for n, k in sorted(f.counts.items()))
+        calibration, test = map(counted, f.split)
         lines += [
             "",
             "[[site]]",
@@ -159,14 +192,20 @@ def _text(path: Path, contents: Mapping[str, Found]) -> str:
             "[[site.dataset]]",
             f"source = {_value(f'bids:{source}')}",
             f"# {len(f.subjects)} subjects; {f.looked_at} has {len(f.channels)} channels at {f.sfreq:g} Hz and the",
-            f"# annotations {counted}",
+            f"# annotations {counted(dict(sorted(f.counts.items())))}",
             f'tasks = {_value(f.tasks)}  # a table renames: {{ hands = "both_hands", feet = "feet" }}',
             f"# channels = {_value(f.channels)}",
             f"targets = {_value(f.targets)}  # who is scored; all others train whole",
             f"calibration = {_table(f.calibration)}  # what of a target trains",
             'test = "rest"  # what of a target is scored: all that is not calibration',
+            f"# of {f.looked_at} these would train: {calibration}; and these be scored: {test}",
         ]
     return "\n".join([*lines, ""])
+
+
+def counted(counts: Mapping[str, int]) -> str:
+    """Write counts as ``left_hand 15, right_hand 14``."""
+    return ", ".join(f"{name} {count}" for name, count in counts.items())
 
 
 def _value(value: object) -> str:

@@ -40,13 +40,19 @@ def new(
     ],
 ) -> None:
     """Look into BIDS folders and write a FED.toml to go on from."""
-    from experiments.new import parse_sites, write_federation
+    from experiments.new import ENOUGH, counted, parse_sites, write_federation
 
     for folder in write_federation(path, parse_sites(site)):
         typer.echo(
             f"{folder.folder}: {len(folder.subjects)} subjects, {len(folder.channels)} channels, {folder.sfreq:g} Hz;"
             f" tasks {', '.join(folder.tasks)}; targets {', '.join(folder.targets)}"
         )
+        calibration, test = folder.split
+        typer.echo(
+            f"  a target like {folder.looked_at} trains with {counted(calibration)}, is tested on {counted(test)}"
+        )
+        if min(*calibration.values(), *test.values()) < ENOUGH:
+            typer.echo(f"  warning: fewer than {ENOUGH} trials of a task tell little; change calibration or tasks")
     if len(site) == 1:
         typer.echo("one site: nothing is shared with anybody; it compares the site's subjects together with each alone")
     typer.echo(f"federation: {path}\nread it, then: mfscsn simulate {path}")

@@ -155,6 +155,7 @@ def test_a_clipped_channel_is_noted():
 
 def test_annotations_that_no_task_names_are_counted():
     assert recording(names=("left", "rest", "rest")).unused(TASKS) == {"rest": 2}
+    assert recording(names=("BAD_ACQ_SKIP", "boundary", "left")).unused(TASKS) == {}
     assert cut_recording(("left", "wink")).unused(TASKS) == {"wink": 1}
     assert cut_recording((UNLABELLED, "left")).unused(TASKS) == {}
 

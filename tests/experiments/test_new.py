@@ -1,8 +1,12 @@
 """`mfscsn new`: from folders of recordings to a federation's file that trains."""
 
+from collections import Counter
+from pathlib import Path
+
 import pytest
 from conftest import mfscsn, refused, write_bids
 
+from experiments.new import Found
 from federation.contract import load_federation
 
 
@@ -18,6 +22,8 @@ def test_what_it_writes_is_read_and_trains(folders):
     code, out, err = mfscsn("new", "fed.toml", *sites, cwd=folders)
     assert code == 0, err
     assert "clinic: 4 subjects, 4 channels, 125 Hz; tasks left_hand, right_hand; targets 04" in out
+    assert "  a target like 01 trains with left_hand 4, right_hand 4, is tested on left_hand 4, right_hand 4" in out
+    assert "warning: fewer than 10 trials of a task tell little" in out
     clinic, lab = load_federation(folders / "fed.toml").site
     assert clinic.dataset[0].tasks == ["left_hand", "right_hand"]  # rest between cues is no task
     assert clinic.dataset[0].calibration.runs == ["1"]
@@ -29,6 +35,35 @@ def test_what_it_writes_is_read_and_trains(folders):
     before = (folders / "fed.toml").read_bytes()
     assert "already exists" in refused("new", "fed.toml", *sites, cwd=folders)
     assert (folders / "fed.toml").read_bytes() == before
+
+
+def found_in(*runs):
+    """What a subject shows whose runs hold these cues, in order."""
+    cues = [(str(k), name) for k, names in enumerate(runs) for name in names]
+    counts = Counter(name for _, name in cues)
+    return Found(Path("x"), ["01"], "01", ["C3"], 125.0, dict(counts), cues, {})
+
+
+PAIR, FEET = ["left", "right"], ["feet", "hands"]
+
+
+@pytest.mark.parametrize(
+    ("runs", "calibration", "trains"),
+    [
+        ([12 * PAIR, 12 * PAIR, 12 * PAIR], {"runs": ["0"]}, {"left": 12, "right": 12}),
+        ([6 * PAIR, 6 * PAIR, 6 * PAIR, 6 * PAIR], {"runs": ["0", "1"]}, {"left": 12, "right": 12}),
+        ([5 * PAIR, 5 * PAIR], {"runs": ["0"]}, {"left": 5, "right": 5}),
+        ([30 * PAIR], {"first": 20}, {"left": 10, "right": 10}),
+        ([24 * PAIR], {"first": 20}, {"left": 10, "right": 10}),  # a third is 16
+        ([6 * PAIR], {"first": 4}, {"left": 2, "right": 2}),
+        # Hands and feet come in one run alone, the second
+        ([20 * PAIR, 20 * FEET, 20 * PAIR], {"first": 60}, {"feet": 10, "hands": 10, "left": 20, "right": 20}),
+    ],
+)
+def test_the_calibration_holds_enough_of_each_task_where_half_of_the_trials_do(runs, calibration, trains):
+    found = found_in(*runs)
+    assert found.calibration == calibration and found.split[0] == trains
+    assert sum(found.split[1].values()) == sum(map(len, runs)) - sum(trains.values())
 
 
 def test_what_cannot_be_looked_into_is_named(folders):
