@@ -41,7 +41,8 @@ def read_events(path: Path) -> EventsTable:
     columns = list(rows.fieldnames or [])
     for column in ("onset", "trial_type"):
         if column not in columns:
-            raise InputError(f"{path}: no column {column!r}{nearest(column, columns)}; there are {columns}")
+            tabs = "; columns are separated by tabs" if len(columns) == 1 and column in columns[0] else ""
+            raise InputError(f"{path}: no column {column!r}{nearest(column, columns)}; there are {columns}{tabs}")
     onsets, types, values, n_dropped = [], [], [], 0
     for number, row in enumerate(rows, 2):  # as an editor counts lines
         onset = (row["onset"] or "").strip()

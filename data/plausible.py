@@ -47,14 +47,14 @@ def odd_channels(microvolts: NDArray[np.float32], names: Sequence[str]) -> list[
 
 
 def clipped_channels(signals: NDArray[np.float64], names: Sequence[str]) -> list[str]:
-    """Name, a line each, the channels of unfiltered ``(..., n_chans, n_times)`` that stand at an end of their range."""
+    """Name, in one line, the channels of unfiltered ``(..., n_chans, n_times)`` that stand at an end of their range."""
     by_channel = np.moveaxis(signals, -2, 0).reshape(signals.shape[-2], -1)
-    lines = []
-    for name, values in zip(names, by_channel, strict=True):
-        share = max(float((values == end).mean()) for end in (values.min(), values.max()))
-        if share > CLIPPED:
-            lines.append(f"channel {name!r} stands at an end of its range in {100 * share:.0f} % of its samples")
-    return lines
+    ends = np.stack([by_channel.min(axis=1), by_channel.max(axis=1)])
+    shares = (by_channel == ends[:, :, None]).mean(axis=2).max(axis=0)
+    clipped = [name for name, share in zip(names, shares, strict=True) if share > CLIPPED]
+    if not clipped:
+        return []
+    return [f"clipped: {clipped} stand at an end of their range in up to {100 * shares.max():.0f} % of the samples"]
 
 
 def without_electrode(names: Sequence[str]) -> list[str]:

@@ -152,6 +152,12 @@ def test_a_decimal_comma_is_named_with_its_line(bids):
         read(bids)
 
 
+def test_columns_that_no_tab_separates_are_named(bids):
+    a_file(bids, "events.tsv").write_text("onset,duration,trial_type\n5,4,left_hand\n")
+    with pytest.raises(InputError, match="no column 'onset'.*columns are separated by tabs"):
+        read(bids)
+
+
 def test_a_byte_order_mark_in_the_sidecar_is_named(bids):
     sidecar = a_file(bids, "eeg.json")
     sidecar.write_bytes(b"\xef\xbb\xbf" + sidecar.read_bytes())

@@ -150,7 +150,7 @@ def test_a_clipped_channel_is_noted():
 
     made = recording(change=clip)
     cut_trials(made, P, TASKS, "01")
-    assert made.notes == ["channel 'C4' stands at an end of its range in 7 % of its samples"]
+    assert made.notes == ["clipped: ['C4'] stand at an end of their range in up to 7 % of the samples"]
 
 
 def test_annotations_that_no_task_names_are_counted():
