@@ -214,9 +214,10 @@ def _check_ends(recording: Path, file: Path, events: EventsTable, seconds: float
     """Refuse a recording that ends before its last cue: MNE would drop the cues behind its end without a word."""
     late = sum(onset > seconds for onset in events.onsets)
     if late:
+        why = "are the onsets in seconds" if late > len(events.onsets) / 2 else "is the file cut short"
         raise InputError(
             f"{recording}: ends after {seconds:.1f} s, but {late} of {len(events.onsets)} events in {file.name} come"
-            " later; is the file cut short? Mend it, or leave the subject out with subjects = [...]"
+            f" later; {why}? Mend it, or leave the subject out with subjects = [...]"
         )
 
 

@@ -152,6 +152,13 @@ def test_a_decimal_comma_is_named_with_its_line(bids):
         read(bids)
 
 
+def test_onsets_in_milliseconds_are_asked_about(bids):
+    rows = [("onset", "duration", "trial_type"), ("5000", "4000", "left_hand"), ("15000", "4000", "right_hand")]
+    write(a_file(bids, "events.tsv"), *rows)
+    with pytest.raises(InputError, match="2 of 2 events in .* are the onsets in seconds?"):
+        read(bids)
+
+
 def test_columns_that_no_tab_separates_are_named(bids):
     a_file(bids, "events.tsv").write_text("onset,duration,trial_type\n5,4,left_hand\n")
     with pytest.raises(InputError, match="no column 'onset'.*columns are separated by tabs"):
