@@ -28,7 +28,7 @@ def found_unit(signals: NDArray[Any]) -> str:
 
 
 def implausible(microvolts: NDArray[np.float32]) -> str | None:
-    """Say what is wrong with the unit of trials ``(n_trials, n_chans, n_times)``; None where it can be EEG."""
+    """Return what is wrong with the unit of trials ``(n_trials, n_chans, n_times)``; None where it can be EEG."""
     found = amplitude(microvolts)
     if LEAST <= found <= MOST:
         return None

@@ -67,5 +67,5 @@ def train_together(
 
 
 def _sent(layers: dict[str, Tensor], half: bool) -> dict[str, Tensor]:
-    """Give layers as they arrive."""
+    """Return layers as they arrive."""
     return {name: values.half().float() for name, values in layers.items()} if half else layers

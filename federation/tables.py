@@ -75,7 +75,7 @@ def as_name(text: str) -> str:
 
 
 def _first_fault(error: ValidationError, document: Mapping[str, Any], model: type[BaseModel]) -> str:
-    """Say pydantic's first fault in one line: key, what is wrong, and the nearest key where one was misspelt."""
+    """Return pydantic's first fault in one line: key, what is wrong, and the nearest key where one was misspelt."""
     faults = error.errors()
     fault = next((fault for fault in faults if fault["type"] == "extra_forbidden"), faults[0])
     names, table, value = [], model, document  # type: tuple[list[str], type[BaseModel], Any]

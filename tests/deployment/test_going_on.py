@@ -57,6 +57,7 @@ def test_a_killed_site_is_left_out_and_joins_again_with_its_own_layers(three_tin
     for process in held:
         process.suspend()  # so that round 3 lasts until the site is back
     try:
+        wait_for(lambda: not d.connected()["west"])  # or `join` would take the killed one for the one it started
         d.join("west")
     finally:
         for process in held:
