@@ -180,7 +180,7 @@ def _read(path: Any) -> Recording:
 
 
 def _how_channels_match(path: Any) -> str:
-    """Say how ``*_channels.tsv`` is to be laid on the file's channels: by name, or by place.
+    """Return how ``*_channels.tsv`` is to be laid on the file's channels: by name, or by place.
 
     Names are matched by place only where neither list has a name of the other at another place.
     """
