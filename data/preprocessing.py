@@ -1,19 +1,22 @@
-"""Preprocessing by contract: filter, resample, cut, check. Filters and resampling are MNE's."""
+"""Preprocessing by contract: filter, resample, cut, check. Filters are MNE's, resampling is SciPy's."""
 
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.signal import resample_poly
 
 from data.errors import InputError, nearest
 from data.plausible import clipped_channels, implausible, odd_channels, without_electrode
 from data.trials import UNLABELLED, Trials
 
 MARKS = ("bad", "edge", "boundary")  # with which annotations begin that mark signals, and no cue
+LONGEST_RATIO = 10_000  # of a rate to another, in whole numbers: an hour then moves by less than 0.1 ms
 FLAT = 1e-9  # volts peak to peak in a whole recording: no electrode is that quiet
 
 
@@ -176,7 +179,11 @@ def _trials_of_raw(recording: Recording, p: Preprocessing, tasks: Mapping[str, s
     recording.notes.extend(clipped_channels(raw.get_data(), raw.ch_names))
     raw.filter(*p.band, verbose="ERROR")
     if raw.info["sfreq"] != p.sfreq:
-        raw.resample(p.sfreq, verbose="ERROR")
+        onsets = raw.annotations.onset - (raw.first_time if raw.annotations.orig_time else 0.0)
+        marks = mne.Annotations(onsets, raw.annotations.duration, raw.annotations.description)
+        signals = resampled(raw.get_data(), raw.info["sfreq"], p.sfreq)
+        raw = mne.io.RawArray(signals, mne.create_info(raw.ch_names, p.sfreq, "eeg"), verbose="ERROR")
+        raw.set_annotations(marks, verbose="ERROR")
     codes = {name: code for code, name in enumerate(sorted(set(cues)))}
     events, _ = mne.events_from_annotations(raw, event_id=codes, verbose="ERROR")
     first = round(p.window[0] * p.sfreq)
@@ -230,10 +237,8 @@ def _trials_of_epochs(recording: Recording, p: Preprocessing, tasks: Mapping[str
             f"{where}: its trials were cut to {length:g} s, too short for a filter from {p.band[0]:g} Hz; raise"
             " band[0] in the contract"
         ) from error
-    if epochs.info["sfreq"] != p.sfreq:
-        epochs.resample(p.sfreq, method="polyphase", verbose="ERROR")  # FFT shifts short trials by part of a sample
     first = round((p.window[0] - epochs.tmin) * p.sfreq)
-    signals = epochs.get_data(copy=False)[:, :, first : first + p.n_times]
+    signals = resampled(epochs.get_data(), epochs.info["sfreq"], p.sfreq)[:, :, first : first + p.n_times]
     n = len(epochs)
     return Trials(
         signals=(signals * 1e6).astype(np.float32),
@@ -244,6 +249,26 @@ def _trials_of_epochs(recording: Recording, p: Preprocessing, tasks: Mapping[str
         channels=tuple(epochs.ch_names),
         sfreq=p.sfreq,
     )
+
+
+def resampled(signals: NDArray[np.float64], sfreq: float, wanted: float) -> NDArray[np.float64]:
+    """Return signals ``(..., n_times)`` at another rate; sample k is at k / `wanted` seconds, however long they are.
+
+    MNE's ways stretch a recording to a whole number of samples: up to half a sample at its end.
+
+    Parameters
+    ----------
+    signals : array, shape (..., n_times)
+        Without power above half of either rate.
+    sfreq, wanted : float
+        Hz.
+    """
+    ratio = Fraction(wanted / sfreq).limit_denominator(LONGEST_RATIO)
+    if ratio == 1:
+        return signals
+    up, down = ratio.numerator, ratio.denominator
+    moved: NDArray[np.float64] = resample_poly(signals, up, down, axis=-1, padtype="reflect")
+    return moved
 
 
 def _check_cues(annotations: Any, tasks: Mapping[str, str], apart: float, where: str) -> None:

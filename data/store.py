@@ -26,7 +26,7 @@ from data.preprocessing import Preprocessing, Recording, cut_trials
 from data.sources import Source
 from data.trials import Trials, concatenate, in_order
 
-FORMAT = 1
+FORMAT = 2  # of 1, resampling moved trials by up to 6 ms
 MANIFEST = "manifest.json"
 INPUTS = "inputs"  # trials as networks take them, made of a store: they do not outlive a subject of it
 KEYS = {"recipe", "subjects", "n_times", "sfreq"}
@@ -319,7 +319,8 @@ def relabelled_store(root: Path, out: Path, relabel: Relabel) -> None:
     Parameters
     ----------
     relabel : callable
-        Gets the store's folder name, the subject, and copies of its labels and runs; gives the labels to write.
+        Gets the store's folder name, the subject, and of its trials the labels and ``"session/run"``; gives the
+        labels to write.
     """
     shutil.rmtree(out, ignore_errors=True)
     for manifest in sorted(root.glob(f"*/{MANIFEST}")):
@@ -327,7 +328,8 @@ def relabelled_store(root: Path, out: Path, relabel: Relabel) -> None:
         folder = out / manifest.parent.name
         folder.mkdir(parents=True)
         for subject, entry in document["subjects"].items():
-            labels, runs = np.array(entry["labels"]), np.array(entry["runs"])
+            runs = np.array([f"{s}/{r}" for s, r in zip(entry["sessions"], entry["runs"], strict=True)])
+            labels = np.array(entry["labels"])
             entry["labels"] = relabel(manifest.parent.name, subject, labels, runs).tolist()
             (folder / entry["file"]).symlink_to((manifest.parent / entry["file"]).resolve())
         (folder / MANIFEST).write_text(json.dumps(document))

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +59,14 @@ class Trials:
             self.channels,
             self.sfreq,
         )
+
+
+def shuffled_within(labels: NDArray[Any], runs: NDArray[np.str_], rng: np.random.Generator) -> NDArray[Any]:
+    """Return labels ``(n_trials,)`` in another order within each run: a control keeps each run's tasks and counts."""
+    shuffled = labels.copy()
+    for run in dict.fromkeys(runs.tolist()):
+        shuffled[runs == run] = rng.permutation(labels[runs == run])
+    return shuffled
 
 
 def in_order(trials: Trials, channels: Sequence[str]) -> Trials:

@@ -109,6 +109,21 @@ class SiteTrials:
             for branch, subjects in self._of_branch().items()
         }
 
+    def training_runs(self) -> dict[str, NDArray[np.str_]]:
+        """Name the run of each trial that trains, by branch: ``"subject/session/run"``, in the order of `training`."""
+        return {
+            branch: np.array(
+                [
+                    f"{subject.name}/{session}/{run}"
+                    for subject in subjects
+                    for session, run in zip(
+                        subject.trials.sessions[subject.train], subject.trials.runs[subject.train], strict=True
+                    )
+                ]
+            )
+            for branch, subjects in self._of_branch().items()
+        }
+
     def training_of(self, dataset: str, name: str) -> Trials | None:
         """Open what trains of one subject, as recorded; None for a subject that the site does not have."""
         for subject in self._subjects:

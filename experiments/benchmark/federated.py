@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from data.trials import shuffled_within
 from federation.contract import Federation
 from federation.plain_loop import train_together
 from federation.site_network import server_network
@@ -44,7 +45,7 @@ class Method:
     centralised : bool
         All sites' trials in one place, which a federation exists to avoid.
     null : bool
-        A control: the other sites' labels are shuffled within subject, so that nothing can be learned from them.
+        A control: the other sites' labels are shuffled within each run, so that nothing can be learned from them.
     half : bool
         The common layers travel at half precision, both ways.
     ensemble : int
@@ -177,7 +178,12 @@ def _trained_and_predicted(federation: Federation, method: Method, store: Path, 
         trials = opened.training()
         if kept in (None, opened.site.name):
             return trials
-        return {name: _shuffled(of_branch, training.seed) for name, of_branch in trials.items()}
+        rng = np.random.default_rng(training.seed)
+        runs = opened.training_runs()
+        return {
+            name: replace(of_branch, labels=shuffled_within(of_branch.labels, runs[name], rng))
+            for name, of_branch in trials.items()
+        }
 
     networks, seconds = train_together(
         federation,
@@ -215,10 +221,6 @@ def _trained_and_predicted(federation: Federation, method: Method, store: Path, 
                 )
             )
     return rows
-
-
-def _shuffled(trials: BranchTrials, seed: int) -> BranchTrials:
-    return replace(trials, labels=np.random.default_rng(seed).permutation(trials.labels))
 
 
 def _normalise_by_batch(network: SplitModule) -> None:

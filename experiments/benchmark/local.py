@@ -1,8 +1,10 @@
 """The benchmark's methods that need no federation: a subject's own calibration, or a site's own subjects together."""
 
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +23,22 @@ from mfscsn.inputs import Alignment
 from mfscsn.training import BranchTrials, derive_seed
 
 Signals = NDArray[np.floating]
-Classify = Callable[[Signals, NDArray[np.int64], Signals, Contract, int], tuple[NDArray[np.int64], NDArray[np.float64]]]
+
+
+@dataclass(frozen=True)
+class Given:
+    """What an own method is told besides trials: their rate in Hz, a seed, and how many trials a network is shown."""
+
+    sfreq: float
+    seed: int
+    n_shown: int
+
+
+Classify = Callable[[Signals, NDArray[np.int64], Signals, Given], tuple[NDArray[np.int64], NDArray[np.float64]]]
 
 FILTER_BANK = ((6.0, 14.0), (12.0, 20.0), (18.0, 32.0))  # Hz
 ONE_BAND = ((8.0, 32.0),)
-NETWORK_STEPS = 100  # of an own network
+NETWORK_BATCH = 16  # of an own network
 OWN_WEIGHT = 10.0  # of a subject's own trials among its site's
 
 
@@ -42,13 +55,13 @@ def _own(classify: Classify, alignment: str = "none") -> Callable[[Federation, i
         for site in federation.site:
             opened = SiteTrials(site, contract, store)
             own = opened.calibration()
+            n_shown = federation.training.rounds * federation.settings.local_epochs * opened.n_training()
             for target in opened.targets():
                 began = time.process_time()
                 trials = own[target.dataset, target.subject]
                 words = (seed, site.name, target.dataset, target.subject)
-                known, probabilities = classify(
-                    trials.signals, trials.labels, target.signals, contract, derive_seed(*words)
-                )
+                given = Given(contract.sfreq, derive_seed(*words), n_shown)
+                known, probabilities = classify(trials.signals, trials.labels, target.signals, given)
                 yield _scored(site.name, target, known, probabilities, len(trials.names), began)
 
     return run
@@ -106,64 +119,67 @@ def _contract(federation: Federation, alignment: str) -> Contract:
     return federation.contract.model_copy(update={"extractor": extractor, "alignment": alignment})
 
 
-def _csp(x: Signals, y: NDArray[np.int64], test: Signals, contract: Contract, seed: int) -> Any:
+def _csp(x: Signals, y: NDArray[np.int64], test: Signals, given: Given) -> Any:
     from mne.decoding import CSP
 
     model = make_pipeline(CSP(n_components=6, reg="oas", log=True), LinearDiscriminantAnalysis("lsqr", "auto"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model.fit(_band(x, (8.0, 32.0), contract.sfreq), y)
-        return model.classes_, model.predict_proba(_band(test, (8.0, 32.0), contract.sfreq))
+        model.fit(_band(x, (8.0, 32.0), given.sfreq), y)
+        return model.classes_, model.predict_proba(_band(test, (8.0, 32.0), given.sfreq))
 
 
 def _tangent_space(bands: tuple[tuple[float, float], ...]) -> Classify:
-    def classify(x: Signals, y: NDArray[np.int64], test: Signals, contract: Contract, seed: int) -> Any:
+    def classify(x: Signals, y: NDArray[np.int64], test: Signals, given: Given) -> Any:
         from pyriemann.estimation import Covariances
         from pyriemann.tangentspace import TangentSpace
 
         parts, tests = [], []
         for band in bands:
             features = make_pipeline(Covariances("oas"), TangentSpace("riemann"))
-            parts.append(features.fit_transform(_band(x, band, contract.sfreq)))
-            tests.append(features.transform(_band(test, band, contract.sfreq)))
+            parts.append(features.fit_transform(_band(x, band, given.sfreq)))
+            tests.append(features.transform(_band(test, band, given.sfreq)))
         model = LogisticRegression(class_weight="balanced", max_iter=1000).fit(np.hstack(parts), y)
         return model.classes_, model.predict_proba(np.hstack(tests))
 
     return classify
 
 
-def _own_riemann(x: Signals, y: NDArray[np.int64], test: Signals, contract: Contract, seed: int) -> Any:
+def _own_riemann(x: Signals, y: NDArray[np.int64], test: Signals, given: Given) -> Any:
     model = LogisticRegression(C=0.1, class_weight="balanced", max_iter=1000).fit(_flat(x), y)
     return model.classes_, model.predict_proba(_flat(test))
 
 
 def _own_network(kind: str) -> Classify:
-    """Return braindecode's network on signals that Euclidean alignment whitens."""
+    """Return braindecode's network on signals that Euclidean alignment whitens; it is shown `n_shown` trials."""
 
-    def classify(x: Signals, y: NDArray[np.int64], test: Signals, contract: Contract, seed: int) -> Any:
+    def classify(x: Signals, y: NDArray[np.int64], test: Signals, given: Given) -> Any:
         import braindecode.models
 
-        reference = Alignment("euclidean", contract.sfreq).fit(x)
+        reference = Alignment("euclidean", given.sfreq).fit(x)
         train, held = (torch.from_numpy(reference.inputs(part, follow=False)) for part in (x, test))
         known, codes = np.unique(y, return_inverse=True)
-        torch.manual_seed(seed)
+        device = "cuda" if torch.cuda.is_available() else "cpu"  # one of them has 4.4 million weights
+        train, held = train.to(device), held.to(device)
+        torch.manual_seed(given.seed)
         network = getattr(braindecode.models, kind)(
-            n_chans=x.shape[1], n_outputs=len(known), n_times=x.shape[2], sfreq=contract.sfreq
-        )
-        labels = torch.from_numpy(codes)
+            n_chans=x.shape[1], n_outputs=len(known), n_times=x.shape[2], sfreq=given.sfreq
+        ).to(device)
+        labels = torch.from_numpy(codes).to(device)
         counts = torch.bincount(labels).float()
         loss = torch.nn.CrossEntropyLoss(counts.sum() / (len(known) * counts))
         optimiser = torch.optim.AdamW(network.parameters(), lr=1e-3, weight_decay=0.01)
         network.train()
-        for _ in range(NETWORK_STEPS):
-            batch = torch.randperm(len(labels))[:16]
+        size = min(NETWORK_BATCH, len(labels))
+        for _ in range(math.ceil(given.n_shown / size)):
+            batch = torch.randperm(len(labels))[:size]
             optimiser.zero_grad()
             loss(network(train[batch]), labels[batch]).backward()
             optimiser.step()
         network.eval()
         with torch.inference_mode():
             probabilities = torch.cat([network(part).softmax(1) for part in torch.split(held, 128)])
-        return known, probabilities.double().numpy()
+        return known, probabilities.cpu().double().numpy()
 
     return classify
 
@@ -192,7 +208,7 @@ ALONE: dict[str, Callable[[Federation, int, Path], Iterator[Scored]]] = {
     "own-adaptive": _own(_own_riemann, "adaptive"),
     "own-shallow": _own(_own_network("ShallowFBCSPNet")),
     "own-eegnet": _own(_own_network("EEGNet")),
-    "own-eeginception": _own(_own_network("EEGInceptionERP")),
+    "own-eeginception": _own(_own_network("EEGInceptionMI")),
     "site-pooled-uncentred": _site("none", 1.0),
     "site-pooled": _site("recentred", 1.0),
     "site-weighted": _site("recentred", OWN_WEIGHT),

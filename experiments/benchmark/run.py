@@ -18,6 +18,7 @@ from pydantic import Field
 from data.errors import InputError
 from data.files import replaced
 from data.store import relabelled_store
+from data.trials import shuffled_within
 from experiments.benchmark.federated import METHODS, configured, run_method
 from experiments.benchmark.local import ALONE, SEEDED, run_alone
 from experiments.prepare import prepare_sites
@@ -49,10 +50,11 @@ class Bench(Table):
     federation : str
         A FED.toml, relative to this file.
     methods : list of str
-        Names of `benchmark_alone.ALONE` and `benchmark_federated.METHODS`; the first federated one is the one that
-        others are compared with.
+        Names of `local.ALONE` and `federated.METHODS`.
     seeds : int
         0 to `seeds` - 1. A method without randomness runs once.
+    seeds_of : mapping of str to int
+        Fewer seeds of a method that is dear, or far below.
     calibration : list of int, optional
         Run all with so many calibration trials of each target subject, the first in time; all where there are fewer.
     new_site : bool
@@ -64,6 +66,7 @@ class Bench(Table):
     federation: str
     methods: list[str] = Field(min_length=1)
     seeds: int = Field(10, ge=1)
+    seeds_of: dict[str, int] = Field(default_factory=dict)
     calibration: list[int] | None = Field(None, min_length=1)
     new_site: bool = False
     results: str | None = None
@@ -89,7 +92,7 @@ def load_bench(path: Path, data_root: Path | None = None) -> tuple[Bench, Federa
     """
     bench = parse_table(Bench, read_toml(path), str(path))
     known = [*ALONE, *METHODS]
-    for method in bench.methods:
+    for method in [*bench.methods, *bench.seeds_of]:
         check_method(method, known, str(path))
     described = (path.parent / bench.federation).resolve()
     document = {key: value for key, value in read_toml(described).items() if key != "data_root"}
@@ -118,7 +121,7 @@ def jobs_of(bench: Bench) -> list[Job]:
     return [
         Job(method, seed, calibration, bench.new_site)
         for seed, calibration, method in itertools.product(range(bench.seeds), calibrations, bench.methods)
-        if seed == 0 or method in METHODS or method in SEEDED
+        if seed == 0 or (method in {*METHODS, *SEEDED} and seed < bench.seeds_of.get(method, bench.seeds))
     ]
 
 
@@ -274,9 +277,7 @@ def shuffled_store(store: Path, out: Path, seed: int = 0) -> None:
     rng = np.random.default_rng(seed)
 
     def shuffled(folder: str, subject: str, labels: NDArray[np.str_], runs: NDArray[np.str_]) -> NDArray[np.str_]:
-        for run in dict.fromkeys(runs.tolist()):
-            labels[runs == run] = rng.permutation(labels[runs == run])
-        return labels
+        return shuffled_within(labels, runs, rng)
 
     relabelled_store(store, out, shuffled)
 

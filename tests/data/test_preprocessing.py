@@ -207,3 +207,46 @@ def test_a_flat_channel_of_cut_trials_is_named():
 
     with pytest.raises(InputError, match=r"race1\.npy: channel 'C4' is flat"):
         cut_trials(cut_recording(change=flat), P, TASKS, "01")
+
+
+RATES = [80.0, 100.0, 124.837, 125.0, 128.0, 160.0, 160.25, 200.0, 250.0, 300.3, 500.0, 512.0, 1000.0, 2048.0]
+
+
+def wave(t):
+    """Four sines within the band, microvolts: known at every moment."""
+    return 10 * sum(np.sin(2 * np.pi * f * t + f) for f in (7.3, 11.9, 17.1, 23.7))
+
+
+@pytest.mark.parametrize("odd", [0, 1, 13])
+@pytest.mark.parametrize("sfreq", RATES)
+def test_no_rate_or_length_moves_the_signal_against_its_cue(sfreq, odd):
+    """Of a signal that is known everywhere, also late in a recording: 1 ms would be 1.4 microvolts."""
+    t, cue = np.arange(int(60 * sfreq) + odd) / sfreq, 52.11
+    signals = 1e-6 * np.stack([wave(t), wave(t + 0.3)])
+    raw = mne.io.RawArray(signals, mne.create_info(["C3", "C4"], sfreq, "eeg"), verbose="ERROR")
+    raw.set_annotations(mne.Annotations([cue], 4.0, ["left"]))
+    (trial,) = cut_trials(Recording(raw, "ses", "run", "a.edf"), P, TASKS, "01").signals
+    times = round(cue * P.sfreq) / P.sfreq + P.window[0] + np.arange(P.n_times) / P.sfreq
+    np.testing.assert_allclose(trial, [wave(times), wave(times + 0.3)], rtol=0, atol=0.1)
+
+
+@pytest.mark.parametrize("odd", [0, 1, 7])
+@pytest.mark.parametrize("sfreq", [125.0, 160.25, 250.0, 500.0])
+def test_no_rate_or_length_moves_trials_that_were_cut_before(sfreq, odd):
+    t = np.arange(int(8 * sfreq) + odd) / sfreq
+    signals = 1e-6 * np.stack([[wave(t), wave(t + 0.3)]])
+    info = mne.create_info(["C3", "C4"], sfreq, "eeg")
+    epochs = mne.EpochsArray(signals, info, [[0, 0, 1]], event_id={"left": 1}, verbose="ERROR")
+    preprocessing = Preprocessing(128.0, (3.0, 6.0), (4.0, 38.0))
+    (trial,) = cut_trials(Recording(epochs, "training", "1", "a.npy"), preprocessing, TASKS, "01").signals
+    np.testing.assert_allclose(trial[0], wave(3.0 + np.arange(384) / 128.0), rtol=0, atol=0.5)
+
+
+def test_the_first_sample_of_a_file_need_not_be_its_first_moment():
+    """A FIF file begins where its recorder was switched on: cues count from there."""
+    first = recording().raw
+    later = mne.io.RawArray(first.get_data(), first.info, first_samp=1000, verbose="ERROR")
+    later.set_meas_date(0)
+    later.set_annotations(mne.Annotations(first.annotations.onset + 4.0, 4.0, first.annotations.description, 0))
+    moved = cut_trials(Recording(later, "ses", "run", "a.fif"), P, TASKS, "01")
+    np.testing.assert_array_equal(moved.signals, cut_trials(recording(), P, TASKS, "01").signals)

@@ -116,6 +116,50 @@ def test_null_and_ensemble_are_made_of_single_runs(tiny, prepared, monkeypatch):
     np.testing.assert_allclose(ensemble[0].probabilities, mean)
 
 
+def test_in_the_null_labels_are_shuffled_within_each_run_of_the_others_alone(tiny, prepared, monkeypatch):
+    seen = []
+    trained = benchmark_federated.train_together
+
+    def spy(federation, store, change, trials_of, **settings):
+        seen.append({site.name: trials_of(SiteTrials(site, federation.contract, store)) for site in federation.site})
+        return trained(federation, store, change, trials_of, **settings)
+
+    monkeypatch.setattr(benchmark_federated, "train_together", spy)
+    run_method(tiny, METHODS["mf-scsn-null"], 0, prepared)
+    for kept, of_sites in zip(["north", "south"], seen, strict=True):
+        for site in tiny.site:
+            opened = SiteTrials(site, tiny.contract, prepared)
+            runs = opened.training_runs()
+            for branch, true in opened.training().items():
+                found = of_sites[site.name][branch]
+                np.testing.assert_array_equal(found.signals, true.signals)
+                assert (found.labels == true.labels).all() == (site.name == kept)
+                for run in set(runs[branch]):  # a run keeps its tasks and their counts
+                    at = runs[branch] == run
+                    assert sorted(found.labels[at]) == sorted(true.labels[at]) and len(set(runs[branch])) > 1
+
+
+def test_an_own_network_is_shown_as_many_trials_as_its_sites(tiny, prepared, monkeypatch):
+    """In batches of the eight trials that it has."""
+    import braindecode.models
+
+    shown = []
+
+    class Counted(torch.nn.Module):
+        def __init__(self, n_chans, n_outputs, n_times, sfreq):
+            super().__init__()
+            self.layer = torch.nn.Linear(n_chans * n_times, n_outputs)
+
+        def forward(self, x):
+            shown.append(len(x) if self.training else 0)
+            return self.layer(x.flatten(1))
+
+    monkeypatch.setattr(braindecode.models, "EEGNet", Counted)
+    run_alone("own-eegnet", tiny.model_copy(update={"site": tiny.site[:1]}), 0, prepared)
+    wanted = tiny.training.rounds * SiteTrials(tiny.site[0], tiny.contract, prepared).n_training()
+    assert wanted == 80 and sum(shown) == 80
+
+
 def test_in_centralised_all_is_one_site(tiny):
     federation = configured(tiny, METHODS["centralised"], 7)
     assert [site.name for site in federation.site] == ["one-place"] and federation.training.seed == 7
@@ -140,6 +184,13 @@ def test_methods_without_randomness_run_once():
     jobs = jobs_of(bench)
     assert len(jobs) == 2 * (3 + 2)
     assert [job.seed for job in jobs if job.method == "own-csp-lda"] == [0, 0]
+
+
+def test_a_dear_method_has_fewer_seeds():
+    bench = Bench(federation="", methods=["own-shallow", "mf-scsn"], seeds=3, seeds_of={"own-shallow": 1})
+    assert [(job.method, job.seed) for job in jobs_of(bench)] == [
+        ("own-shallow", 0), ("mf-scsn", 0), ("mf-scsn", 1), ("mf-scsn", 2),
+    ]  # fmt: skip
 
 
 def test_goes_on_where_it_was_broken_off(tmp_path, bench, prepared, here, monkeypatch):
