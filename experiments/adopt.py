@@ -24,7 +24,7 @@ from federation.site_network import site_network
 from federation.site_scores import balanced_accuracy
 from federation.site_trials import SiteTrials
 from federation.tables import parse_table
-from mfscsn.network import SeparateCommonSeparate
+from mfscsn.network import SplitModule
 from mfscsn.training import OptimiserState, RoundLog, Settings, derive_seed, predict, train_round
 
 PASSES = 10  # over the new site's trials in each of the run's rounds: few trials make few steps
@@ -99,7 +99,7 @@ def adopt(run: RunFolder, common: AdoptableLayers, report: Callable[[Progress], 
     return scores
 
 
-def _around(federation: Federation, trials: SiteTrials, common: AdoptableLayers) -> SeparateCommonSeparate:
+def _around(federation: Federation, trials: SiteTrials, common: AdoptableLayers) -> SplitModule:
     network = site_network(federation, trials)
     try:
         network.load_common(common.layers)
@@ -111,7 +111,7 @@ def _around(federation: Federation, trials: SiteTrials, common: AdoptableLayers)
 
 
 def _train(
-    network: SeparateCommonSeparate, federation: Federation, opened: SiteTrials, settings: Settings
+    network: SplitModule, federation: Federation, opened: SiteTrials, settings: Settings
 ) -> Iterator[tuple[int, RoundLog, OptimiserState]]:
     """Train a site's network round by round, in place."""
     trials, state = opened.training(), None

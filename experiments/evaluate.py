@@ -23,7 +23,7 @@ from federation.site_network import site_network
 from federation.site_scores import balanced_accuracy, chosen_outputs, fine_tuned
 from federation.site_trials import Target
 from federation.tables import first_difference
-from mfscsn.network import ExtractorAlone, SplitModule
+from mfscsn.network import SplitModule
 from mfscsn.training import predict
 
 METHODS = ("own-calibration", "local-site", "mf-scsn")
@@ -138,7 +138,7 @@ def local_network(run: RunFolder, site: Site) -> SplitModule:
 def own_network(run: RunFolder, site_number: int, target: Target) -> SplitModule:
     """Load the network that was trained on a target subject's calibration alone; its branch is `OWN`."""
     shape = run.trials(run.federation.site[site_number]).branches()[target.branch]
-    network = ExtractorAlone(run.federation.contract.architecture, {OWN: shape})
+    network = run.federation.contract.architecture.build_alone({OWN: shape})
     _load_whole(network, ReferenceJob(site_number, target.dataset, target.subject), run)
     return network
 

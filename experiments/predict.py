@@ -95,7 +95,7 @@ def _predict(
     own = opened.training_of(dataset.name, subject)
     if own is None and site.branch_by == "subject":
         raise InputError(f"site {site.name!r} has layers for each subject, and none for {subject!r}; `mfscsn adopt` it")
-    reference = contract.alignment_model.fit(trials.signals if own is None else own.signals)
+    reference = contract.alignment_model.fit(trials.signals if own is None else own.signals, trials.channels)
     target = Target(
         dataset=dataset.name,
         subject=subject,

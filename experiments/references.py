@@ -15,7 +15,7 @@ from federation.site import write_tensors
 from federation.site_network import site_network, site_seed
 from federation.site_trials import branch_name
 from federation.workers import n_at_once, start_workers, stop_workers
-from mfscsn.network import ExtractorAlone, SplitModule
+from mfscsn.network import SplitModule
 from mfscsn.training import derive_seed, train_round
 
 OWN = "own"  # the one branch of a network that has a target subject's calibration alone
@@ -89,13 +89,13 @@ def _train(path: Path, job: ReferenceJob) -> None:
         repeats = math.ceil(opened.n_training() / len(own.labels))
         settings = replace(settings, local_epochs=settings.local_epochs * repeats)
         branch = branch_name(site, next(d for d in site.dataset if d.name == job.dataset), job.subject)
-        network = ExtractorAlone(contract.architecture, {OWN: opened.branches()[branch]}, derive_seed(*words))
+        network = contract.architecture.build_alone({OWN: opened.branches()[branch]}, derive_seed(*words))
     state = None
     for number in range(1, run.federation.training.rounds + 1):
         _, state = train_round(
             network,
             trials,
-            settings,
+            settings.in_round(number),
             seed=derive_seed(*words, number),
             optimiser_state=state,
         )

@@ -73,7 +73,8 @@ def _train(message: Message, context: Context, run: RunFolder, site: Site, folde
     optimiser_state = private[1] if private else None
     if site.privacy is None:
         seed = derive_seed(site_seed(run.federation, site), site.name, number)
-        log, optimiser_state = train_round(network, trials, settings, seed=seed, optimiser_state=optimiser_state)
+        now = settings.in_round(number)
+        log, optimiser_state = train_round(network, trials, now, seed=seed, optimiser_state=optimiser_state)
     else:
         from federation.privacy.private_training import (  # Opacus, which others do not need
             ChargedRound,

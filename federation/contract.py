@@ -15,8 +15,9 @@ from data.sources import IN_FOLDERS
 from data.store import Recipe
 from federation.messages import FEWEST
 from federation.tables import Table, as_name, parse_table, read_toml
+from mfscsn.common_space import electrode_names
 from mfscsn.inputs import Alignment, check_alignment
-from mfscsn.network import SHARES_EXTRACTOR, SHARES_HEAD, Architecture, Share
+from mfscsn.network import COMMON_SPACE, SHARES_EXTRACTOR, SHARES_HEAD, Architecture, Branch, Share
 from mfscsn.training import Settings
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
@@ -42,6 +43,7 @@ def _numbers_as_text(value: Any, keys: Sequence[str]) -> Any:
     return value
 
 
+FOLLOWING = ("riemann", COMMON_SPACE)  # extractors behind a mean that can follow a session
 ROBUST = ("fedmedian", "fedtrimmedavg", "krum")  # strategies that look at single updates
 
 
@@ -59,8 +61,10 @@ class Contract(Table):
         whitens; "standard" brings every sample to mean 0 and deviation 1 over the channels, and fits nothing.
     shrinkage : float
         Of Euclidean alignment, 0 to 1: as in `mfscsn.alignment.euclidean_whitener`.
-    extractor, width, share
+    extractor, width, share, body
         As in `mfscsn.network.Architecture`.
+    electrodes : str or list of str
+        Of the common space: a set of `mfscsn.common_space.ELECTRODES`, or names of the extended 10-20 system.
     heads : {"site", "label"}
         What a head's first weights are drawn from: the site's own seed or, "label", the run's seed and the label's
         name. With "label", sites that have a label in common begin with the same output for it, and tell nobody.
@@ -82,14 +86,18 @@ class Contract(Table):
     sfreq: Positive = 128.0
     window: tuple[float, float] = (0.25, 3.5)
     band: tuple[Positive, Positive] = (4.0, 38.0)
-    extractor: Literal["riemann", "shallow", "shallow-group"] = "riemann"
+    extractor: Literal["riemann", "shallow", "shallow-group", "common-space"] = "riemann"
     alignment: Literal["recentred", "adaptive", "euclidean", "standard", "none"] = Field(
-        default_factory=lambda data: "adaptive" if data.get("extractor") == "riemann" else "euclidean"
+        default_factory=lambda data: "adaptive" if data.get("extractor") in FOLLOWING else "euclidean"
     )
     shrinkage: float = Field(0.0, ge=0, le=1)
     width: int = Field(50, ge=1)
     share: Share = "middle"
-    heads: Literal["site", "label"] = "site"
+    electrodes: str | list[str] = "motor21"
+    body: Literal["eegnet"] = "eegnet"
+    heads: Literal["site", "label"] = Field(
+        default_factory=lambda data: "label" if data.get("extractor") == COMMON_SPACE else "site"
+    )
     channels: list[str] | None = Field(None, min_length=1)
     labels: list[str] | None = Field(None, min_length=2)
     strategy: Literal["fedavg", "fedprox", "fedadam", "fedmedian", "fedtrimmedavg", "krum"] = "fedavg"
@@ -122,8 +130,12 @@ class Contract(Table):
             raise ValueError(f"share = {self.share!r} needs channels = [...] that every site has")
         if self.share in SHARES_HEAD and self.labels is None:
             raise ValueError(f"share = {self.share!r} needs labels = [...], the tasks of all sites")
+        if self.extractor == COMMON_SPACE:
+            if self.heads != "label":
+                raise ValueError('the common space needs heads = "label": they anchor what lies between')
+            electrode_names(self.electrodes)
         try:
-            self.architecture.build_extractor(1)
+            self.architecture.build({"probe": Branch(1, 2)})
         except ValueError as error:
             raise ValueError(f"window {list(self.window)}, extractor {self.extractor!r}: {error}") from error
         return self
@@ -144,7 +156,12 @@ class Contract(Table):
     @property
     def alignment_model(self) -> Alignment:
         """The part that brings a subject's trials to a common reference."""
-        return Alignment(self.alignment, self.sfreq, self.shrinkage, self.band)
+        return Alignment(self.alignment, self.sfreq, self.shrinkage, self.band, self.space)
+
+    @property
+    def space(self) -> tuple[str, ...]:
+        """The electrodes of the common space; none where the extractor takes the headset's own channels."""
+        return electrode_names(self.electrodes) if self.extractor == COMMON_SPACE else ()
 
     @property
     def architecture(self) -> Architecture:
@@ -156,6 +173,8 @@ class Contract(Table):
             band=self.band,
             width=self.width,
             share=self.share,
+            electrodes=self.space,
+            body=self.body,
         )
 
 
@@ -166,6 +185,7 @@ class Training(Table):
     local_epochs: int = Field(1, ge=1)
     batch_size: int = Field(64, ge=1)
     lr: Positive = 1e-3
+    schedule: Literal["constant", "cosine"] = "constant"
     weight_decay: float = Field(0.01, ge=0)
     mmd: float = Field(0.0, ge=0)
     fine_tune: int = Field(30, ge=0)

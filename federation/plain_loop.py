@@ -48,7 +48,7 @@ def train_together(
             _, states[name] = train_round(
                 networks[name],
                 trials[name],
-                settings,
+                settings.in_round(number),
                 seed=derive_seed(seeds[name], name, number),
                 optimiser_state=states[name],
             )

@@ -26,7 +26,7 @@ from federation.privacy.ledger import LEDGER, Ledger
 from federation.site import SiteFolder, read_tensors, write_tensors
 from federation.site_network import site_network
 from federation.site_trials import SiteTrials
-from mfscsn.network import SeparateCommonSeparate
+from mfscsn.network import SplitModule
 
 HISTORY = ("round", "site", "status", "n_trials", "loss", "accuracy", "distance")
 SITE_SCORES = ("site", "status", "n_targets", "balanced_accuracy")
@@ -108,12 +108,12 @@ class RunFolder:
         """Read the common layers as they were averaged in that round."""
         return read_tensors(self._common / f"round-{round_number:04d}.safetensors")[0]
 
-    def load_network(self, name: str) -> SeparateCommonSeparate:
+    def load_network(self, name: str) -> SplitModule:
         """Load a site's network as it stands after the last completed round.
 
         Returns
         -------
-        SeparateCommonSeparate
+        SplitModule
             A torch module: the last averaged common layers, the site's own last private ones. Its `branches` say
             `n_chans` and `n_outputs` of each data set, its `architecture` says `n_times` and `sfreq`;
             ``network(signals, branch)`` gives logits.

@@ -5,18 +5,18 @@ from torch import nn
 
 from federation.contract import Federation, Site
 from federation.site_trials import SiteTrials
-from mfscsn.network import Branch, SeparateCommonSeparate
+from mfscsn.network import Branch, SplitModule
 from mfscsn.training import derive_seed
 
 
-def site_network(federation: Federation, trials: SiteTrials) -> SeparateCommonSeparate:
+def site_network(federation: Federation, trials: SiteTrials) -> SplitModule:
     """Make the network of a site for its prepared trials."""
     contract, site, seed = federation.contract, trials.site, federation.training.seed
     own_seed = derive_seed(site_seed(federation, site), site.name)
-    network = SeparateCommonSeparate(contract.architecture, trials.branches(), own_seed)
+    network = contract.architecture.build(trials.branches(), own_seed)
     if contract.heads == "label":
         for branch, labels in trials.labels().items():
-            _start_by_label(network.heads[network.head_of[branch]], labels, seed)  # type: ignore[arg-type]
+            _start_by_label(network.head(branch), labels, seed)
     network.load_common(server_network(federation).common_state())
     return network
 
@@ -26,21 +26,19 @@ def site_seed(federation: Federation, site: Site) -> int:
     return federation.training.seed if site.secret_seed is None else site.secret_seed
 
 
-def server_network(federation: Federation) -> SeparateCommonSeparate:
+def server_network(federation: Federation) -> SplitModule:
     """Make a network for its common layers alone: their shapes depend on no headset, so the server can."""
     contract = federation.contract
     shape = Branch(len(contract.channels or [0]), len(contract.labels or [0, 1]))
-    return SeparateCommonSeparate(contract.architecture, {"server": shape}, federation.training.seed)
+    return contract.architecture.build({"server": shape}, federation.training.seed)
 
 
-def _start_by_label(head: nn.ModuleList, labels: tuple[str, ...], seed: int) -> None:
+def _start_by_label(layer: nn.Linear, labels: tuple[str, ...], seed: int) -> None:
     """Draw a head's weights from the run's seed, each output's row from its label's name besides.
 
     The common layers of sites that imagine the same limb are then asked for the same thing from the first step on, and
     no site has told another what its subjects imagine.
     """
-    (layer,) = head
-    assert isinstance(layer, nn.Linear)
     with torch.no_grad():
         layer.bias.zero_()
         for k, name in enumerate(labels):

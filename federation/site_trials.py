@@ -19,7 +19,7 @@ from data.files import kept_array
 from data.store import INPUTS, Store
 from data.trials import UNLABELLED, Trials, in_order
 from federation.contract import Contract, Dataset, Part, Site
-from mfscsn import riemann
+from mfscsn import common_space, riemann
 from mfscsn.inputs import Alignment
 from mfscsn.network import Branch
 from mfscsn.training import BranchTrials
@@ -167,8 +167,9 @@ class SiteTrials:
     def branches(self) -> dict[str, Branch]:
         """Return the shape of each branch without reading a signal."""
         return {
-            subject.branch(self.site): Branch(len(subject.trials.channels), len(subject.dataset.labels(self.contract)))
+            subject.branch(self.site): Branch(len(subject.trials.channels), len(labels), labels)
             for subject in self._subjects
+            for labels in [subject.dataset.labels(self.contract)]
         }
 
     def labels(self) -> dict[str, tuple[str, ...]]:
@@ -253,7 +254,8 @@ class SiteTrials:
             for subject, chosen, fitted in parts
         ]
         c = self.contract
-        how = [c.extractor, c.alignment, c.shrinkage, c.band, riemann.VERSION]
+        how: list[object] = [c.extractor, c.alignment, c.shrinkage, c.band, riemann.VERSION]
+        how += [common_space.VERSION, c.space] if c.space else []
         name = hashlib.sha256(json.dumps([made_of, how]).encode()).hexdigest()[:32]
 
         def make() -> NDArray[np.float32]:
@@ -300,5 +302,5 @@ def _input(
     subject: _Subject, chosen: NDArray[np.bool_], fitted: NDArray[np.bool_], alignment: Alignment
 ) -> NDArray[np.float32]:
     """Align the chosen trials by what is fitted on others."""
-    reference = alignment.fit(subject.trials.signals[fitted])
+    reference = alignment.fit(subject.trials.signals[fitted], subject.trials.channels)
     return reference.inputs(subject.trials.signals[chosen], follow=not np.array_equal(chosen, fitted))

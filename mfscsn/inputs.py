@@ -1,19 +1,23 @@
-"""Trials as an extractor takes them: aligned signals, or tangent vectors. What is fitted is fitted on given trials."""
+"""Trials as a network takes them: aligned signals, tangent vectors, or signals in the common space.
 
+What is fitted is fitted on given trials.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mfscsn import riemann
+from mfscsn import common_space, riemann
 from mfscsn.alignment import align, euclidean_whitener, standardise
 
 OF_COVARIANCES, OF_SIGNALS = ("recentred", "adaptive"), ("euclidean", "standard", "none")
 
 
 def check_alignment(kind: str, extractor: str) -> None:
-    """Raise ValueError when an alignment does not fit an extractor, a key of `mfscsn.extractors.EXTRACTORS`."""
-    fitting = OF_COVARIANCES if extractor == "riemann" else OF_SIGNALS
+    """Raise ValueError when an alignment does not fit an extractor, as `mfscsn.network.Architecture` names them."""
+    fitting = OF_COVARIANCES if extractor in ("riemann", "common-space") else OF_SIGNALS
     if kind not in fitting:
         raise ValueError(
             f"alignment {kind!r} does not fit extractor {extractor!r}, which takes one of {', '.join(fitting)}"
@@ -34,16 +38,26 @@ class Alignment:
         Of "euclidean": as in `mfscsn.alignment.euclidean_whitener`.
     band : pair of float, optional
         Of covariances: as in `mfscsn.riemann.bands_within`.
+    electrodes : tuple of str
+        Of the common space, which signals are carried to; none where they stay in the headset's channels.
     """
 
     kind: str
     sfreq: float
     shrinkage: float = 0.0
     band: tuple[float, float] | None = None
+    electrodes: tuple[str, ...] = ()
 
-    def fit(self, signals: NDArray[np.floating]) -> "Reference":
-        """Fit on signals ``(n_trials, n_chans, n_times)`` in microvolts; ValueError when they cannot be fitted on."""
+    def fit(self, signals: NDArray[np.floating], channels: Sequence[str] = ()) -> "Reference":
+        """Fit on signals ``(n_trials, n_chans, n_times)`` in microvolts; ValueError when they cannot be fitted on.
+
+        The common space asks for the channels' names besides.
+        """
         fitted: NDArray[np.float64] | None = None
+        if self.electrodes:
+            weights = common_space.interpolation(tuple(channels), tuple(self.electrodes))
+            mean = riemann.centre(common_space.broadband_covariances(signals))
+            return Reference(self, mean, len(signals), weights)
         if self.kind in OF_COVARIANCES:
             fitted = riemann.centre(riemann.covariances(signals, self.sfreq, self.band))
         elif self.kind == "euclidean":
@@ -53,11 +67,12 @@ class Alignment:
 
 @dataclass(frozen=True)
 class Reference:
-    """What `Alignment.fit` found, and on how many trials."""
+    """What `Alignment.fit` found, and on how many trials; `weights` lead to the common space's electrodes."""
 
     alignment: Alignment
     fitted: NDArray[np.float64] | None
     n_fitted: int
+    weights: NDArray[np.float64] | None = None
 
     def inputs(self, signals: NDArray[np.floating], *, follow: bool) -> NDArray[np.float32]:
         """Return signals ``(n_trials, n_chans, n_times)`` as an extractor takes them.
@@ -74,9 +89,12 @@ class Reference:
         if self.alignment.kind == "standard":
             return standardise(signals)
         assert self.fitted is not None
+        moves = follow and self.alignment.kind == "adaptive"
+        if self.weights is not None:
+            return common_space.to_common_space(signals, self.fitted, self.weights, self.n_fitted if moves else None)
         if self.alignment.kind == "euclidean":
             return align(signals, self.fitted)
         covs = riemann.covariances(signals, self.alignment.sfreq, self.alignment.band)
-        if follow and self.alignment.kind == "adaptive":
+        if moves:
             return riemann.follow(covs, self.fitted, self.n_fitted)
         return riemann.tangent(covs, self.fitted)

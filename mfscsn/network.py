@@ -9,6 +9,10 @@
 A **branch** is the separate part of one data set (or of one subject). Only the common layers are ever sent to a
 server.
 
+`Anchored` is the form that gains by sharing: its separate first layer is nothing that is learned but the way to the
+common space (`mfscsn.common_space`), so all that decodes is common, and its heads are fixed by their labels' names. In
+`SeparateCommonSeparate` both ends are learned and free, so they can undo whatever the common layers say.
+
 References
 ----------
 SCSN: Wei, Ortega, Faisal 2021, "Inter-subject deep transfer learning for motor imagery EEG decoding", IEEE NER.
@@ -16,27 +20,40 @@ MF-SCSN: Wei, Faisal 2022, "Federated deep transfer learning for EEG decoding us
 arXiv:2211.10976.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
+from mfscsn.bodies import BODIES
+from mfscsn.common_space import mirrored
 from mfscsn.extractors import EXTRACTORS, ShallowExtractor, TangentExtractor
 
 Share = Literal["middle", "none", "all-but-head", "all-but-extractor", "all-but-norm", "all"]
 SHARES_EXTRACTOR = ("all-but-head", "all-but-norm", "all")
 SHARES_HEAD = ("all-but-extractor", "all-but-norm", "all")
 SHARED = "shared"
+COMMON_SPACE = "common-space"
+NORM_EPS = 1e-3
 
 
 @dataclass(frozen=True)
 class Branch:
-    """What the separate layers of one data set must fit."""
+    """What the separate layers of one data set must fit.
+
+    Parameters
+    ----------
+    n_chans, n_outputs : int
+    labels : tuple of str
+        The outputs' names, where they matter: of `Anchored`.
+    """
 
     n_chans: int
     n_outputs: int
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -48,7 +65,7 @@ class Architecture:
     n_times, sfreq : int, float
         Samples of a trial and their rate in Hz.
     extractor : str
-        A key of `mfscsn.extractors.EXTRACTORS`.
+        A key of `mfscsn.extractors.EXTRACTORS`, or "common-space": then the network is `Anchored`.
     band : pair of float, optional
         Hz, that trials were filtered to; the extractor "riemann" leaves out its bands that lie elsewhere.
     width : int
@@ -57,6 +74,10 @@ class Architecture:
         Which layers are common: MF-SCSN's middle ones, none (every site for itself), all but the heads (FedPer),
         all but the extractors (FLEEG), all but the batch norms (FedBN) or all (FedAvg). One channel list is needed
         where extractors are shared, one label list where heads are.
+    electrodes : tuple of str
+        Of the common space.
+    body : str
+        A key of `mfscsn.bodies.BODIES`: what decodes in the common space.
     """
 
     n_times: int
@@ -65,6 +86,25 @@ class Architecture:
     band: tuple[float, float] | None = None
     width: int = 50
     share: Share = "middle"
+    electrodes: tuple[str, ...] = ()
+    body: str = "eegnet"
+
+    def build(self, branches: Mapping[str, Branch], seed: int = 0) -> "SplitModule":
+        """Make a network of branches around the common layers; the same seed gives the same weights.
+
+        Raises
+        ------
+        ValueError
+            When trials are too short for it, or its parts do not fit one another.
+        """
+        network = Anchored if self.extractor == COMMON_SPACE else SeparateCommonSeparate
+        return network(self, branches, seed)
+
+    def build_alone(self, branches: Mapping[str, Branch], seed: int = 0) -> "SplitModule":
+        """Make the network that one site or subject, given as the one branch, would train by itself."""
+        if self.extractor == COMMON_SPACE:
+            return Anchored(replace(self, share="none"), branches, seed).requires_grad_(True)
+        return ExtractorAlone(self, branches, seed)
 
     def build_extractor(self, n_chans: int) -> ShallowExtractor | TangentExtractor:
         """Make an extractor for a headset; raise ValueError when trials are too short for it, or its band is empty."""
@@ -81,6 +121,20 @@ class SplitModule(nn.Module):
 
     common_prefixes: tuple[str, ...] = ()
     private_parts: tuple[str, ...] = ()
+    branches: dict[str, Branch]
+    architecture: Architecture
+
+    def deep_features(self, x: Tensor, branch: str) -> list[Tensor]:
+        """Return the outputs of the deep layers of one branch, the logits last."""
+        raise NotImplementedError
+
+    def head(self, branch: str) -> nn.Linear:
+        """Return the last layer of a branch."""
+        raise NotImplementedError
+
+    def augmented(self, x: Tensor, labels: Tensor, branch: str) -> tuple[Tensor, Tensor]:
+        """Return a training batch ``(batch, ...)`` and its labels as training shows them: here, as they are."""
+        return x, labels
 
     def common_names(self) -> list[str]:
         """Name the parameters that may leave the site."""
@@ -117,6 +171,94 @@ class SplitModule(nn.Module):
                     f"{part} layer {name!r} has shape {tuple(state[name].shape)}, expected {tuple(own[name].shape)}"
                 )
         self.load_state_dict(dict(state), strict=False)
+
+
+class Anchored(SplitModule):
+    """A body in the common space, common as a whole, between fixed ends.
+
+    ::
+
+        trial --common space (`mfscsn.inputs`)--> z (batch, n_electrodes, n_times) --body--> features --head--> logits
+
+    The running averages of the body's norms are the site's, for each branch. A head's rows are fixed while rounds go
+    on: drawn by their labels' names (`federation.site_network`), they ask the common layers of all sites for the same
+    thing. They become a site's own in fine-tuning.
+
+    A brain is nearly symmetric. Where electrodes and labels have a mirror image (C3 and C4, left_hand and right_hand),
+    half of a training batch is mirrored, and a prediction is the mean of what is said of a trial and of its image.
+
+    Parameters
+    ----------
+    architecture : Architecture
+    branches : mapping of str to Branch
+        At least one.
+    seed : int
+        Of the first weights.
+    """
+
+    common_prefixes: tuple[str, ...] = ("body.",)
+
+    def __init__(self, architecture: Architecture, branches: Mapping[str, Branch], seed: int = 0):
+        super().__init__()
+        if not branches:
+            raise ValueError("a network needs at least one branch")
+        a = self.architecture = architecture
+        if a.share not in ("middle", "none"):
+            raise ValueError(f"share={a.share!r} does not fit the common space, which shares the body: middle or none")
+        if a.share == "none":
+            self.common_prefixes = ()
+        self.branches = dict(branches)
+        self.images = {name: _image(a.electrodes, branch.labels) for name, branch in branches.items()}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.body = BODIES[a.body](len(a.electrodes), a.n_times, a.sfreq)
+            self.norms, self.heads = nn.ModuleDict(), nn.ModuleDict()
+            for name, branch in branches.items():
+                self.norms[f"of-{name}"] = nn.ModuleList(
+                    [nn.BatchNorm1d(size, NORM_EPS, affine=False) for size in self.body.norm_sizes]
+                )
+                self.heads[f"of-{name}"] = nn.Linear(self.body.n_features, branch.n_outputs).requires_grad_(False)
+
+    def head(self, branch: str) -> nn.Linear:
+        """Return the last layer of a branch."""
+        return cast(nn.Linear, self.heads[f"of-{branch}"])
+
+    def augmented(self, x: Tensor, labels: Tensor, branch: str) -> tuple[Tensor, Tensor]:
+        """Mirror half of a training batch, signals and labels, where the branch has a mirror image."""
+        image = self.images[branch]
+        if image is None:
+            return x, labels
+        electrodes, outputs = image
+        flipped = torch.rand(len(x)) < 0.5
+        x = torch.where(flipped[:, None, None], x[:, electrodes], x)
+        return x, torch.where(flipped, outputs[labels], labels)
+
+    def deep_features(self, x: Tensor, branch: str) -> list[Tensor]:
+        """Return the body's features ``(batch, n_features)`` and the logits ``(batch, n_outputs)``."""
+        features = self.body(x, list(self.norms[f"of-{branch}"]))  # type: ignore[call-overload]
+        return [features, self.head(branch)(features)]
+
+    def forward(self, x: Tensor, branch: str) -> Tensor:
+        """Map trials in the common space ``(batch, n_electrodes, n_times)`` to logits ``(batch, n_outputs)``."""
+        logits = self.deep_features(x, branch)[-1]
+        image = self.images[branch]
+        if self.training or image is None:
+            return logits
+        electrodes, outputs = image
+        return (logits + self.deep_features(x[:, electrodes], branch)[-1][:, outputs]) / 2
+
+
+def _image(electrodes: Sequence[str], labels: Sequence[str]) -> tuple[Tensor, Tensor] | None:
+    """Return the places of the mirrored electrodes and labels; None where one has no image, or nothing would move."""
+    sides = {"left": "right", "right": "left"}
+    outputs = [re.sub("left|right", lambda side: sides[side.group()], label) for label in labels]
+    across = [mirrored(name) for name in electrodes]
+    if outputs == list(labels) or set(outputs) != set(labels) or set(across) != set(electrodes):
+        return None
+    return (
+        torch.tensor([list(electrodes).index(name) for name in across]),
+        torch.tensor([list(labels).index(name) for name in outputs]),
+    )
 
 
 class SeparateCommonSeparate(SplitModule):
@@ -168,10 +310,13 @@ class SeparateCommonSeparate(SplitModule):
                 if self.head_of[name] not in self.heads:
                     self.heads[self.head_of[name]] = nn.ModuleList([nn.Linear(a.width, branch.n_outputs)])
 
+    def head(self, branch: str) -> nn.Linear:
+        """Return the last layer of a branch."""
+        return cast(nn.Linear, cast(nn.ModuleList, self.heads[self.head_of[branch]])[0])
+
     def deep_features(self, x: Tensor, branch: str) -> list[Tensor]:
         """Return the outputs of all layers behind the extractor: ``(batch, width)`` each, the logits last."""
-        head = self.heads[self.head_of[branch]]
-        *hidden, output = [*self.common, *head]  # type: ignore[misc]
+        hidden, output = list(self.common), self.head(branch)
         x = self.extractors[self.extractor_of[branch]](x).flatten(1)
         outputs = []
         for layer in hidden:

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from mfscsn.extractors import ShallowExtractor
-from mfscsn.network import SeparateCommonSeparate
+from mfscsn.network import SeparateCommonSeparate, SplitModule
 
 BANDS = {"mu, 8 to 13 Hz": (8.0, 13.0), "beta, 13 to 30 Hz": (13.0, 30.0)}
 N_TRIALS = 200  # of the signals themselves, for patterns of filters: enough, and quick
@@ -68,7 +68,7 @@ def log_power(signals: NDArray[np.floating], sfreq: float, band: tuple[float, fl
 
 
 def label_patterns(
-    network: SeparateCommonSeparate,
+    network: SplitModule,
     branch: str,
     inputs: NDArray[np.float32],
     recorded: Sequence[NDArray[np.floating]],
@@ -78,7 +78,7 @@ def label_patterns(
 
     Parameters
     ----------
-    network : SeparateCommonSeparate
+    network : SplitModule
     branch : str
     inputs : array
         Trials as the extractor takes them.
@@ -109,7 +109,7 @@ def frequencies(sfreq: float, upper: float) -> NDArray[np.float64]:
 
 
 def filter_patterns(
-    network: SeparateCommonSeparate,
+    network: SplitModule,
     branch: str,
     inputs: NDArray[np.float32],
     recorded: Sequence[NDArray[np.floating]],
@@ -128,6 +128,8 @@ def filter_patterns(
     sfreq, upper : float
         Hz; the highest frequency of the responses.
     """
+    if not isinstance(network, SeparateCommonSeparate):
+        return []
     extractor = network.extractors[network.extractor_of[branch]]
     if not isinstance(extractor, ShallowExtractor):
         return []

@@ -11,6 +11,8 @@ al. 2018, IEEE Transactions on Biomedical Engineering 65(5):1107-1116. Following
 Transactions on Biomedical Engineering 66(8):2202-2212.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -113,7 +115,7 @@ def centre(covs: Covariances) -> Covariances:
     if len(covs) == 0:
         raise ValueError("re-centring needs at least one trial")
     start = covs.mean(axis=0)
-    root, whitener = _power(start, 0.5), _power(start, -0.5)
+    root, whitener = power(start, 0.5), power(start, -0.5)
     values, vectors = np.linalg.eigh(_log(whitener @ covs @ whitener).mean(axis=0))
     mean: Covariances = root @ ((vectors * np.exp(values)[..., None, :]) @ vectors.swapaxes(-1, -2)) @ root
     return mean
@@ -132,18 +134,35 @@ def tangent(covs: Covariances, mean: Covariances) -> NDArray[np.float32]:
     array, shape (n_trials, n_views, n_chans * (n_chans + 1) / 2)
         Upper triangles; off the diagonal times the root of 2, so that lengths are kept.
     """
-    whitener = _power(mean, -0.5)
     rows, columns = np.triu_indices(covs.shape[-1])
     out = np.empty((*covs.shape[:2], len(rows)), np.float32)
     scale = np.where(rows == columns, 1.0, np.sqrt(2.0))
     for at in range(0, len(covs), 64):  # the logarithms of a large subject need not all lie in memory
-        logs = _log(whitener @ covs[at : at + 64] @ whitener)
+        logs = logarithms(covs[at : at + 64], mean)
         out[at : at + 64] = logs[..., rows, columns] * scale
     return out
 
 
+def logarithms(covs: Covariances, mean: Covariances) -> Covariances:
+    """Return ``log(M^(-1/2) C M^(-1/2))``; ``C`` is (n_trials, n_views, n, n), the mean ``M`` (n_views, n, n)."""
+    whitener = power(mean, -0.5)
+    return _log(whitener @ covs @ whitener)
+
+
 def follow(covs: Covariances, mean: Covariances, n_fitted: int) -> NDArray[np.float32]:
     """Map trials that come one after another to the tangent space of a mean that follows them.
+
+    Parameters
+    ----------
+    covs, mean, n_fitted
+        As of `moving_means`.
+    """
+    means = moving_means(covs, mean, n_fitted)
+    return np.concatenate([tangent(covs[k : k + 1], moved) for k, moved in enumerate(means)])
+
+
+def moving_means(covs: Covariances, mean: Covariances, n_fitted: int) -> Iterator[Covariances]:
+    """Yield the mean that each trial is mapped at, when trials come one after another.
 
     Before a trial is mapped, the mean moves towards it by 1/n, n being the trials so far and at most `MEMORY`: nothing
     of a later trial is used, nor any label.
@@ -155,13 +174,11 @@ def follow(covs: Covariances, mean: Covariances, n_fitted: int) -> NDArray[np.fl
     mean : array, shape (n_views, n_chans, n_chans)
         Fitted on `n_fitted` earlier trials.
     """
-    vectors = []
     for k in range(len(covs)):
-        root, whitener = _power(mean, 0.5), _power(mean, -0.5)
+        root, whitener = power(mean, 0.5), power(mean, -0.5)
         step = 1 / min(n_fitted + k + 1, MEMORY)
-        mean = root @ _power(whitener @ covs[k] @ whitener, step) @ root
-        vectors.append(tangent(covs[k : k + 1], mean))
-    return np.concatenate(vectors)
+        mean = root @ power(whitener @ covs[k] @ whitener, step) @ root
+        yield mean
 
 
 def _taper(length: int) -> NDArray[np.float64]:
@@ -169,7 +186,8 @@ def _taper(length: int) -> NDArray[np.float64]:
     return np.concatenate([ramp, np.ones(length - 2 * len(ramp)), ramp[::-1]])
 
 
-def _power(matrices: Covariances, exponent: float) -> Covariances:
+def power(matrices: Covariances, exponent: float) -> Covariances:
+    """Return a power of symmetric positive matrices ``(..., n, n)``."""
     values, vectors = _eigh(matrices)
     powered: Covariances = (vectors * (values**exponent)[..., None, :]) @ vectors.swapaxes(-1, -2)
     return powered

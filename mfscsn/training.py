@@ -24,12 +24,19 @@ class Settings:
     local_epochs: int = 1
     batch_size: int = 64  # trials of one branch in a step
     lr: float = 1e-3
+    schedule: str = "constant"  # or "cosine": lr falls to 0 along half a cosine, from the first round to the last
     weight_decay: float = 0.01
     mmd: float = 0.0  # weight of the discrepancy between the branches of a site
     private_first: int = 0  # passes over the private layers alone, then the common ones alone (FedRep); 0 is together
     fine_tune: int = 30  # passes over a target subject's own calibration after the last round; they stay at the site
     proximal_mu: float = 0.0  # FedProx: pull of the common layers to where the round began
     sharpness: float = 0.0  # radius of sharpness-aware minimisation (Foret et al. 2021, ICLR); 0 is none
+
+    def in_round(self, number: int) -> "Settings":
+        """Return what holds in a round, the first of which is 1: the learning rate as the schedule has it."""
+        if self.schedule == "constant":
+            return self
+        return replace(self, lr=self.lr * 0.5 * (1 + math.cos(math.pi * (number - 0.5) / self.rounds)))
 
 
 @dataclass(frozen=True)
@@ -106,6 +113,7 @@ def _train_seeded(
     weights = {name: class_weights(labels[name], len(t.names)) for name, t in trials.items()}
     common = {name: p for name, p in network.named_parameters() if name in set(network.common_names())}
     before = {name: p.detach().clone() for name, p in common.items()}
+    fixed = {name for name, p in network.named_parameters() if not p.requires_grad}
 
     optimiser = torch.optim.AdamW(network.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
     restore_optimiser(optimiser, network, optimiser_state)
@@ -115,17 +123,16 @@ def _train_seeded(
     n_steps = max(math.ceil(len(t.labels) / settings.batch_size) for t in trials.values())
     for epoch in range(settings.private_first + settings.local_epochs):
         for name, parameter in network.named_parameters():
-            parameter.requires_grad_(
-                not settings.private_first or (name in common) == (epoch >= settings.private_first)
-            )
+            turn = not settings.private_first or (name in common) == (epoch >= settings.private_first)
+            parameter.requires_grad_(turn and name not in fixed)
         for batch in _batches(trials, n_steps, rng):
             n_batch = sum(len(index) for index in batch.values())
 
             def gradients(batch: dict[str, NDArray[np.int64]] = batch, n_batch: int = n_batch) -> tuple[float, int]:
                 loss, deep, right = torch.zeros(()), [], 0
                 for name, index in batch.items():
-                    *features, logits = network.deep_features(signals[name][index], name)  # type: ignore[operator]
-                    target = labels[name][index]
+                    shown, target = network.augmented(signals[name][index], labels[name][index], name)
+                    *features, logits = network.deep_features(shown, name)
                     branch_loss = F.cross_entropy(logits, target, weight=weights[name])
                     loss = loss + branch_loss * (len(index) / n_batch)
                     deep.append((features, [trials[name].names[k] for k in target]))
@@ -148,7 +155,8 @@ def _train_seeded(
                 with _uphill(network, settings.sharpness):
                     gradients()
             optimiser.step()
-    network.requires_grad_(True)
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(name not in fixed)
 
     log = RoundLog(
         n_trials=sum(len(t.labels) for t in trials.values()),
@@ -174,6 +182,7 @@ def fine_tune(network: SplitModule, trials: BranchTrials, branch: str, settings:
     """
     own = copy.deepcopy(network)
     if settings.fine_tune:
+        own.requires_grad_(True)
         alone = replace(settings, rounds=1, local_epochs=settings.fine_tune, private_first=0, proximal_mu=0.0)
         train_round(own, {branch: trials}, alone, seed=seed)
     return own

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from experiments.audit.views import MAX_GRAD_NORM, Layers, View, joined
 from federation.privacy.randomness import secret_normal
-from mfscsn.network import SeparateCommonSeparate
+from mfscsn.network import SeparateCommonSeparate, SplitModule
 from mfscsn.riemann import BANDS
 
 FIRST = "common.0"  # the first common layer
@@ -51,7 +51,7 @@ class Likeness:
     band_power: float
 
 
-def gradient_of_trial(network: SeparateCommonSeparate, branch: str, x: Tensor, label: Tensor, view: View) -> Layers:
+def gradient_of_trial(network: SplitModule, branch: str, x: Tensor, label: Tensor, view: View) -> Layers:
     """Return what one trial leaves in the layers that are seen: its gradient, cut and noised where the view says so."""
     names = view.names(network)
     loss = F.cross_entropy(network(x[None], branch), label[None])
@@ -70,7 +70,7 @@ def gradient_of_trial(network: SeparateCommonSeparate, branch: str, x: Tensor, l
 
 
 def invert(
-    network: SeparateCommonSeparate,
+    network: SplitModule,
     branch: str,
     gradients: Layers,
     label: Tensor,
@@ -81,7 +81,7 @@ def invert(
 
     Parameters
     ----------
-    network : SeparateCommonSeparate
+    network : SplitModule
         As the attacker has it: with the site's extractor, or with another one in its place.
     branch : str
     gradients : mapping of name to tensor
@@ -91,6 +91,7 @@ def invert(
     form : TrialForm
     """
     generator = torch.Generator().manual_seed(seed)
+    assert isinstance(network, SeparateCommonSeparate)
     extractor = network.extractors[network.extractor_of[branch]]
     features = _ratio(gradients, FIRST)
     n_chans, n_times, (low, high) = form.n_chans, form.n_times, form.band

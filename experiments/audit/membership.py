@@ -19,7 +19,7 @@ from sklearn.metrics import roc_auc_score
 from torch.nn import functional as F
 
 from experiments.audit.views import View, summed, trained
-from mfscsn.network import SeparateCommonSeparate
+from mfscsn.network import SplitModule
 from mfscsn.training import BranchTrials, Settings, derive_seed
 
 N_BOOTSTRAP = 1000
@@ -41,9 +41,9 @@ def parted(trials: Mapping[str, BranchTrials], seed: int) -> Parts:
 
 
 def infer_membership(
-    target: SeparateCommonSeparate,
-    strange: SeparateCommonSeparate,
-    others: list[SeparateCommonSeparate],
+    target: SplitModule,
+    strange: SplitModule,
+    others: list[SplitModule],
     parts: Parts,
     settings: Settings,
     view: View,
@@ -53,9 +53,9 @@ def infer_membership(
 
     Parameters
     ----------
-    target : SeparateCommonSeparate
+    target : SplitModule
         The site's network, trained on the members.
-    strange : SeparateCommonSeparate
+    strange : SplitModule
         The attacker's, with private layers of their own before their first round.
     others : list
         The other sites' trained networks, for a secure sum.
@@ -93,7 +93,7 @@ def auc(scores: NDArray[np.float64], truth: NDArray[np.bool_]) -> tuple[float, f
     return float(roc_auc_score(truth, scores)), float(low), float(high)
 
 
-def _losses(network: SeparateCommonSeparate, trials: BranchTrials, branch: str) -> NDArray[np.float64]:
+def _losses(network: SplitModule, trials: BranchTrials, branch: str) -> NDArray[np.float64]:
     network.eval()
     with torch.inference_mode():
         logits = network(torch.from_numpy(np.require(trials.signals, requirements=["C", "W"])), branch)

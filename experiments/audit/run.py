@@ -30,7 +30,7 @@ from federation.run_folder import RunFolder
 from federation.site_network import site_network
 from federation.site_scores import mean_score
 from federation.workers import start_workers, stop_workers
-from mfscsn.network import SeparateCommonSeparate
+from mfscsn.network import SplitModule
 from mfscsn.training import BranchTrials, derive_seed
 
 N_TRIALS = 6  # that are made anew of each view's gradients
@@ -332,7 +332,7 @@ def _branches(run: RunFolder) -> list[tuple[Site, str, BranchTrials]]:
     ]
 
 
-def _strange(run: RunFolder, site: Site) -> SeparateCommonSeparate:
+def _strange(run: RunFolder, site: Site) -> SplitModule:
     """Make a network for a site's headset whose private layers began elsewhere."""
     other = site.model_copy(update={"secret_seed": derive_seed(run.federation.training.seed, site.name, "attacker")})
     return site_network(run.federation, run.trials(other))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from federation.privacy.private_training import Mechanism, train_round_privately
-from mfscsn.network import SeparateCommonSeparate
+from mfscsn.network import SplitModule
 from mfscsn.training import BranchTrials, OptimiserState, Settings, derive_seed, train_round
 
 NOISE_MULTIPLIERS = (0.5, 1.0, 4.0)  # of differential privacy
@@ -43,7 +43,7 @@ class View:
             + (f", noise {self.noise_multiplier:g}" if self.noise_multiplier else "")
         )
 
-    def names(self, network: SeparateCommonSeparate) -> list[str]:
+    def names(self, network: SplitModule) -> list[str]:
         """Name the parameters that are seen."""
         return [name for name, _ in network.named_parameters()] if self.everything else network.common_names()
 
@@ -59,13 +59,13 @@ VIEWS = (
 
 
 def trained(
-    network: SeparateCommonSeparate,
+    network: SplitModule,
     trials: Mapping[str, BranchTrials],
     settings: Settings,
     view: View,
     seed: int,
     frozen: Sequence[str] = (),
-) -> SeparateCommonSeparate:
+) -> SplitModule:
     """Train a copy of a network for all rounds of `settings`, with the view's noise; `frozen` layers stay."""
     network = copy.deepcopy(network)
     kept = {name: value.clone() for name, value in network.state_dict().items() if name in frozen}
@@ -82,7 +82,7 @@ def trained(
 
 
 def update_of_round(
-    network: SeparateCommonSeparate, trials: Mapping[str, BranchTrials], settings: Settings, view: View, seed: int
+    network: SplitModule, trials: Mapping[str, BranchTrials], settings: Settings, view: View, seed: int
 ) -> Layers:
     """Return how one round changes the layers that are seen."""
     after = trained(network, trials, replace(settings, rounds=1), view, seed)

@@ -110,6 +110,13 @@ METHODS: dict[str, Method] = {
 }
 
 
+# An average of two methods' answers: a network, a method of `local.ALONE`, and the network's weight
+AVERAGES = {
+    "site-averaged": ("mf-scsn-unshared", "site-weighted-adaptive", 0.5),
+    "mf-scsn-averaged": ("mf-scsn", "site-weighted-adaptive", 0.8),
+}
+
+
 @dataclass(frozen=True)
 class Scored:
     """A target subject as a method left it: who, its probabilities, and its cost (CPU seconds, bytes)."""
@@ -145,6 +152,16 @@ def configured(federation: Federation, method: Method, seed: int) -> Federation:
         ]
         document["site"] = [{"name": CENTRE, "dataset": datasets}]
     return Federation.model_validate_json(json.dumps(document))
+
+
+def averaged(network: Scored, other: Scored, weight: float) -> Scored:
+    """Average the probabilities of two methods for the same target; costs add up."""
+    assert (network.site, network.dataset, network.subject) == (other.site, other.dataset, other.subject)
+    return replace(
+        network,
+        probabilities=weight * network.probabilities + (1 - weight) * other.probabilities,
+        seconds=network.seconds + other.seconds,
+    )
 
 
 def run_method(federation: Federation, method: Method, seed: int, store: Path) -> list[Scored]:

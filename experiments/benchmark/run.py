@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from data.errors import InputError
 from data.files import replaced
 from data.store import relabelled_store
 from data.trials import shuffled_within
-from experiments.benchmark.federated import METHODS, configured, run_method
+from experiments.benchmark.federated import AVERAGES, METHODS, Scored, averaged, configured, run_method
 from experiments.benchmark.local import ALONE, SEEDED, run_alone
 from experiments.prepare import prepare_sites
 from federation.contract import Federation, Site, load_federation
@@ -42,6 +42,9 @@ COLUMNS = (
 )
 
 
+KEYS = ("method", "asked", "seed", "fold")
+
+
 class Bench(Table):
     """A benchmark, as BENCH.toml writes it.
 
@@ -55,6 +58,9 @@ class Bench(Table):
         0 to `seeds` - 1. A method without randomness runs once.
     seeds_of : mapping of str to int
         Fewer seeds of a method that is dear, or far below.
+    folds : int, optional
+        In fold f the federation's targets are those alone whose number leaves f when divided by so many; the others
+        train whole. All folds are run, so each target is scored once.
     calibration : list of int, optional
         Run all with so many calibration trials of each target subject, the first in time; all where there are fewer.
     new_site : bool
@@ -67,6 +73,7 @@ class Bench(Table):
     methods: list[str] = Field(min_length=1)
     seeds: int = Field(10, ge=1)
     seeds_of: dict[str, int] = Field(default_factory=dict)
+    folds: int | None = Field(None, ge=2)
     calibration: list[int] | None = Field(None, min_length=1)
     new_site: bool = False
     results: str | None = None
@@ -74,12 +81,14 @@ class Bench(Table):
 
 @dataclass(frozen=True)
 class Job:
-    """One method with one seed and one amount of calibration; None is all of it."""
+    """One method with one seed, one amount of calibration, None is all of it, and one fold of so many, if any."""
 
     method: str
     seed: int
     calibration: int | None
     new_site: bool = False
+    fold: int = 0
+    folds: int | None = None
 
 
 def load_bench(path: Path, data_root: Path | None = None) -> tuple[Bench, Federation, dict[str, Any]]:
@@ -91,12 +100,14 @@ def load_bench(path: Path, data_root: Path | None = None) -> tuple[Bench, Federa
         The last is what results are made with: the federation's file in JSON types, and whether sites are new.
     """
     bench = parse_table(Bench, read_toml(path), str(path))
-    known = [*ALONE, *METHODS]
+    known = [*ALONE, *METHODS, *AVERAGES]
     for method in [*bench.methods, *bench.seeds_of]:
         check_method(method, known, str(path))
     described = (path.parent / bench.federation).resolve()
     document = {key: value for key, value in read_toml(described).items() if key != "data_root"}
     made_with = {"federation": json.loads(json.dumps(document, default=str)), "new_site": bench.new_site}
+    if bench.folds:
+        made_with["folds"] = bench.folds
     return bench, load_federation(described, data_root), made_with
 
 
@@ -119,19 +130,38 @@ def jobs_of(bench: Bench) -> list[Job]:
     """List all jobs, seed by seed, so that what is broken off is whole for the first seeds."""
     calibrations: list[int | None] = [*bench.calibration] if bench.calibration else [None]
     return [
-        Job(method, seed, calibration, bench.new_site)
-        for seed, calibration, method in itertools.product(range(bench.seeds), calibrations, bench.methods)
+        Job(method, seed, calibration, bench.new_site, fold, bench.folds)
+        for seed, calibration, fold, method in itertools.product(
+            range(bench.seeds), calibrations, range(bench.folds or 1), _trained(bench.methods)
+        )
         if seed == 0 or (method in {*METHODS, *SEEDED} and seed < bench.seeds_of.get(method, bench.seeds))
     ]
+
+
+def _trained(methods: Sequence[str]) -> list[str]:
+    """List what must be run: an average comes with the network in it."""
+    return list(dict.fromkeys(AVERAGES[name][0] if name in AVERAGES else name for name in methods))
 
 
 def missing_jobs(bench: Bench, rows: pd.DataFrame) -> list[Job]:
     """List the jobs that have no rows yet."""
     done = {
-        Job(str(method), int(seed), None if bench.calibration is None else int(asked), bench.new_site)
-        for method, seed, asked in rows[["method", "seed", "asked"]].drop_duplicates().itertuples(index=False)
+        Job(
+            str(method),
+            int(seed),
+            None if bench.calibration is None else int(asked),
+            bench.new_site,
+            int(fold),
+            bench.folds,
+        )
+        for method, asked, seed, fold in rows[list(KEYS)].drop_duplicates().itertuples(index=False)
     }
-    return [job for job in jobs_of(bench) if job not in done]
+    asked_for = {method: _trained([method])[0] for method in bench.methods}
+    return [
+        job
+        for job in jobs_of(bench)
+        if any(replace(job, method=name) not in done for name, run in asked_for.items() if run == job.method)
+    ]
 
 
 def chosen_rows(bench: Bench, rows: pd.DataFrame) -> pd.DataFrame:
@@ -181,9 +211,11 @@ def run_benchmark(
     report("benchmark", total - len(missing), total)
     pool = start_workers(n_parallel, threads=1)
     try:
-        futures = [pool.submit(run_job, job, federation, store) for job in missing]
+        averages = [method for method in bench.methods if method in AVERAGES]
+        futures = [pool.submit(run_job, job, federation, store, averages) for job in missing]
         for n, future in enumerate(as_completed(futures), total - len(missing) + 1):
             rows = pd.concat([rows, pd.DataFrame(future.result())], ignore_index=True)
+            rows = rows.drop_duplicates([*KEYS, "site", "dataset", "subject"], keep="last")
             _write(results, rows, {**made_with, "trials": trials})
             report("benchmark", n, total)
     finally:
@@ -199,16 +231,15 @@ def prepare_bench(bench: Bench, federation: Federation, store: Path, progress: C
     return prepared
 
 
-def run_job(job: Job, federation: Federation, store: Path) -> list[dict[str, object]]:
-    """Run one job and score it; a row for each target subject."""
-    federation = with_calibration(federation, job.calibration)
-    scored = []
-    for federation_of_job, names in _in_turn(federation, job):
-        if job.method in ALONE:
-            of_method = run_alone(job.method, federation_of_job, job.seed, store)
-        else:
-            of_method = run_method(federation_of_job, METHODS[job.method], job.seed, store)
-        scored += [row for row in of_method if row.site in names]
+def run_job(job: Job, federation: Federation, store: Path, averages: Sequence[str] = ()) -> list[dict[str, object]]:
+    """Run one job and score it; a row for each target subject, and for each of the averages that it is part of."""
+    federation = with_calibration(of_fold(federation, job), job.calibration)
+    scored = [(job.method, row) for row in _scored(job, federation, store)]
+    for name in averages:
+        network, alone, weight = AVERAGES[name]
+        if network == job.method:
+            other = _scored(replace(job, method=alone), federation, store)
+            scored += [(name, averaged(row, o, weight)) for (_, row), o in zip(scored, other, strict=True)]
     sizes = {
         (site.name, subject): len(trials.labels)
         for site in federation.site
@@ -216,20 +247,54 @@ def run_job(job: Job, federation: Federation, store: Path) -> list[dict[str, obj
     }
     return [
         {
-            "method": job.method,
+            "method": method,
             "site": row.site,
             "dataset": row.dataset,
             "subject": row.subject,
             "seed": job.seed,
             "n_calibration": sizes[row.site, row.subject],
             "asked": job.calibration or 0,
+            "fold": job.fold,
             "n_test": len(row.labels),
             "balanced_accuracy": round(balanced_accuracy(row.probabilities, row.labels, row.outputs), 6),
             "seconds": round(row.seconds, 2),
             "bytes": row.n_bytes,
         }
-        for row in scored
+        for method, row in scored
     ]
+
+
+def _scored(job: Job, federation: Federation, store: Path) -> list[Scored]:
+    """Run a method for all targets, each site's in turn where sites are new."""
+    scored = []
+    for federation_of_job, names in _in_turn(federation, job):
+        if job.method in ALONE:
+            of_method = run_alone(job.method, federation_of_job, job.seed, store)
+        else:
+            of_method = run_method(federation_of_job, METHODS[job.method], job.seed, store)
+        scored += [row for row in of_method if row.site in names]
+    return scored
+
+
+def of_fold(federation: Federation, job: Job) -> Federation:
+    """Keep the targets of a job's fold as such; the others train whole."""
+    if job.folds is None:
+        return federation
+    sites = []
+    for site in federation.site:
+        kept = [
+            dataset.model_copy(update={"targets": [t for t in dataset.targets if _number(t) % job.folds == job.fold]})
+            for dataset in site.dataset
+        ]
+        sites.append(site.model_copy(update={"dataset": kept}))
+    return federation.model_copy(update={"site": sites})
+
+
+def _number(subject: str) -> int:
+    digits = "".join(c for c in subject if c.isdigit())
+    if not digits:
+        raise InputError(f"target {subject!r} has no number, which folds go by; rename it, or leave folds out")
+    return int(digits)
 
 
 def _in_turn(federation: Federation, job: Job) -> Iterator[tuple[Federation, set[str]]]:
@@ -298,7 +363,7 @@ def read_results(results: Path, made_with: dict[str, Any], trials: str | None = 
     """
     about = results.with_suffix(".json")
     if not results.exists():
-        return pd.DataFrame(columns=[*COLUMNS, "asked"])
+        return pd.DataFrame(columns=[*COLUMNS, "asked", "fold"])
     known = json.loads(about.read_text()) if about.exists() else {}
     theirs = known.pop("trials", None)
     if (known, theirs) != (made_with, trials or theirs):
@@ -307,11 +372,13 @@ def read_results(results: Path, made_with: dict[str, Any], trials: str | None = 
     rows = pd.read_csv(results, dtype={"subject": str, "dataset": str})
     if not set(COLUMNS) <= set(rows.columns):
         raise InputError(f"{results}: no results of a benchmark; its columns are {', '.join(rows.columns)}")
+    if "fold" not in rows:
+        rows["fold"] = 0
     return rows
 
 
 def _write(results: Path, rows: pd.DataFrame, made_with: dict[str, Any]) -> None:
-    order = ["method", "asked", "seed", "site", "dataset", "subject"]
+    order = [*KEYS, "site", "dataset", "subject"]
     with replaced(results.with_suffix(".json")) as out:
         out.write(json.dumps(made_with, indent=1).encode())
     with replaced(results) as out:

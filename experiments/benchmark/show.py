@@ -36,8 +36,8 @@ class Paired:
 
 
 def estimate(rows: pd.DataFrame, method: str) -> Estimate:
-    """Mean over the subjects of a site, then over sites; interval by resampling subjects within sites, and seeds."""
-    return _bootstrap([_of_site(rows, method, site) for site in _sites(rows)])
+    """Mean over a site's subjects, then sites, or over all of folds; subjects and seeds are resampled within sites."""
+    return _bootstrap([_of_site(rows, method, site) for site in _sites(rows)], _equal(rows))
 
 
 def paired(rows: pd.DataFrame, method: str, rival: str) -> Paired:
@@ -51,7 +51,7 @@ def paired(rows: pd.DataFrame, method: str, rival: str) -> Paired:
         differences.append(ours.to_numpy(dtype=float) - theirs.to_numpy(dtype=float))
     of_subjects = np.concatenate([part.mean(axis=1) for part in differences])
     p = float(wilcoxon(of_subjects).pvalue) if len(of_subjects) >= 6 and np.any(of_subjects) else None
-    return Paired(_bootstrap(differences), int((of_subjects > 0).sum()), len(of_subjects), p)
+    return Paired(_bootstrap(differences, _equal(rows)), int((of_subjects > 0).sum()), len(of_subjects), p)
 
 
 def benchmark_table(rows: pd.DataFrame, title: str) -> Table:
@@ -164,21 +164,26 @@ def _table_of_site(rows: pd.DataFrame, method: str, site: str) -> pd.DataFrame:
     return 100 * table
 
 
-def _bootstrap(sites: list[NDArray[np.float64]]) -> Estimate:
-    return _bootstrap_once(tuple((part.shape, part.tobytes()) for part in sites))
+def _equal(rows: pd.DataFrame) -> bool:
+    """Whether sites count alike; in folds, where every subject is a target once, subjects do."""
+    return "fold" not in rows or bool(rows["fold"].nunique() == 1)
+
+
+def _bootstrap(sites: list[NDArray[np.float64]], equal: bool) -> Estimate:
+    return _bootstrap_once(tuple((part.shape, part.tobytes()) for part in sites), equal)
 
 
 @functools.cache
-def _bootstrap_once(known: tuple[tuple[tuple[int, ...], bytes], ...]) -> Estimate:
+def _bootstrap_once(known: tuple[tuple[tuple[int, ...], bytes], ...], equal: bool) -> Estimate:
     """Table, plot and report ask for the same estimates."""
     sites = [np.frombuffer(values).reshape(shape) for shape, values in known]
     rng = np.random.default_rng(0)
     means = np.empty(N_BOOTSTRAP)
     n_seeds = sites[0].shape[1]
+    weights = [1 if equal else len(part) for part in sites]
     for k in range(N_BOOTSTRAP):
         seeds = rng.integers(n_seeds, size=n_seeds)
-        means[k] = np.mean(
-            [part[rng.integers(len(part), size=len(part))][:, seeds % part.shape[1]].mean() for part in sites]
-        )
+        parts = [part[rng.integers(len(part), size=len(part))][:, seeds % part.shape[1]].mean() for part in sites]
+        means[k] = np.average(parts, weights=weights)
     low, high = np.percentile(means, [2.5, 97.5])
-    return Estimate(float(np.mean([part.mean() for part in sites])), float(low), float(high))
+    return Estimate(float(np.average([part.mean() for part in sites], weights=weights)), float(low), float(high))

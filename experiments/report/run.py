@@ -27,6 +27,7 @@ NETWORKS = {
     "riemann": "an extractor (a learned projection of re-centred covariances) and one linear layer",
     "shallow": "a ShallowConvNet",
     "shallow-group": "a ShallowConvNet with group norm",
+    "common-space": "an EEGNet in the common space",
 }
 OURS_IS = {
     SHARING: "the site's network in the federation: last averaged common layers, the site's own first and last ones",

@@ -64,7 +64,7 @@ def test_tasks_may_be_renamed(tmp_path):
         (
             'extractor = "shallow"',
             'extractor = "deep"',
-            "contract, extractor: expected 'riemann', 'shallow' or 'shallow-group'",
+            "contract, extractor: expected 'riemann', 'shallow', 'shallow-group' or 'common-space'",
         ),
         ('extractor = "shallow"', 'alignment = "euclidean"', "alignment 'euclidean' does not fit extractor 'riemann'"),
         (

@@ -26,7 +26,9 @@ def test_source_subjects_train_whole_and_targets_with_their_calibration(tiny, pr
         ("2", 12),
     ]
     assert list(SiteTrials(north, tiny.contract, prepared).calibration()) == [("clinic", "3")]
-    assert SiteTrials(south, tiny.contract, prepared).branches() == {"laboratory": Branch(3, 3)}
+    assert SiteTrials(south, tiny.contract, prepared).branches() == {
+        "laboratory": Branch(3, 3, ("left_hand", "right_hand", "rest"))
+    }
 
 
 def test_labels_are_numbers_in_the_order_of_the_tasks(tiny, prepared):

@@ -1,7 +1,9 @@
 import pytest
 import torch
 
-from mfscsn.network import Architecture, Branch, SeparateCommonSeparate
+from mfscsn.common_space import ELECTRODES, mirrored
+from mfscsn.network import Anchored, Architecture, Branch, SeparateCommonSeparate
+from mfscsn.training import BranchTrials, Settings, fine_tune, train_round
 
 SHAPES = {"a": Branch(4, 2), "b": Branch(7, 3)}
 ARCHITECTURE = Architecture(n_times=256, sfreq=128.0)
@@ -82,3 +84,87 @@ def test_loading_common_layers_changes_no_private_one():
     before = network.private_state()
     network.load_common({k: v + 1 for k, v in network.common_state().items()})
     assert all(torch.equal(before[k], v) for k, v in network.private_state().items())
+
+
+MOTOR = ELECTRODES["motor11"]
+IN_SPACE = Architecture(128, 128.0, extractor="common-space", electrodes=MOTOR)
+HANDS = Branch(5, 2, ("left_hand", "right_hand"))
+THREE = Branch(9, 3, ("rest", "right_hand", "left_hand"))
+GRASP = Branch(9, 2, ("right_hand", "rest"))
+
+
+def in_space(n_trials=8, n_outputs=2):
+    torch.manual_seed(0)
+    signals = torch.randn(n_trials, 11, 128)
+    return signals, torch.arange(n_trials) % n_outputs
+
+
+def test_in_the_common_space_the_body_is_common_and_headsets_do_not_matter():
+    network = IN_SPACE.build({"a": HANDS, "b": THREE})
+    assert isinstance(network, Anchored)
+    common, private = network.common_state(), network.private_state()
+    assert {name.split(".")[0] for name in common} == {"body"}
+    assert {name.split(".")[0] for name in private} == {"norms", "heads"}
+    assert {name for name, _ in network.named_buffers()} <= set(private)  # averages over the site's own signals
+    assert sum(value.numel() for value in common.values()) < 10_000
+    assert network(in_space()[0], "a").shape == (8, 2) and network(in_space()[0], "b").shape == (8, 3)
+    assert IN_SPACE.build({"other": Branch(64, 5)}).common_state().keys() == common.keys()
+
+
+def test_heads_stand_still_in_rounds_and_move_in_fine_tuning():
+    network = IN_SPACE.build({"a": HANDS})
+    signals, labels = in_space()
+    trials = BranchTrials(signals.numpy(), labels.numpy(), HANDS.labels)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    train_round(network, {"a": trials}, Settings(lr=0.01), seed=0)
+    after = network.state_dict()
+    assert all(torch.equal(before[name], after[name]) == name.startswith("heads.") for name in before)
+    own = fine_tune(network, trials, "a", Settings(fine_tune=2), seed=0).state_dict()
+    assert not torch.equal(own["heads.of-a.weight"], after["heads.of-a.weight"])
+    train_round(network, {"a": trials}, Settings(), seed=1)
+    assert torch.equal(network.state_dict()["heads.of-a.weight"], before["heads.of-a.weight"])
+
+
+@pytest.mark.parametrize(("shape", "swapped"), [(HANDS, [1, 0]), (THREE, [0, 2, 1])])
+def test_a_mirrored_trial_has_the_mirrored_answer(shape, swapped):
+    network = IN_SPACE.build({"a": shape}).eval()
+    signals, _ = in_space()
+    image = signals[:, [MOTOR.index(mirrored(name)) for name in MOTOR]]
+    torch.testing.assert_close(network(image, "a"), network(signals, "a")[:, swapped])
+    network.train()
+    network.body.drop.p = 0.0
+    assert not torch.allclose(network(image, "a"), network(signals, "a")[:, swapped])  # the body itself need not
+
+
+def test_a_batch_is_mirrored_by_half_with_its_labels():
+    network = IN_SPACE.build({"a": THREE})
+    signals, labels = in_space(600, 3)
+    across = [MOTOR.index(mirrored(name)) for name in MOTOR]
+    shown, targets = network.augmented(signals, labels, "a")
+    flipped = ~(shown == signals).all(dim=(1, 2))
+    assert 200 < int(flipped.sum()) < 400
+    assert torch.equal(shown[flipped], signals[flipped][:, across]) and torch.equal(targets[~flipped], labels[~flipped])
+    assert torch.equal(targets[flipped], torch.tensor([0, 2, 1])[labels[flipped]])
+
+
+@pytest.mark.parametrize(
+    ("electrodes", "shape"),
+    [(MOTOR, GRASP), (("C3", "Cz"), HANDS), (MOTOR, Branch(3, 2, ("hands", "feet"))), (MOTOR, Branch(3, 2))],
+)
+def test_without_a_mirror_image_nothing_is_mirrored(electrodes, shape):
+    network = Architecture(128, 128.0, extractor="common-space", electrodes=electrodes).build({"a": shape}).eval()
+    signals, labels = in_space()
+    signals = signals[:, : len(electrodes)]
+    assert network.augmented(signals, labels, "a")[0] is signals
+    torch.testing.assert_close(network(signals, "a"), network.deep_features(signals, "a")[-1])
+
+
+def test_the_common_space_shares_the_body_or_nothing():
+    assert (
+        Architecture(128, 128.0, extractor="common-space", electrodes=MOTOR, share="none")
+        .build({"a": HANDS})
+        .common_state()
+        == {}
+    )
+    with pytest.raises(ValueError, match="share='all' does not fit the common space"):
+        Architecture(128, 128.0, extractor="common-space", electrodes=MOTOR, share="all").build({"a": HANDS})

@@ -67,9 +67,10 @@ def here(monkeypatch):
     monkeypatch.setattr(benchmark, "stop_workers", lambda pool: None)
 
 
-@pytest.mark.parametrize("weighting", ["trials", "equal"])
-def test_trained_together_is_what_flower_trains(tmp_path, prepared, weighting):
-    federation = federation_of(RIEMANN.replace("[contract]", f'[contract]\nweighting = "{weighting}"'), tmp_path)
+@pytest.mark.parametrize("contract", ['weighting = "trials"', 'weighting = "equal"', 'extractor = "common-space"'])
+def test_trained_together_is_what_flower_trains(tmp_path, prepared, contract):
+    text = RIEMANN.replace("[contract]", f"[contract]\n{contract}")
+    federation = federation_of(text.replace("[training]", '[training]\nschedule = "cosine"'), tmp_path)
     run = RunFolder.create(tmp_path / "run", federation, prepared, 1)
     federate(LoopGrid(run), run)
     networks, _ = train_together(federation, prepared)
@@ -386,3 +387,44 @@ def test_the_command_prints_again_what_it_has(tmp_path, bench, copied_store):
     assert "no such method 'mf-scsnn'; did you mean 'mf-scsn'?" in err
     bench.write_text(bench.read_text().replace("seeds = 2", "seeds = 0"))
     assert "seeds: expected greater than or equal to 1, found 0" in refused("benchmark", bench, cwd=tmp_path)
+
+
+def test_in_folds_each_subject_is_a_target_once_and_the_others_train_whole(tiny, prepared, here, tmp_path):
+    """The tiny federation's targets are 3 of north, 1 and 2 of south."""
+    bench = Bench(federation="", methods=["site-averaged", "own-recentred"], seeds=1, folds=2)
+    assert [(job.method, job.fold) for job in jobs_of(bench)] == [
+        ("mf-scsn-unshared", 0), ("own-recentred", 0), ("mf-scsn-unshared", 1), ("own-recentred", 1),
+    ]  # fmt: skip
+    even, odd = (benchmark.of_fold(tiny, job) for job in jobs_of(bench)[1::2])
+    assert [site.dataset[0].targets for site in even.site] == [[], ["2"]]
+    assert [site.dataset[0].targets for site in odd.site] == [["3"], ["1"]]
+    n_whole = SiteTrials(even.site[0], tiny.contract, prepared).n_training()
+    assert n_whole > SiteTrials(odd.site[0], tiny.contract, prepared).n_training()
+    rows = run_benchmark(bench, tiny, prepared, tmp_path / "rows.csv", {"folds": 2}, 1)
+    assert sorted(zip(rows["method"], rows["subject"], rows["fold"], strict=True)) == [
+        ("own-recentred", "1", 1), ("own-recentred", "2", 0), ("own-recentred", "3", 1),
+        ("site-averaged", "1", 1), ("site-averaged", "2", 0), ("site-averaged", "3", 1),
+    ]  # fmt: skip
+    assert estimate(rows, "own-recentred").mean == pytest.approx(
+        100 * rows[rows["method"] == "own-recentred"]["balanced_accuracy"].mean()
+    )
+    both = bench.model_copy(update={"methods": ["mf-scsn-unshared", "site-averaged"]})
+    assert benchmark.missing_jobs(both, read_results(tmp_path / "rows.csv", {"folds": 2})) == []
+    north = tiny.site[0]
+    dataset = north.dataset[0].model_copy(update={"targets": ["x"]})
+    nameless = tiny.model_copy(update={"site": [north.model_copy(update={"dataset": [dataset]})]})
+    with pytest.raises(InputError, match="target 'x' has no number, which folds go by"):
+        benchmark.of_fold(nameless, jobs_of(bench)[0])
+
+
+def test_an_average_is_of_probabilities_and_costs_both(tiny, prepared):
+    rows = run_job(Job("mf-scsn-unshared", 0, None), tiny, prepared, ["site-averaged"])
+    assert [row["method"] for row in rows] == ["mf-scsn-unshared"] * 3 + ["site-averaged"] * 3
+    network, alone = (
+        run_method(tiny, METHODS["mf-scsn-unshared"], 0, prepared),
+        run_alone("site-weighted-adaptive", tiny, 0, prepared),
+    )
+    mean = [(a.probabilities + b.probabilities) / 2 for a, b in zip(network, alone, strict=True)]
+    for row, found, probabilities in zip(rows[3:], network, mean, strict=True):
+        expected = benchmark.balanced_accuracy(probabilities, found.labels, found.outputs)
+        assert row["balanced_accuracy"] == pytest.approx(expected, abs=1e-6)

@@ -1,0 +1,121 @@
+"""Bodies: what decodes trials in the common space, the same at every site. All parameters of a body are common.
+
+A body is built as ``Body(n_electrodes, n_times, sfreq)``, maps ``(batch, n_electrodes, n_times)`` to
+``(batch, n_features)`` and says `n_features` and `norm_sizes`: the normalisations, which are running averages over a
+site's own signals, are handed to it, one for each size, since they stay there.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from scipy.fft import next_fast_len
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class EEGNetBody(nn.Module):
+    """EEGNet without its classifier, spatial filters first.
+
+    EEGNet filters in time, normalises, and then filters over channels. Without the norm between them the two are one
+    linear map, and the spatial filters, which are few, may come first: a tenth of the work. Kernels are set in seconds.
+
+    Parameters
+    ----------
+    n_electrodes, n_times : int
+        Of the common space; samples of a trial.
+    sfreq : float
+        Hz.
+    n_temporal, depth : int
+        Temporal filters, and spatial filters behind each: F1 and D.
+    n_features : int
+        Pointwise filters: F2.
+    kernels : pair of float
+        Of the temporal and the separable convolution, seconds.
+    pools : pair of float
+        Of the two average poolings, seconds.
+    drop_prob : float
+
+    Raises
+    ------
+    ValueError
+        When a trial is too short for the poolings.
+
+    References
+    ----------
+    Lawhern et al. 2018, Journal of Neural Engineering 15(5):056013.
+    """
+
+    def __init__(
+        self,
+        n_electrodes: int,
+        n_times: int,
+        sfreq: float,
+        *,
+        n_temporal: int = 16,
+        depth: int = 2,
+        n_features: int = 32,
+        kernels: tuple[float, float] = (0.5, 0.5),
+        pools: tuple[float, float] = (1 / 32, 1 / 4),
+        drop_prob: float = 0.25,
+    ):
+        super().__init__()
+        n_spatial = n_temporal * depth
+        self.depth = depth
+        self.first_pool = max(1, round(pools[0] * sfreq))
+        self.second_pool = max(1, round(pools[1] * sfreq / self.first_pool))
+        n_steps = n_times // self.first_pool // self.second_pool
+        if n_steps < 1:
+            raise ValueError(
+                f"n_times={n_times} at {sfreq:g} Hz is too short: pooling needs {self.first_pool * self.second_pool}"
+                " samples"
+            )
+        self.n_features = n_features * n_steps
+        self.norm_sizes = (n_spatial, n_features)
+        lengths = [max(1, round(kernels[0] * sfreq)), max(1, round(kernels[1] * sfreq / self.first_pool))]
+        self.spatial = _weights((n_spatial, n_electrodes), n_electrodes)
+        self.temporal = _weights((n_temporal, lengths[0]), lengths[0])
+        self.separable = _weights((n_spatial, lengths[1]), lengths[1])
+        self.pointwise = _weights((n_features, n_spatial), n_spatial)
+        self.scales = nn.ParameterList([nn.Parameter(torch.ones(size, 1)) for size in self.norm_sizes])
+        self.shifts = nn.ParameterList([nn.Parameter(torch.zeros(size, 1)) for size in self.norm_sizes])
+        self.drop = nn.Dropout(drop_prob)
+
+    def forward(self, x: Tensor, norms: Sequence[nn.Module]) -> Tensor:
+        """Map trials ``(batch, n_electrodes, n_times)`` to ``(batch, n_features)``."""
+        first, second = norms
+        x = filtered(self.spatial @ x, self.temporal.repeat_interleave(self.depth, 0))
+        x = F.elu(first(x) * self.scales[0] + self.shifts[0])
+        x = self.drop(F.avg_pool1d(x, self.first_pool))
+        kernel = self.separable.shape[1]
+        x = F.conv1d(F.pad(x, (kernel // 2, (kernel - 1) // 2)), self.separable[:, None], groups=len(self.separable))
+        x = F.elu(second(self.pointwise @ x) * self.scales[1] + self.shifts[1])
+        features: Tensor = self.drop(F.avg_pool1d(x, self.second_pool)).flatten(1)
+        return features
+
+
+def filtered(x: Tensor, kernels: Tensor) -> Tensor:
+    """Filter each channel by its own kernel, by products of spectra; as long as before, zeros beyond the ends.
+
+    Parameters
+    ----------
+    x : tensor, shape (batch, n_chans, n_times)
+    kernels : tensor, shape (n_chans, kernel)
+
+    Returns
+    -------
+    tensor, shape (batch, n_chans, n_times)
+        What ``conv1d`` gives, one group a channel, with ``kernel // 2`` zeros before and ``(kernel - 1) // 2`` behind.
+    """
+    n_times, kernel = x.shape[-1], kernels.shape[-1]
+    length = next_fast_len(n_times + kernel - 1, real=True)
+    spectra = torch.fft.rfft(x, length) * torch.fft.rfft(kernels.flip(-1), length)
+    start = (kernel - 1) // 2
+    out: Tensor = torch.fft.irfft(spectra, length)[..., start : start + n_times]
+    return out
+
+
+def _weights(shape: tuple[int, ...], fan_in: int) -> nn.Parameter:
+    return nn.Parameter(fan_in**-0.5 * (2 * torch.rand(shape) - 1))
+
+
+BODIES = {"eegnet": EEGNetBody}

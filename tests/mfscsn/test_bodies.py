@@ -1,0 +1,62 @@
+"""Bodies: the fused form against the plain one, and against braindecode's EEGNet where the two are one."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from mfscsn.bodies import EEGNetBody, filtered
+
+
+@pytest.mark.parametrize("kernel", [1, 2, 16, 63, 64])
+def test_filtering_by_spectra_is_a_convolution_with_a_group_a_channel(kernel):
+    torch.manual_seed(0)
+    x, kernels = torch.randn(3, 4, 100), torch.randn(4, kernel)
+    expected = F.conv1d(F.pad(x, (kernel // 2, (kernel - 1) // 2)), kernels[:, None], groups=4)
+    torch.testing.assert_close(filtered(x, kernels), expected, rtol=0, atol=2e-5)
+
+
+def test_it_is_eegnet_where_the_norm_between_its_first_two_filters_does_nothing():
+    """braindecode's network with our weights in its layers, in evaluation."""
+    braindecode = pytest.importorskip("braindecode.models")
+    torch.manual_seed(0)
+    ours = EEGNetBody(5, 128, 128.0, n_temporal=3, depth=2, n_features=7, kernels=(0.5, 0.5)).eval()
+    theirs = braindecode.EEGNet(
+        n_chans=5, n_outputs=2, n_times=128, F1=3, D=2, F2=7, kernel_length=64, depthwise_kernel_length=16
+    ).eval()
+    norms = [nn.BatchNorm1d(size, 1e-3, affine=False).eval() for size in ours.norm_sizes]
+    for norm in norms:
+        norm.running_mean.normal_()
+        norm.running_var.uniform_(0.5, 2.0)
+    for scale in ours.scales:
+        nn.init.uniform_(scale, 0.5, 2.0)
+    convolutions = [m for m in theirs.modules() if isinstance(m, nn.Conv2d)]
+    between, first, second = [m for m in theirs.modules() if isinstance(m, nn.BatchNorm2d)]
+    with torch.no_grad():
+        for convolution, weight in zip(
+            convolutions[:4], (ours.temporal, ours.spatial, ours.separable, ours.pointwise), strict=True
+        ):
+            shape = convolution.weight.shape
+            target = (
+                convolution.parametrizations.weight.original
+                if nn.utils.parametrize.is_parametrized(convolution)
+                else convolution.weight
+            )
+            target.copy_(weight.reshape(shape))
+        between.running_mean.zero_()
+        between.running_var.fill_(1 - between.eps)
+        for norm, mine, scale in zip((first, second), norms, ours.scales, strict=True):
+            norm.running_mean.copy_(mine.running_mean)
+            norm.running_var.copy_(mine.running_var)
+            norm.eps = mine.eps
+            norm.weight.copy_(scale[:, 0])
+    x = torch.randn(4, 5, 128)
+    seen = []
+    theirs.final_layer.register_forward_pre_hook(lambda module, args: seen.append(args[0].flatten(1)))
+    theirs(x)
+    torch.testing.assert_close(ours(x, norms), seen[0], rtol=0, atol=2e-4)
+
+
+def test_a_trial_too_short_for_its_poolings_is_refused():
+    with pytest.raises(ValueError, match="n_times=20 at 128 Hz is too short: pooling needs 32 samples"):
+        EEGNetBody(21, 20, 128.0)
