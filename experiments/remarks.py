@@ -10,8 +10,10 @@ from data.errors import InputError
 from data.store import Store
 from federation.contract import Dataset, Federation, Site
 from federation.site_trials import SiteTrials
+from mfscsn.common_space import positions
 
 PACE = 0.1  # cues further apart or closer than in a subject's other recordings, as a share
+MOTOR, NEAR = ("C3", "C4"), 0.6  # where hands are imagined, and how far off still sees it: radians, two neighbours
 AMPLITUDE = 10.0  # times the other recordings of a data set
 
 
@@ -32,7 +34,32 @@ def remarks(federation: Federation, store: Path) -> list[str]:
             lines += [f"{where}: {line}." for line in _of_dataset(opened, dataset)]
         lines += odd_paces(federation, site, store)
         lines += _one_class(federation, site, store)
-    return lines
+    return lines + list(_of_headsets(federation, store))
+
+
+def _of_headsets(federation: Federation, store: Path) -> Iterator[str]:
+    """Say which headsets see little of the common space."""
+    electrodes = federation.contract.space
+    if not electrodes:
+        return
+    most = 0
+    for site in federation.site:
+        for dataset in site.dataset:
+            opened = Store(dataset.recipe(federation.contract).folder(store))
+            channels = opened.trials((dataset.subjects or opened.subjects())[0]).channels
+            most = max(most, len(channels))
+            nearness = positions(channels) @ positions(MOTOR).T
+            missing = [name for name, best in zip(MOTOR, nearness.max(axis=0), strict=True) if best < np.cos(NEAR)]
+            if missing:
+                yield (
+                    f"Site {site.name}, data set {dataset.name}: no electrode near {' and '.join(missing)}; of what a"
+                    " hand's imagery changes there, the common layers will see little."
+                )
+    if len(electrodes) > most:
+        yield (
+            f"The common space has {len(electrodes)} electrodes, and no headset more than {most} channels: what none of"
+            " them sees is 0."
+        )
 
 
 def odd_paces(federation: Federation, site: Site, store: Path) -> Iterator[str]:

@@ -219,7 +219,9 @@ class SiteTrials:
             channels: tuple[str, ...] = ()
             for name in dataset.subjects or store.subjects():
                 trials = store.trials(name)
-                channels = channels or trials.channels
+                if not channels:
+                    channels = trials.channels
+                    _check_positions(self.site, dataset, channels, self.contract)
                 try:
                     trials = in_order(trials, channels)
                 except ValueError as error:
@@ -264,6 +266,17 @@ class SiteTrials:
 
         folder = parts[0][0].dataset.recipe(c).folder(self.store)  # they go when a subject of that store does
         return kept_array(folder / INPUTS / f"{name}.npy", make)
+
+
+def _check_positions(site: Site, dataset: Dataset, channels: Sequence[str], contract: Contract) -> None:
+    """Refuse channels that the common space cannot place."""
+    try:
+        common_space.positions(channels if contract.space else [])
+    except ValueError as error:
+        raise InputError(
+            f"site {site.name!r}, data set {dataset.name!r}: {error}; the common space needs one: rename the channels,"
+            " or name those to use with channels = [...]"
+        ) from error
 
 
 def _split(site: Site, dataset: Dataset, subject: str, trials: Trials) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

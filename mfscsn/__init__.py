@@ -9,6 +9,7 @@ HOMES = {
     "Branch": "network",
     "BranchTrials": "training",
     "CommonLayers": "exported",
+    "CommonSpace": "transformer",
     "MFSCSNClassifier": "classifier",
     "SeparateCommonSeparate": "network",
     "Settings": "training",

@@ -15,8 +15,9 @@ from sklearn.utils.validation import check_array, check_is_fitted, check_X_y
 from threadpoolctl import threadpool_limits
 
 from mfscsn.exported import CommonLayers, read_exported
+from mfscsn.extractors import EXTRACTORS
 from mfscsn.inputs import Alignment, check_alignment
-from mfscsn.network import Architecture, Branch, SeparateCommonSeparate
+from mfscsn.network import COMMON_SPACE, Architecture, Branch, SeparateCommonSeparate
 from mfscsn.training import BranchTrials, Settings, derive_seed, predict, train_round
 
 SITE = "site"  # the one branch of the network
@@ -171,9 +172,16 @@ class MFSCSNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _build_by(self, common: CommonLayers | None, n_times: int) -> tuple[Architecture, Alignment]:
         """Return what the network is built by: the parameters, or what the common layers came from."""
+        if self.extractor not in EXTRACTORS:
+            raise ValueError(f"no extractor {self.extractor!r}; there are {', '.join(EXTRACTORS)}")
         architecture = Architecture(n_times, self.sfreq, self.extractor, (0.0, self.sfreq / 2))
         kind, shrinkage = self.alignment, 0.0
         if common is not None:
+            if common.architecture.extractor == COMMON_SPACE:
+                raise ValueError(
+                    f"the common layers of {common.name} are of the common space, which needs the channels' names;"
+                    " `mfscsn adopt` takes them"
+                )
             if common.architecture.sfreq != self.sfreq:
                 raise ValueError(
                     f"sfreq is {self.sfreq:g} Hz, the common layers of {common.name} are of"

@@ -84,7 +84,7 @@ def positions(names: Sequence[str]) -> Array:
         near = {name: get_close_matches(name.lower(), spelt, 1) for name in unknown}
         told = [f"{name!r}" + (f" (nearest: {spelt[near[name][0]]!r})" if near[name] else "") for name in unknown]
         raise ValueError(f"no position on the scalp is known of {', '.join(told)}")
-    there = np.array([known[name.lower()][1] for name in names])
+    there = np.array([known[name.lower()][1] for name in names]).reshape(-1, 3)
     unit: Array = there / np.linalg.norm(there, axis=1, keepdims=True)
     return unit
 

@@ -77,4 +77,5 @@ def read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def _with_band(text: str) -> dict[str, Any]:
     """Read a dataclass from JSON, which knows no tuples."""
     values: dict[str, Any] = json.loads(text)
-    return values | {"band": values["band"] and tuple(values["band"])}
+    lists = {key: tuple(values[key]) for key in ("band", "electrodes") if values.get(key)}
+    return values | lists

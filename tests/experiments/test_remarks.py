@@ -89,3 +89,31 @@ def test_subjects_whose_channels_differ_in_case_alone_are_read(folder):
     for path in (folder / "study/sub-02/eeg").glob("*channels.tsv"):
         path.write_text(path.read_text().replace("Cz", "CZ"))
     assert len(lines_of(folder)) == 1
+
+
+@pytest.mark.parametrize(
+    ("channels", "words"),
+    [
+        (["C3", "Cz", "C4"], []),
+        (["CP1", "FC6", "Oz"], []),
+        (["O1", "Oz", "O2"], ["no electrode near C3 and C4"]),
+        (["C3", "Fz", "Pz"], ["no electrode near C4"]),
+    ],
+)
+def test_a_headset_far_from_the_motor_strip_is_named_in_the_common_space(tmp_path, channels, words):
+    write_bids(tmp_path / "study", ["01", "02"], ["1", "2"], channels)
+    text = TEXT.replace("[contract]", '[contract]\nextractor = "common-space"\nelectrodes = ["C3", "Cz", "C4", "Fz"]')
+    federation = prepare_sites(federation_of(text.format(first=8), tmp_path), tmp_path / "store")
+    *_, said, about_size = ["", *remarks(federation, tmp_path / "store")]
+    assert "has 4 electrodes, and no headset more than 3 channels: what none of them sees is 0" in about_size
+    assert [w in said for w in words] == [True] * len(words) and ("no electrode" in said) == bool(words)
+
+
+def test_channels_that_the_common_space_cannot_place_are_named(tmp_path):
+    write_bids(tmp_path / "study", ["01", "02"], ["1", "2"], ["C3", "E12", "Fcz1"])
+    text = TEXT.replace("[contract]", '[contract]\nextractor = "common-space"').format(first=8)
+    with pytest.raises(InputError) as caught:
+        lines = prepare_sites(federation_of(text, tmp_path), tmp_path / "store")
+        remarks(lines, tmp_path / "store")
+    assert "site 'north', data set 'study': no position on the scalp is known of 'E12'" in str(caught.value)
+    assert "'Fcz1' (nearest: 'FCz')" in str(caught.value) and "channels = [...]" in str(caught.value)

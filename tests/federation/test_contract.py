@@ -72,6 +72,31 @@ def test_tasks_may_be_renamed(tmp_path):
             'extractor = "shallow"\nalignment = "adaptive"',
             "takes one of euclidean, standard, none",
         ),
+        (
+            'extractor = "shallow"',
+            'extractor = "common-space"\nelectrodes = "motor12"',
+            "no set of electrodes 'motor12'; there are motor21, motor11",
+        ),
+        (
+            'extractor = "shallow"',
+            'extractor = "common-space"\nelectrodes = ["C3", "CZZ"]',
+            "no position on the scalp is known of 'CZZ' (nearest: 'Cz')",
+        ),
+        (
+            'extractor = "shallow"',
+            'extractor = "common-space"\nbody = "eegnett"',
+            "contract, body: expected 'eegnet', found 'eegnett'",
+        ),
+        (
+            'extractor = "shallow"',
+            'extractor = "common-space"\nheads = "site"',
+            'the common space needs heads = "label"',
+        ),
+        (
+            'extractor = "shallow"',
+            'extractor = "common-space"\nshare = "all"\nchannels = ["C3"]\nlabels = ["rest", "feet"]',
+            "share='all' does not fit the common space",
+        ),
         ("calibration = { first = 12 }", "", "targets need calibration"),
         ('tasks = ["right_hand", "rest"]', 'tasks = ["rest"]', "data set 'clinic' has the one class ['rest']"),
         ("window = [0.5, 2.5]", 'share = "all-but-head"', "share = 'all-but-head' needs channels = [...]"),
