@@ -30,6 +30,7 @@ from federation.contract import Federation, load_federation
 from federation.plain_loop import train_together
 from federation.run_folder import RunFolder
 from federation.workers import start_workers, stop_workers
+from mfscsn.common_space import ELECTRODES
 from mfscsn.network import Architecture, Branch, ExtractorAlone, SeparateCommonSeparate
 from mfscsn.riemann import n_views
 
@@ -122,6 +123,27 @@ def steps(repetitions: int) -> Iterator[Row]:
         for n_chans, n_times in GEOMETRIES:
             for measured in (_shallow, _riemann):
                 yield from call(measured, n_chans, n_times, repetitions)
+        yield from call(_common_space, 416, repetitions)
+
+
+def _common_space(n_times: int, repetitions: int) -> list[Row]:
+    electrodes, sfreq = ELECTRODES["motor21"], 128.0
+    architecture = Architecture(n_times, sfreq, extractor="common-space", electrodes=electrodes)
+    ours = architecture.build({"": Branch(len(electrodes), 4)})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from braindecode.models import EEGNet
+
+        theirs = EEGNet(
+            len(electrodes), 4, n_times=n_times, F1=16, D=2, F2=32, kernel_length=64, depthwise_kernel_length=16
+        )
+    x, y = torch.randn(32, len(electrodes), n_times), torch.randint(0, 4, (32,))
+    sides = {
+        "ours": _step(lambda signals: ours(signals, ""), ours, x, y),
+        "braindecode": _step(theirs, theirs, x, y),
+    }
+    name = f"common space, EEGNet, training step, 32 trials of {len(electrodes)} x {n_times}"
+    return [_paired_row("step", name, _steps_in_turns(sides, repetitions), "braindecode", 1e3, "ms")]
 
 
 def _shallow(n_chans: int, n_times: int, repetitions: int) -> list[Row]:
