@@ -193,12 +193,16 @@ class Training(Table):
 
 
 class Part(Table):
-    """Some of a subject's trials: of named runs or sessions or of all, those but the first so many, or the first."""
+    """Some of a subject's trials: of named runs or sessions or of all, those but the first so many, or the first.
+
+    As calibration, ``{ runs = [...], first = 0 }`` shows the signals of those runs, and no label: the subject's mean is
+    fitted on them, and nothing of them trains.
+    """
 
     runs: list[str] | None = None
     sessions: list[str] | None = None
     after: int | None = Field(None, ge=1)
-    first: int | None = Field(None, ge=1)
+    first: int | None = Field(None, ge=0)
 
     @model_validator(mode="before")
     @classmethod
@@ -209,6 +213,8 @@ class Part(Table):
     def _check(self) -> "Part":
         if (self.runs is not None and self.sessions is not None) or not self.model_dump(exclude_none=True):
             raise ValueError("expected one of {runs = [...]}, {sessions = [...]}, {first = N}, {after = N}")
+        if self.first == 0 and self.runs is None and self.sessions is None:
+            raise ValueError("first = 0 needs runs = [...] or sessions = [...], whose signals are shown without labels")
         return self
 
 

@@ -38,6 +38,8 @@ def fine_tuned(federation: Federation, trials: SiteTrials, network: SplitModule,
     """Fit a copy of a site's network to a target subject's calibration, as often as the settings say."""
     settings, seed = federation.settings, federation.training.seed
     own = trials.calibration(target.subject)[target.dataset, target.subject]
+    if not len(own.labels):
+        return network
     words = (seed, trials.site.name, target.dataset, target.subject, "fine-tune")
     return fine_tune(network, own, target.branch, settings, derive_seed(*words))
 

@@ -56,6 +56,7 @@ class _Subject:
     trials: Trials
     digest: str
     train: NDArray[np.bool_]
+    fitted: NDArray[np.bool_]  # what its mean is fitted on: those or, where none trains, calibration's signals
     test: NDArray[np.bool_]
 
     def branch(self, site: Site) -> str:
@@ -95,7 +96,7 @@ class SiteTrials:
         self.check()
         return {
             branch: BranchTrials(
-                self._inputs([(subject, subject.train, subject.train) for subject in subjects]),
+                self._inputs([(subject, subject.train, subject.fitted) for subject in subjects]),
                 np.concatenate([self._codes(subject, subject.train) for subject in subjects]),
                 subjects[0].dataset.labels(self.contract),
             )
@@ -135,7 +136,7 @@ class SiteTrials:
         """Load each target subject's calibration alone, or `only` one's: (data set, subject) -> trials."""
         return {
             (subject.dataset.name, subject.name): BranchTrials(
-                self._inputs([(subject, subject.train, subject.train)]),
+                self._inputs([(subject, subject.train, subject.fitted)]),
                 self._codes(subject, subject.train),
                 subject.dataset.labels(self.contract),
             )
@@ -151,7 +152,7 @@ class SiteTrials:
         """
         for subject in self._subjects:
             if subject.test.any():
-                fitted = subject.test if transductive else subject.train
+                fitted = subject.test if transductive else subject.fitted
                 codes = np.unique(self._codes(subject, subject.train))  # test labels have no say in what is predicted
                 if len(codes) < 2:
                     codes = np.arange(len(subject.dataset.labels(self.contract)))
@@ -230,10 +231,11 @@ class SiteTrials:
                         f" one: {error}; name those to use with channels = [...]"
                     ) from error
                 if name in dataset.targets:
-                    train, test = _split(self.site, dataset, name, trials)
+                    train, fitted, test = _split(self.site, dataset, name, trials)
                 else:
-                    train, test = trials.labels != UNLABELLED, np.zeros(len(trials), bool)
-                subjects.append(_Subject(dataset, name, trials, store.digest(name), train, test))
+                    train = fitted = trials.labels != UNLABELLED
+                    test = np.zeros(len(trials), bool)
+                subjects.append(_Subject(dataset, name, trials, store.digest(name), train, fitted, test))
         return subjects
 
     def _of_branch(self) -> dict[str, list[_Subject]]:
@@ -279,26 +281,29 @@ def _check_positions(site: Site, dataset: Dataset, channels: Sequence[str], cont
         ) from error
 
 
-def _split(site: Site, dataset: Dataset, subject: str, trials: Trials) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def _split(site: Site, dataset: Dataset, subject: str, trials: Trials) -> tuple[NDArray[np.bool_], ...]:
+    """Return which of a target's trials train, which its mean is fitted on, and which are its test."""
     where = f"site {site.name!r}, data set {dataset.name!r}, target {subject!r}"
     assert dataset.calibration is not None
     train = _mask(dataset.calibration, trials)
-    test = ~train if dataset.test == "rest" else _mask(dataset.test, trials)
+    shown = dataset.calibration.model_copy(update={"first": dataset.calibration.first or None})
+    fitted = _mask(shown, trials)
+    test = ~fitted if dataset.test == "rest" else _mask(dataset.test, trials)
     unknown = int((trials.labels[train] == UNLABELLED).sum())
     if unknown:
         raise InputError(f"{where}: {unknown} calibration trials have no label, so they cannot train; name others")
     if train.all():
         raise InputError(f"{where}: calibration takes all {len(trials)} trials and leaves none to test; name fewer")
-    for part, mask, rule in (("calibration", train, dataset.calibration), ("test", test, dataset.test)):
+    for part, mask, rule in (("calibration", fitted, shown), ("test", test, dataset.test)):
         if not mask.any():
             chosen = rule.model_dump(exclude_none=True) if isinstance(rule, Part) else rule
             runs = ", ".join(dict.fromkeys(trials.runs.tolist()))
             raise InputError(
                 f"{where}: {part} = {chosen} chooses no trial; there are {len(trials)} trials in the runs {runs}"
             )
-    if (train & test).any():
-        raise InputError(f"{where}: {int((train & test).sum())} trials are in calibration and in test; part them")
-    return train, test
+    if (fitted & test).any():
+        raise InputError(f"{where}: {int((fitted & test).sum())} trials are in calibration and in test; part them")
+    return train, fitted, test
 
 
 def _mask(part: Part, trials: Trials) -> NDArray[np.bool_]:
@@ -308,7 +313,11 @@ def _mask(part: Part, trials: Trials) -> NDArray[np.bool_]:
     elif part.sessions is not None:
         mask = np.isin(trials.sessions, part.sessions)
     place = np.cumsum(mask)  # from 1
-    return mask & (place > (part.after or 0)) & (place <= (part.first or len(trials)) + (part.after or 0))
+    return (
+        mask
+        & (place > (part.after or 0))
+        & (place <= (len(trials) if part.first is None else part.first) + (part.after or 0))
+    )
 
 
 def _input(
@@ -316,4 +325,5 @@ def _input(
 ) -> NDArray[np.float32]:
     """Align the chosen trials by what is fitted on others."""
     reference = alignment.fit(subject.trials.signals[fitted], subject.trials.channels)
-    return reference.inputs(subject.trials.signals[chosen], follow=not np.array_equal(chosen, fitted))
+    later = chosen.any() and not (chosen & fitted).any()  # trials that come one after another behind those fitted on
+    return reference.inputs(subject.trials.signals[chosen], follow=bool(later))

@@ -6,7 +6,17 @@ from pathlib import Path
 import pandas as pd
 from rich.table import Table
 
-from experiments.benchmark.show import OURS, TWIN, UNSHARED, benchmark_table, joining_table, plot, sharing_line
+from experiments.benchmark.show import (
+    ALL,
+    OURS,
+    TWIN,
+    UNSHARED,
+    benchmark_table,
+    joining_table,
+    of_amount,
+    plot,
+    sharing_line,
+)
 from experiments.report.page import Figure, Section, TableOf, write_page
 
 
@@ -31,7 +41,7 @@ def report_benchmark(rows: pd.DataFrame, table: Path, name: str) -> Path:
     sections = [Section("Summary", [*words, *_sharing(rows, amounts)], figures=[_figure(rows, table)])]
     for amount in amounts:
         part = rows[rows["asked"] == amount]
-        title = f"The first {amount} calibration trials" if amount else "Methods"
+        title = "Methods" if amount == ALL else of_amount(amount).capitalize()
         tables = [_cells(benchmark_table(part, "balanced accuracy on held-back trials, percent"))]
         sections.append(Section(title, tables=tables))
         if {OURS, UNSHARED} <= methods:
@@ -48,7 +58,7 @@ def _sharing(rows: pd.DataFrame, amounts: Sequence[int]) -> list[str]:
         for method in sorted(set(part["method"]), key=lambda name: (name != OURS, name)):
             if f"{method}{TWIN}" in set(part["method"]):
                 line = sharing_line(part, method)
-                lines.append(f"{line}{f', with {amount} calibration trials' if amount else ''}.")
+                lines.append(f"{line}{f', {of_amount(amount)}' if amount != ALL else ''}.")
     return [f"{line[0].upper()}{line[1:]}" for line in lines]
 
 

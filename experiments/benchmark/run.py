@@ -21,6 +21,7 @@ from data.store import relabelled_store
 from data.trials import shuffled_within
 from experiments.benchmark.federated import AVERAGES, METHODS, Scored, averaged, configured, run_method
 from experiments.benchmark.local import ALONE, SEEDED, run_alone
+from experiments.benchmark.show import ALL
 from experiments.prepare import prepare_sites
 from federation.contract import Federation, Site, load_federation
 from federation.site_scores import balanced_accuracy
@@ -63,6 +64,7 @@ class Bench(Table):
         train whole. All folds are run, so each target is scored once.
     calibration : list of int, optional
         Run all with so many calibration trials of each target subject, the first in time; all where there are fewer.
+        With 0 their signals fit the subject's mean, and no label trains.
     new_site : bool
         Each site in turn is a new one: it has its targets' calibration, and all trials of the other sites train.
     results : str, optional
@@ -198,7 +200,7 @@ def run_benchmark(
     Returns
     -------
     pandas.DataFrame
-        `COLUMNS` and "asked" (of `Bench.calibration`, or 0); one row for each job and target subject.
+        `COLUMNS`, "fold" and "asked" (of `Bench.calibration`, or `ALL`); one row for each job and target subject.
 
     Raises
     ------
@@ -253,7 +255,7 @@ def run_job(job: Job, federation: Federation, store: Path, averages: Sequence[st
             "subject": row.subject,
             "seed": job.seed,
             "n_calibration": sizes[row.site, row.subject],
-            "asked": job.calibration or 0,
+            "asked": ALL if job.calibration is None else job.calibration,
             "fold": job.fold,
             "n_test": len(row.labels),
             "balanced_accuracy": round(balanced_accuracy(row.probabilities, row.labels, row.outputs), 6),
@@ -326,7 +328,13 @@ def with_calibration(federation: Federation, first: int | None) -> Federation:
                         f'site {site.name!r}, data set {dataset.name!r}: with fewer calibration trials, test = "rest"'
                         " would be other trials; name them with runs, sessions or after"
                     )
-                fewer = min(first, dataset.calibration.first or first)
+                known = dataset.calibration.first
+                if first == 0 and not (dataset.calibration.runs or dataset.calibration.sessions):
+                    raise InputError(
+                        f"site {site.name!r}, data set {dataset.name!r}: with no calibration trial, which signals fit the"
+                        " mean? name them with runs or sessions"
+                    )
+                fewer = first if known is None else min(first, known)
                 calibration = dataset.calibration.model_copy(update={"first": fewer})
                 dataset = dataset.model_copy(update={"calibration": calibration})
             datasets.append(dataset)

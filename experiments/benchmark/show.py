@@ -15,6 +15,7 @@ from scipy.stats import wilcoxon
 from experiments.report.plots import new_figure, write_figure
 from experiments.statistics import Estimate
 
+ALL = -1  # "asked" of a row: all calibration trials
 OURS, TWIN = "mf-scsn", "-unshared"
 UNSHARED = f"{OURS}{TWIN}"
 N_BOOTSTRAP = 2000
@@ -84,13 +85,18 @@ def print_benchmark(rows: pd.DataFrame, name: str) -> None:
     console = Console(width=200, highlight=False)
     for asked in sorted(rows["asked"].unique().tolist()):
         part = rows[rows["asked"] == asked]
-        amount = f", the first {asked} calibration trials" if asked else ""
+        amount = f", {of_amount(asked)}" if asked != ALL else ""
         for method in sorted(set(part["method"]), key=lambda name: (name != OURS, name)):
             if f"{method}{TWIN}" in set(part["method"]):
                 console.print(sharing_line(part, method), markup=False)
         console.print(benchmark_table(part, f"{name}{amount}: balanced accuracy on held-back trials, percent"))
         if {OURS, UNSHARED} <= set(part["method"]):
             console.print(joining_table(part))
+
+
+def of_amount(asked: int) -> str:
+    """Say how much of a target's calibration trains."""
+    return f"the first {asked} calibration trials" if asked else "no labelled trial of the target"
 
 
 def sharing_line(rows: pd.DataFrame, method: str = OURS) -> str:

@@ -31,6 +31,21 @@ def test_source_subjects_train_whole_and_targets_with_their_calibration(tiny, pr
     }
 
 
+def test_signals_without_labels_fit_the_mean_and_train_nothing(tiny, prepared, tmp_path):
+    """Of the clinic's target 3, whose run 0 is calibration."""
+    shown = federation_of(tiny_toml().replace('{ runs = ["0"] }', '{ runs = ["0"], first = 0 }'), tmp_path)
+    labelled, unlabelled = (SiteTrials(f.site[0], f.contract, prepared) for f in (tiny, shown))
+    assert (labelled.n_training(), unlabelled.n_training()) == (2 * 16 + 8, 2 * 16)
+    assert unlabelled.training()["clinic"].signals.shape[0] == 2 * 16
+    assert len(unlabelled.calibration()["clinic", "3"].labels) == 0
+    (before,), (after,) = labelled.targets(), unlabelled.targets()
+    np.testing.assert_array_equal(after.signals, before.signals)  # as if calibration had been labelled
+    np.testing.assert_array_equal(after.labels, before.labels)
+    assert after.outputs.tolist() == [0, 1]
+    with pytest.raises(InputError, match=r"first = 0 needs runs = \[...\] or sessions"):
+        federation_of(tiny_toml().replace("first = 12", "first = 0"), tmp_path)
+
+
 def test_labels_are_numbers_in_the_order_of_the_tasks(tiny, prepared):
     dataset = tiny.site[0].dataset[0]
     store = Store(dataset.recipe(tiny.contract).folder(prepared))

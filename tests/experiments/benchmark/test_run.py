@@ -246,6 +246,10 @@ def test_results_of_other_trials_are_refused_and_kept(tmp_path, bench, prepared,
 def test_fewer_calibration_trials_leave_the_test_as_it_was(tiny, prepared, tmp_path):
     fewer = run_job(Job("mf-scsn", 0, 6), tiny, prepared)
     assert [(row["n_calibration"], row["n_test"]) for row in fewer] == [(6, 8), (6, 12), (6, 12)]
+    with pytest.raises(InputError, match="site 'south'.* with no calibration trial, which signals fit the mean"):
+        run_job(Job("mf-scsn", 0, 0), tiny, prepared)
+    none = run_job(Job("mf-scsn", 0, 0), tiny.model_copy(update={"site": tiny.site[:1]}), prepared)
+    assert [(row["n_calibration"], row["n_test"], row["asked"]) for row in none] == [(0, 8, 0)]
     rest = federation_of(RIEMANN, tmp_path)
     with pytest.raises(InputError, match=r'site .north.*test = "rest" would be other trials'):
         run_job(Job("mf-scsn", 0, 6), rest, prepared)
