@@ -1,7 +1,9 @@
 """A site's network as a run starts it: own private weights from the site's seed, common ones from the run's."""
 
+from collections.abc import Sequence
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from federation.contract import Federation, Site
 from federation.site_trials import SiteTrials
@@ -41,6 +43,13 @@ def _start_by_label(layer: nn.Linear, labels: tuple[str, ...], seed: int) -> Non
     """
     with torch.no_grad():
         layer.bias.zero_()
-        for k, name in enumerate(labels):
-            drawn = torch.Generator().manual_seed(derive_seed(seed, "head", 0, name))
-            layer.weight[k] = layer.in_features**-0.5 * (2 * torch.rand(layer.in_features, generator=drawn) - 1)
+        layer.weight.copy_(label_rows(layer.in_features, labels, seed))
+
+
+def label_rows(n_features: int, labels: Sequence[str], seed: int) -> Tensor:
+    """Draw the rows of labels ``(n_labels, n_features)`` from the run's seed and their names: the same at all sites."""
+    rows = []
+    for name in labels:
+        drawn = torch.Generator().manual_seed(derive_seed(seed, "head", 0, name))
+        rows.append(n_features**-0.5 * (2 * torch.rand(n_features, generator=drawn) - 1))
+    return torch.stack(rows)

@@ -331,8 +331,8 @@ def with_calibration(federation: Federation, first: int | None) -> Federation:
                 known = dataset.calibration.first
                 if first == 0 and not (dataset.calibration.runs or dataset.calibration.sessions):
                     raise InputError(
-                        f"site {site.name!r}, data set {dataset.name!r}: with no calibration trial, which signals fit the"
-                        " mean? name them with runs or sessions"
+                        f"site {site.name!r}, data set {dataset.name!r}: with no calibration trial, which signals fit"
+                        " the mean? name them with runs or sessions"
                     )
                 fewer = first if known is None else min(first, known)
                 calibration = dataset.calibration.model_copy(update={"first": fewer})
