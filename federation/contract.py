@@ -94,7 +94,7 @@ class Contract(Table):
     width: int = Field(50, ge=1)
     share: Share = "middle"
     electrodes: str | list[str] = "motor21"
-    body: Literal["eegnet"] = "eegnet"
+    body: Literal["eegnet", "tangent"] = "eegnet"
     heads: Literal["site", "label"] = Field(
         default_factory=lambda data: "label" if data.get("extractor") == COMMON_SPACE else "site"
     )
@@ -156,7 +156,7 @@ class Contract(Table):
     @property
     def alignment_model(self) -> Alignment:
         """The part that brings a subject's trials to a common reference."""
-        return Alignment(self.alignment, self.sfreq, self.shrinkage, self.band, self.space)
+        return Alignment(self.alignment, self.sfreq, self.shrinkage, self.band, self.space, self.body == "tangent")
 
     @property
     def space(self) -> tuple[str, ...]:

@@ -259,7 +259,7 @@ class SiteTrials:
         ]
         c = self.contract
         how: list[object] = [c.extractor, c.alignment, c.shrinkage, c.band, riemann.VERSION]
-        how += [common_space.VERSION, c.space] if c.space else []
+        how += [common_space.VERSION, c.space, c.body] if c.space else []
         name = hashlib.sha256(json.dumps([made_of, how]).encode()).hexdigest()[:32]
 
         def make() -> NDArray[np.float32]:

@@ -1,8 +1,9 @@
 """Bodies: what decodes trials in the common space, the same at every site. All parameters of a body are common.
 
-A body is built as ``Body(n_electrodes, n_times, sfreq)``, maps ``(batch, n_electrodes, n_times)`` to
+A body is built as ``Body(n_electrodes, n_times, sfreq, band)``, maps ``(batch, n_electrodes, n_times)`` to
 ``(batch, n_features)`` and says `n_features` and `norm_sizes`: the normalisations, which are running averages over a
-site's own signals, are handed to it, one for each size, since they stay there.
+site's own signals, are handed to it, one for each size, since they stay there. "tangent" takes tangent vectors
+``(batch, n_views, n_pairs)`` in place of signals.
 """
 
 from collections.abc import Sequence
@@ -11,6 +12,8 @@ import torch
 from scipy.fft import next_fast_len
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from mfscsn.riemann import n_views
 
 
 class EEGNetBody(nn.Module):
@@ -25,6 +28,8 @@ class EEGNetBody(nn.Module):
         Of the common space; samples of a trial.
     sfreq : float
         Hz.
+    band : pair of float, optional
+        Hz; it changes nothing here.
     n_temporal, depth : int
         Temporal filters, and spatial filters behind each: F1 and D.
     n_features : int
@@ -50,6 +55,7 @@ class EEGNetBody(nn.Module):
         n_electrodes: int,
         n_times: int,
         sfreq: float,
+        band: tuple[float, float] | None = None,
         *,
         n_temporal: int = 16,
         depth: int = 2,
@@ -92,6 +98,64 @@ class EEGNetBody(nn.Module):
         features: Tensor = self.drop(F.avg_pool1d(x, self.second_pool)).flatten(1)
         return features
 
+    @staticmethod
+    def image(x: Tensor, electrodes: Tensor) -> Tensor:
+        """Return trials as the mirrored head has them: `electrodes` are the places of the mirror images."""
+        return x[:, electrodes]
+
+
+class TangentBody(nn.Module):
+    """One linear layer on the tangent vectors of covariances in the common space.
+
+    Parameters
+    ----------
+    n_electrodes, n_times : int
+        Of the common space; samples of a trial.
+    sfreq : float
+        Hz.
+    band : pair of float, optional
+        Hz: as in `mfscsn.riemann.bands_within`, which raises ValueError.
+    n_features : int
+    drop_prob : float
+    """
+
+    norm_sizes: tuple[int, ...] = ()
+
+    def __init__(
+        self,
+        n_electrodes: int,
+        n_times: int,
+        sfreq: float,
+        band: tuple[float, float] | None = None,
+        *,
+        n_features: int = 50,
+        drop_prob: float = 0.5,
+    ):
+        super().__init__()
+        self.n_features = n_features
+        n_pairs = n_electrodes * (n_electrodes + 1) // 2
+        self.projection = nn.Linear(n_views(n_times, sfreq, band) * n_pairs, n_features)
+        self.drop = nn.Dropout(drop_prob)
+
+    def forward(self, x: Tensor, norms: Sequence[nn.Module]) -> Tensor:
+        """Map tangent vectors ``(batch, n_views, n_pairs)`` to ``(batch, n_features)``."""
+        features: Tensor = self.drop(self.projection(x.flatten(1)))
+        return features
+
+    @staticmethod
+    def image(x: Tensor, electrodes: Tensor) -> Tensor:
+        """Return trials as the mirrored head has them: `electrodes` are the places of the mirror images."""
+        return x[..., mirrored_pairs(electrodes.tolist())]
+
+
+def mirrored_pairs(electrodes: Sequence[int]) -> list[int]:
+    """Return the places of the mirrored entries of an upper triangle, `mfscsn.riemann.upper`'s."""
+    n = len(electrodes)
+    pairs = [(row, column) for row in range(n) for column in range(row, n)]
+    place = {pair: k for k, pair in enumerate(pairs)}
+    images = [sorted((electrodes[row], electrodes[column])) for row, column in pairs]
+    return [place[row, column] for row, column in images]
+
 
 def filtered(x: Tensor, kernels: Tensor) -> Tensor:
     """Filter each channel by its own kernel, by products of spectra; as long as before, zeros beyond the ends.
@@ -118,4 +182,4 @@ def _weights(shape: tuple[int, ...], fan_in: int) -> nn.Parameter:
     return nn.Parameter(fan_in**-0.5 * (2 * torch.rand(shape) - 1))
 
 
-BODIES = {"eegnet": EEGNetBody}
+BODIES: dict[str, type[EEGNetBody] | type[TangentBody]] = {"eegnet": EEGNetBody, "tangent": TangentBody}

@@ -204,6 +204,25 @@ def projected_logarithms(covs: Array, mean: Array, weights: Array) -> Array:
     return carried
 
 
+def tangent_in_common_space(
+    covs: Array, mean: Array, weights: Array, n_fitted: int | None = None
+) -> NDArray[np.float32]:
+    """Return `projected_logarithms` as tangent vectors ``(n_trials, n_views, n_electrodes * (n_electrodes + 1) / 2)``.
+
+    Parameters
+    ----------
+    covs, mean, weights
+        As of `projected_logarithms`.
+    n_fitted : int, optional
+        As of `to_common_space`: the mean follows these trials.
+    """
+    if n_fitted is None:
+        return riemann.upper(projected_logarithms(covs, mean, weights))
+    means = riemann.moving_means(covs, mean, n_fitted)
+    parts = [projected_logarithms(covs[k : k + 1], moved, weights) for k, moved in enumerate(means)]
+    return riemann.upper(np.concatenate(parts))
+
+
 def polar(mean: Array, weights: Array) -> Array:
     """Return ``A``, the polar factor of ``W M^(1/2)``: (..., n_electrodes, n_chans), a partial isometry."""
     left, values, right = np.linalg.svd(weights @ riemann.power(mean, 0.5), full_matrices=False)

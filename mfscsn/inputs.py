@@ -39,7 +39,9 @@ class Alignment:
     band : pair of float, optional
         Of covariances: as in `mfscsn.riemann.bands_within`.
     electrodes : tuple of str
-        Of the common space, which signals are carried to; none where they stay in the headset's channels.
+        Of the common space, which trials are carried to; none where they stay in the headset's channels.
+    tangent : bool
+        Carry covariances to the common space, and give their tangent vectors, in place of signals.
     """
 
     kind: str
@@ -47,6 +49,7 @@ class Alignment:
     shrinkage: float = 0.0
     band: tuple[float, float] | None = None
     electrodes: tuple[str, ...] = ()
+    tangent: bool = False
 
     def fit(self, signals: NDArray[np.floating], channels: Sequence[str] = ()) -> "Reference":
         """Fit on signals ``(n_trials, n_chans, n_times)`` in microvolts; ValueError when they cannot be fitted on.
@@ -56,13 +59,18 @@ class Alignment:
         fitted: NDArray[np.float64] | None = None
         if self.electrodes:
             weights = common_space.interpolation(tuple(channels), tuple(self.electrodes))
-            mean = riemann.centre(common_space.broadband_covariances(signals))
+            mean = riemann.centre(self._covariances(signals))
             return Reference(self, mean, len(signals), weights)
         if self.kind in OF_COVARIANCES:
-            fitted = riemann.centre(riemann.covariances(signals, self.sfreq, self.band))
+            fitted = riemann.centre(self._covariances(signals))
         elif self.kind == "euclidean":
             fitted = euclidean_whitener(signals, self.shrinkage)
         return Reference(self, fitted, len(signals))
+
+    def _covariances(self, signals: NDArray[np.floating]) -> NDArray[np.float64]:
+        if self.electrodes and not self.tangent:
+            return common_space.broadband_covariances(signals)
+        return riemann.covariances(signals, self.sfreq, self.band)
 
 
 @dataclass(frozen=True)
@@ -90,8 +98,12 @@ class Reference:
             return standardise(signals)
         assert self.fitted is not None
         moves = follow and self.alignment.kind == "adaptive"
+        n_fitted = self.n_fitted if moves else None
+        if self.weights is not None and self.alignment.tangent:
+            covs = riemann.covariances(signals, self.alignment.sfreq, self.alignment.band)
+            return common_space.tangent_in_common_space(covs, self.fitted, self.weights, n_fitted)
         if self.weights is not None:
-            return common_space.to_common_space(signals, self.fitted, self.weights, self.n_fitted if moves else None)
+            return common_space.to_common_space(signals, self.fitted, self.weights, n_fitted)
         if self.alignment.kind == "euclidean":
             return align(signals, self.fitted)
         covs = riemann.covariances(signals, self.alignment.sfreq, self.alignment.band)

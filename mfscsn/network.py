@@ -211,7 +211,7 @@ class Anchored(SplitModule):
         self.images = {name: _image(a.electrodes, branch.labels) for name, branch in branches.items()}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.body = BODIES[a.body](len(a.electrodes), a.n_times, a.sfreq)
+            self.body = BODIES[a.body](len(a.electrodes), a.n_times, a.sfreq, a.band)
             self.norms, self.heads = nn.ModuleDict(), nn.ModuleDict()
             for name, branch in branches.items():
                 self.norms[f"of-{name}"] = nn.ModuleList(
@@ -230,7 +230,7 @@ class Anchored(SplitModule):
             return x, labels
         electrodes, outputs = image
         flipped = torch.rand(len(x)) < 0.5
-        x = torch.where(flipped[:, None, None], x[:, electrodes], x)
+        x = torch.where(flipped[:, None, None], self.body.image(x, electrodes), x)
         return x, torch.where(flipped, outputs[labels], labels)
 
     def deep_features(self, x: Tensor, branch: str) -> list[Tensor]:
@@ -245,13 +245,18 @@ class Anchored(SplitModule):
         if self.training or image is None:
             return logits
         electrodes, outputs = image
-        return (logits + self.deep_features(x[:, electrodes], branch)[-1][:, outputs]) / 2
+        return (logits + self.deep_features(self.body.image(x, electrodes), branch)[-1][:, outputs]) / 2
+
+
+def mirrored_label(label: str) -> str:
+    """Name what the mirrored head imagines: right_hand for left_hand, feet for feet."""
+    sides = {"left": "right", "right": "left"}
+    return re.sub("left|right", lambda side: sides[side.group()], label)
 
 
 def _image(electrodes: Sequence[str], labels: Sequence[str]) -> tuple[Tensor, Tensor] | None:
     """Return the places of the mirrored electrodes and labels; None where one has no image, or nothing would move."""
-    sides = {"left": "right", "right": "left"}
-    outputs = [re.sub("left|right", lambda side: sides[side.group()], label) for label in labels]
+    outputs = [mirrored_label(label) for label in labels]
     across = [mirrored(name) for name in electrodes]
     if outputs == list(labels) or set(outputs) != set(labels) or set(across) != set(electrodes):
         return None

@@ -132,15 +132,22 @@ def tangent(covs: Covariances, mean: Covariances) -> NDArray[np.float32]:
     Returns
     -------
     array, shape (n_trials, n_views, n_chans * (n_chans + 1) / 2)
-        Upper triangles; off the diagonal times the root of 2, so that lengths are kept.
+        As `upper` gives them.
     """
-    rows, columns = np.triu_indices(covs.shape[-1])
-    out = np.empty((*covs.shape[:2], len(rows)), np.float32)
+    parts = range(0, len(covs), 64)  # the logarithms of a large subject need not all lie in memory
+    vectors = [upper(logarithms(covs[at : at + 64], mean)) for at in parts]
+    return np.concatenate(vectors) if vectors else upper(covs)
+
+
+def upper(matrices: Covariances) -> NDArray[np.float32]:
+    """Return upper triangles ``(..., n * (n + 1) / 2)`` of symmetric matrices ``(..., n, n)``.
+
+    Off the diagonal times the root of 2, so that lengths are kept.
+    """
+    rows, columns = np.triu_indices(matrices.shape[-1])
     scale = np.where(rows == columns, 1.0, np.sqrt(2.0))
-    for at in range(0, len(covs), 64):  # the logarithms of a large subject need not all lie in memory
-        logs = logarithms(covs[at : at + 64], mean)
-        out[at : at + 64] = logs[..., rows, columns] * scale
-    return out
+    vectors: NDArray[np.float32] = (matrices[..., rows, columns] * scale).astype(np.float32)
+    return vectors
 
 
 def logarithms(covs: Covariances, mean: Covariances) -> Covariances:

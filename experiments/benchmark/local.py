@@ -3,8 +3,8 @@
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.signal import butter, sosfiltfilt
+from scipy.special import softmax
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 
+from data.trials import shuffled_within
 from experiments.benchmark.federated import Scored
 from federation.contract import Contract, Federation
 from federation.site_trials import SiteTrials, Target
+from mfscsn.bodies import mirrored_pairs
+from mfscsn.common_space import mirrored
 from mfscsn.inputs import Alignment
+from mfscsn.network import COMMON_SPACE, mirrored_label
 from mfscsn.training import BranchTrials, derive_seed
 
 Signals = NDArray[np.floating]
@@ -40,6 +45,7 @@ FILTER_BANK = ((6.0, 14.0), (12.0, 20.0), (18.0, 32.0))  # Hz
 ONE_BAND = ((8.0, 32.0),)
 NETWORK_BATCH = 16  # of an own network
 OWN_WEIGHT = 10.0  # of a subject's own trials among its site's
+RIDGE = 1000.0
 
 
 def run_alone(name: str, federation: Federation, seed: int, store: Path) -> list[Scored]:
@@ -95,6 +101,64 @@ def _site(alignment: str, own_weight: float) -> Callable[[Federation, int, Path]
                 yield _scored(site.name, target, model.classes_, probabilities, len(trials.names), began)
 
     return run
+
+
+def _common(shuffled: bool = False) -> Callable[[Federation, int, Path], Iterator[Scored]]:
+    """Return a ridge on tangent vectors in the common space, of the training trials of all sites.
+
+    What a site would send for it are sums over its trials, so one message a site gives the same. Own trials of the
+    target weigh `OWN_WEIGHT` times as much. Each trial counts as its mirror image too, where labels have one. With
+    `shuffled`, a control, the other sites' labels are shuffled within their runs: each site in turn learns from sites
+    which have nothing to teach.
+    """
+
+    def run(federation: Federation, seed: int, store: Path) -> Iterator[Scored]:
+        changes = {"extractor": COMMON_SPACE, "body": "tangent", "alignment": "adaptive"}
+        contract = federation.contract.model_copy(update=changes)
+        opened = {site.name: SiteTrials(site, contract, store) for site in federation.site}
+        pooled = {name: of_site.training() for name, of_site in opened.items()}
+        null = {name: _with_shuffled_labels(opened[name], seed) for name in pooled} if shuffled else pooled
+        space = list(contract.space)
+        places = mirrored_pairs([space.index(mirrored(name)) for name in space])
+        for name, of_site in opened.items():
+            own = of_site.calibration()
+            there = {other: (pooled if other == name else null)[other] for other in pooled}
+            x, words = _flattened([trials for branches in there.values() for trials in branches.values()])
+            for target in of_site.targets():
+                began = time.process_time()
+                mine, names = own[target.dataset, target.subject], pooled[name][target.branch].names
+                wanted = [names[k] for k in target.outputs]
+                own_x, own_words = _flattened([mine])
+                kept = np.isin(words, wanted)
+                rows, labels = np.concatenate([x[kept], own_x]), np.concatenate([words[kept], own_words])
+                weight = np.concatenate([np.ones(kept.sum()), np.full(len(own_words), OWN_WEIGHT - 1)])
+                images = np.array([mirrored_label(label) for label in labels])
+                if set(images) == set(wanted):
+                    across = rows.reshape(len(rows), -1, len(places))[..., places].reshape(len(rows), -1)
+                    rows, labels = np.concatenate([rows, across]), np.concatenate([labels, images])
+                    weight = np.concatenate([weight, weight])
+                coded = np.where(labels[:, None] == np.array(wanted), 1.0, -1.0)
+                model = Ridge(alpha=RIDGE, solver="cholesky").fit(rows, coded, sample_weight=weight)
+                answers = softmax(model.predict(_flat(target.signals)), axis=1)
+                yield _scored(name, target, target.outputs, answers, len(names), began)
+
+    return run
+
+
+def _with_shuffled_labels(opened: SiteTrials, seed: int) -> dict[str, BranchTrials]:
+    rng, runs = np.random.default_rng(seed), opened.training_runs()
+    return {
+        branch: replace(trials, labels=shuffled_within(trials.labels, runs[branch], rng))
+        for branch, trials in opened.training().items()
+    }
+
+
+def _flattened(parts: Sequence[BranchTrials]) -> tuple[Signals, NDArray[np.str_]]:
+    """Return the tangent vectors of trials, one row each, and the names of their labels."""
+    return (
+        np.concatenate([_flat(trials.signals) for trials in parts]),
+        np.concatenate([np.array(trials.names)[trials.labels] for trials in parts]),
+    )
 
 
 def _scored(
@@ -213,5 +277,12 @@ ALONE: dict[str, Callable[[Federation, int, Path], Iterator[Scored]]] = {
     "site-pooled": _site("recentred", 1.0),
     "site-weighted": _site("recentred", OWN_WEIGHT),
     "site-weighted-adaptive": _site("adaptive", OWN_WEIGHT),
+    "common-linear": _common(),
+    "common-linear-null": _common(shuffled=True),
 }
-SEEDED = {"own-shallow", "own-eegnet", "own-eeginception"}  # the others give the same for every seed
+SEEDED = {
+    "own-shallow",
+    "own-eegnet",
+    "own-eeginception",
+    "common-linear-null",
+}  # the others give the same for every seed

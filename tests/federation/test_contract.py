@@ -85,7 +85,7 @@ def test_tasks_may_be_renamed(tmp_path):
         (
             'extractor = "shallow"',
             'extractor = "common-space"\nbody = "eegnett"',
-            "contract, body: expected 'eegnet', found 'eegnett'",
+            "contract, body: expected 'eegnet' or 'tangent', found 'eegnett'",
         ),
         (
             'extractor = "shallow"',

@@ -1,11 +1,13 @@
 """Bodies: the fused form against the plain one, and against braindecode's EEGNet where the two are one."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mfscsn.bodies import EEGNetBody, filtered
+from mfscsn import riemann
+from mfscsn.bodies import EEGNetBody, TangentBody, filtered
 
 
 @pytest.mark.parametrize("kernel", [1, 2, 16, 63, 64])
@@ -60,3 +62,18 @@ def test_it_is_eegnet_where_the_norm_between_its_first_two_filters_does_nothing(
 def test_a_trial_too_short_for_its_poolings_is_refused():
     with pytest.raises(ValueError, match="n_times=20 at 128 Hz is too short: pooling needs 32 samples"):
         EEGNetBody(21, 20, 128.0)
+
+
+def test_tangent_vectors_of_the_mirrored_head_are_the_same_numbers_elsewhere():
+    across = [2, 1, 0, 4, 3]
+    matrices = np.random.default_rng(0).normal(size=(6, 3, 5, 5))
+    matrices = matrices + matrices.swapaxes(-1, -2)
+    vectors, images = (torch.from_numpy(riemann.upper(m)) for m in (matrices, matrices[..., across, :][..., across]))
+    assert torch.equal(TangentBody.image(vectors, torch.tensor(across)), images)
+    body = TangentBody(5, 128, 128.0, (9.0, 30.0)).eval()
+    assert body(vectors[:, : body.projection.in_features // 15], []).shape == (6, 50)
+
+
+def test_signals_of_the_mirrored_head_are_the_same_channels_elsewhere():
+    x = torch.randn(2, 3, 10)
+    assert torch.equal(EEGNetBody.image(x, torch.tensor([2, 1, 0])), x.flip(1))

@@ -144,3 +144,14 @@ def test_electrodes_are_a_set_or_a_list_and_the_nearest_name_is_suggested():
 
 def test_the_other_side_of_the_head():
     assert [mirrored(name) for name in ("C3", "CP6", "Cz", "FC10")] == ["C4", "CP5", "Cz", "FC9"]
+
+
+def test_as_tangent_vectors_the_mean_follows_as_well():
+    x = recording(HEADSETS[2], n_trials=20)
+    alignment = Alignment("adaptive", 128.0, band=(4.0, 38.0), electrodes=MOTOR11, tangent=True)
+    reference = alignment.fit(x[:10], HEADSETS[2])
+    still, moved = (reference.inputs(x[10:], follow=follow) for follow in (False, True))
+    logs = projected_logarithms(riemann.covariances(x[10:], 128.0), reference.fitted, reference.weights)
+    np.testing.assert_allclose(still, riemann.upper(logs), atol=1e-5)
+    assert still.shape == moved.shape == (10, 5, 66) and not np.allclose(still, moved, atol=1e-3)
+    np.testing.assert_array_equal(reference.inputs(x[10:15], follow=True), moved[:5])

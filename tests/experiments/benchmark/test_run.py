@@ -67,7 +67,15 @@ def here(monkeypatch):
     monkeypatch.setattr(benchmark, "stop_workers", lambda pool: None)
 
 
-@pytest.mark.parametrize("contract", ['weighting = "trials"', 'weighting = "equal"', 'extractor = "common-space"'])
+@pytest.mark.parametrize(
+    "contract",
+    [
+        'weighting = "trials"',
+        'weighting = "equal"',
+        'extractor = "common-space"',
+        'extractor = "common-space"\nbody = "tangent"',
+    ],
+)
 def test_trained_together_is_what_flower_trains(tmp_path, prepared, contract):
     text = RIEMANN.replace("[contract]", f"[contract]\n{contract}")
     federation = federation_of(text.replace("[training]", '[training]\nschedule = "cosine"'), tmp_path)
@@ -432,3 +440,14 @@ def test_an_average_is_of_probabilities_and_costs_both(tiny, prepared):
     for row, found, probabilities in zip(rows[3:], network, mean, strict=True):
         expected = benchmark.balanced_accuracy(probabilities, found.labels, found.outputs)
         assert row["balanced_accuracy"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_sites_help_a_linear_decoder_in_the_common_space_and_shuffled_ones_do_not(prepared, tiny):
+    """Of the tiny federation's subjects, with two tasks that both sites know."""
+    found = run_alone("common-linear", tiny, 0, prepared)
+    null = run_alone("common-linear-null", tiny, 0, prepared)
+    for row, other in zip(found, null, strict=True):
+        assert np.isfinite(row.probabilities).all() and row.probabilities[:, row.outputs].sum(1) == pytest.approx(1)
+        assert row.labels.tolist() == other.labels.tolist() and not np.allclose(row.probabilities, other.probabilities)
+    again = run_alone("common-linear-null", tiny, 0, prepared)
+    np.testing.assert_array_equal(again[0].probabilities, null[0].probabilities)
