@@ -46,6 +46,8 @@ class Method:
         All sites' trials in one place, which a federation exists to avoid.
     null : bool
         A control: the other sites' labels are shuffled within each run, so that nothing can be learned from them.
+    frozen : bool
+        A control: common layers stay at their random start, and each site trains its own ones around them.
     half : bool
         The common layers travel at half precision, both ways.
     ensemble : int
@@ -63,6 +65,7 @@ class Method:
     merged_labels: bool = False
     centralised: bool = False
     null: bool = False
+    frozen: bool = False
     half: bool = False
     ensemble: int = 1
 
@@ -85,6 +88,7 @@ METHODS: dict[str, Method] = {
     "mf-scsn": Method(),
     "mf-scsn-unshared": Method({"share": "none"}),
     "mf-scsn-null": Method(null=True),
+    "mf-scsn-frozen": Method(frozen=True),
     "mf-scsn-recentred": Method({"alignment": "recentred"}),
     "mf-scsn-half-precision": Method(half=True),
     "mf-scsn-ensemble": Method(ensemble=5),
@@ -205,19 +209,20 @@ def _trained_and_predicted(federation: Federation, method: Method, store: Path, 
     networks, seconds = train_together(
         federation,
         store,
-        _normalise_by_batch if method.batch_norm_of_batch else lambda network: None,
+        lambda network: _changed(network, method),
         trials_of,
         half=method.half,
         sharpness=method.sharpness,
         proximal_mu=method.proximal_mu,
-        private_first=method.private_first,
+        private_first=training.local_epochs if method.frozen else method.private_first,
+        local_epochs=0 if method.frozen else training.local_epochs,
     )
     common = sum(
         array.numel() * (2 if method.half else 4) for array in server_network(federation).common_state().values()
     )
     rows = []
     for site in federation.site:
-        n_bytes = 0 if contract.share == "none" or method.centralised else 2 * training.rounds * common
+        n_bytes = 0 if contract.share == "none" or method.centralised or method.frozen else 2 * training.rounds * common
         opened = SiteTrials(site, contract, store)
         for target in opened.targets():
             began = time.process_time()
@@ -238,6 +243,14 @@ def _trained_and_predicted(federation: Federation, method: Method, store: Path, 
                 )
             )
     return rows
+
+
+def _changed(network: SplitModule, method: Method) -> None:
+    """Make a network as a method wants it, in place."""
+    if method.frozen:
+        network.requires_grad_(True)  # heads that rounds keep fixed are the site's own here
+    if method.batch_norm_of_batch:
+        _normalise_by_batch(network)
 
 
 def _normalise_by_batch(network: SplitModule) -> None:

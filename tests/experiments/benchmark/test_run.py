@@ -30,9 +30,11 @@ from federation import plain_loop
 from federation.plain_loop import train_together
 from federation.run_folder import RunFolder
 from federation.server_app import federate
+from federation.site_network import server_network, site_network
 from federation.site_trials import SiteTrials
 
 RIEMANN = tiny_toml().replace('extractor = "shallow"\n', "").replace("fine_tune = 0", "fine_tune = 2")
+SPACE = 'extractor = "common-space"'
 SPLIT = ("calibration = { first = 12 }", "calibration = { first = 12 }\ntest = { after = 12 }")
 
 
@@ -101,7 +103,8 @@ def test_every_method_runs_and_scores_every_target(tiny, copied_store, monkeypat
         assert {(row["site"], row["subject"], row["n_test"]) for row in rows} == who, name
         assert len(rows) == 3 and all(0 <= row["balanced_accuracy"] <= 1 for row in rows), name
         sent = bool(rows[0]["bytes"])
-        assert sent == (name in METHODS and not METHODS[name].centralised and "unshared" not in name), name
+        nothing = name not in METHODS or METHODS[name].centralised or METHODS[name].frozen or "unshared" in name
+        assert sent != nothing, name
 
 
 def test_bytes_are_the_common_layers_down_and_up(tiny, prepared):
@@ -451,3 +454,22 @@ def test_sites_help_a_linear_decoder_in_the_common_space_and_shuffled_ones_do_no
         assert row.labels.tolist() == other.labels.tolist() and not np.allclose(row.probabilities, other.probabilities)
     again = run_alone("common-linear-null", tiny, 0, prepared)
     np.testing.assert_array_equal(again[0].probabilities, null[0].probabilities)
+
+
+@pytest.mark.parametrize("contract", ["", SPACE])
+def test_frozen_common_layers_stay_as_they_began_and_the_sites_own_do_not(tmp_path, prepared, monkeypatch, contract):
+    federation = federation_of(RIEMANN.replace("[contract]", f"[contract]\n{contract}"), tmp_path)
+    seen = []
+    trained = benchmark_federated.train_together
+    monkeypatch.setattr(
+        benchmark_federated, "train_together", lambda *a, **k: seen.append(trained(*a, **k)) or seen[-1]
+    )
+    assert run_method(federation, METHODS["mf-scsn-frozen"], 0, prepared)[0].n_bytes == 0
+    start = server_network(federation).common_state()
+    for name, network in seen[0][0].items():
+        site = next(site for site in federation.site if site.name == name)
+        own = site_network(federation, SiteTrials(site, federation.contract, prepared))
+        for key, value in start.items():
+            torch.testing.assert_close(network.common_state()[key], value, rtol=0, atol=1e-6)
+        heads = [key for key in own.private_state() if key.startswith("heads.")]
+        assert not any(torch.equal(network.private_state()[key], own.private_state()[key]) for key in heads)
