@@ -261,7 +261,7 @@ def _features(trials: BranchTrials, contract: Contract) -> Callable[[Signals], S
 
 
 def _flat(tangents: Signals) -> Signals:
-    return tangents.reshape(len(tangents), -1)
+    return tangents.reshape(len(tangents), int(np.prod(tangents.shape[1:])))  # -1 knows no size of no trial
 
 
 ALONE: dict[str, Callable[[Federation, int, Path], Iterator[Scored]]] = {
