@@ -94,7 +94,7 @@ class Contract(Table):
     width: int = Field(50, ge=1)
     share: Share = "middle"
     electrodes: str | list[str] = "motor21"
-    body: Literal["eegnet", "tangent"] = "eegnet"
+    body: str = "eegnet"
     heads: Literal["site", "label"] = Field(
         default_factory=lambda data: "label" if data.get("extractor") == COMMON_SPACE else "site"
     )

@@ -6,7 +6,10 @@ site's own signals, are handed to it, one for each size, since they stay there. 
 ``(batch, n_views, n_pairs)`` in place of signals.
 """
 
+import importlib
+import warnings
 from collections.abc import Sequence
+from difflib import get_close_matches
 
 import torch
 from scipy.fft import next_fast_len
@@ -182,4 +185,74 @@ def _weights(shape: tuple[int, ...], fan_in: int) -> nn.Parameter:
     return nn.Parameter(fan_in**-0.5 * (2 * torch.rand(shape) - 1))
 
 
+class BraindecodeBody(nn.Module):
+    """Any of braindecode's models without its final layer.
+
+    Its own batch norms stay in it: what they learn is common, and their running averages, as all buffers, private.
+
+    Parameters
+    ----------
+    name : str
+        Of a class in `braindecode.models`.
+    n_electrodes, n_times : int
+        Of the common space; samples of a trial.
+    sfreq : float
+        Hz.
+
+    Raises
+    ------
+    ValueError
+        When braindecode is not installed, has no such model, or the model cannot take such trials.
+    """
+
+    norm_sizes: tuple[int, ...] = ()
+
+    def __init__(self, name: str, n_electrodes: int, n_times: int, sfreq: float):
+        super().__init__()
+        try:
+            models = importlib.import_module("braindecode.models")
+        except ImportError as error:
+            raise ValueError(f"body {BRAINDECODE + name!r} needs braindecode: pip install braindecode") from error
+        known = [key for key, value in vars(models).items() if isinstance(value, type)]
+        if name not in known:
+            near = get_close_matches(name, known, 1)
+            raise ValueError(f"braindecode has no model {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                model = getattr(models, name)(n_chans=n_electrodes, n_outputs=2, n_times=n_times, sfreq=sfreq)
+            model.final_layer = nn.Flatten()
+            with torch.no_grad():
+                (_, self.n_features) = model.eval()(torch.zeros(2, n_electrodes, n_times)).shape
+        except Exception as error:
+            why = " ".join(str(error).split())[:200]
+            raise ValueError(
+                f"braindecode's {name} cannot take {n_electrodes} electrodes x {n_times} samples at {sfreq:g} Hz, or"
+                f" has no final layer to leave out: {why}"
+            ) from error
+        self.model = model.train()
+
+    def forward(self, x: Tensor, norms: Sequence[nn.Module]) -> Tensor:
+        """Map trials ``(batch, n_electrodes, n_times)`` to ``(batch, n_features)``."""
+        features: Tensor = self.model(x)
+        return features
+
+    @staticmethod
+    def image(x: Tensor, electrodes: Tensor) -> Tensor:
+        """Return trials as the mirrored head has them: `electrodes` are the places of the mirror images."""
+        return x[:, electrodes]
+
+
 BODIES: dict[str, type[EEGNetBody] | type[TangentBody]] = {"eegnet": EEGNetBody, "tangent": TangentBody}
+BRAINDECODE = "braindecode:"
+
+
+def build_body(
+    name: str, n_electrodes: int, n_times: int, sfreq: float, band: tuple[float, float] | None
+) -> EEGNetBody | TangentBody | BraindecodeBody:
+    """Make a body: a key of `BODIES`, or ``"braindecode:MODEL"``; ValueError when there is none, or it does not fit."""
+    if name.startswith(BRAINDECODE):
+        return BraindecodeBody(name.removeprefix(BRAINDECODE), n_electrodes, n_times, sfreq)
+    if name not in BODIES:
+        raise ValueError(f"no body {name!r}; there are {', '.join(BODIES)}, and {BRAINDECODE}MODEL")
+    return BODIES[name](n_electrodes, n_times, sfreq, band)

@@ -28,7 +28,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from mfscsn.bodies import BODIES
+from mfscsn.bodies import build_body
 from mfscsn.common_space import mirrored
 from mfscsn.extractors import EXTRACTORS, ShallowExtractor, TangentExtractor
 
@@ -77,7 +77,7 @@ class Architecture:
     electrodes : tuple of str
         Of the common space.
     body : str
-        A key of `mfscsn.bodies.BODIES`: what decodes in the common space.
+        What decodes in the common space: as `mfscsn.bodies.build_body` takes it.
     """
 
     n_times: int
@@ -211,7 +211,7 @@ class Anchored(SplitModule):
         self.images = {name: _image(a.electrodes, branch.labels) for name, branch in branches.items()}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.body = BODIES[a.body](len(a.electrodes), a.n_times, a.sfreq, a.band)
+            self.body = build_body(a.body, len(a.electrodes), a.n_times, a.sfreq, a.band)
             self.norms, self.heads = nn.ModuleDict(), nn.ModuleDict()
             for name, branch in branches.items():
                 self.norms[f"of-{name}"] = nn.ModuleList(

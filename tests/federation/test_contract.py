@@ -85,7 +85,12 @@ def test_tasks_may_be_renamed(tmp_path):
         (
             'extractor = "shallow"',
             'extractor = "common-space"\nbody = "eegnett"',
-            "contract, body: expected 'eegnet' or 'tangent', found 'eegnett'",
+            "no body 'eegnett'; there are eegnet, tangent, and braindecode:MODEL",
+        ),
+        (
+            'extractor = "shallow"',
+            'extractor = "common-space"\nbody = "braindecode:EEGNett"',
+            "braindecode has no model 'EEGNett'; did you mean 'EEGNet'?",
         ),
         (
             'extractor = "shallow"',

@@ -7,7 +7,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from mfscsn import riemann
-from mfscsn.bodies import EEGNetBody, TangentBody, filtered
+from mfscsn.bodies import EEGNetBody, TangentBody, build_body, filtered
+from mfscsn.common_space import ELECTRODES
+from mfscsn.network import Architecture, Branch
 
 
 @pytest.mark.parametrize("kernel", [1, 2, 16, 63, 64])
@@ -77,3 +79,30 @@ def test_tangent_vectors_of_the_mirrored_head_are_the_same_numbers_elsewhere():
 def test_signals_of_the_mirrored_head_are_the_same_channels_elsewhere():
     x = torch.randn(2, 3, 10)
     assert torch.equal(EEGNetBody.image(x, torch.tensor([2, 1, 0])), x.flip(1))
+
+
+def test_any_model_of_braindecode_can_be_the_body():
+    body = build_body("braindecode:EEGNet", 11, 256, 128.0, None)
+    assert body.eval()(torch.randn(3, 11, 256), []).shape == (3, body.n_features)
+    network = Architecture(
+        256, 128.0, extractor="common-space", electrodes=ELECTRODES["motor11"], body="braindecode:EEGNet"
+    ).build({"a": Branch(5, 2, ("left_hand", "right_hand"))})
+    assert network(torch.randn(3, 11, 256), "a").shape == (3, 2)
+    common, private = network.common_state(), network.private_state()
+    assert all(name.startswith("body.model.") for name in common) and len(common) > 5
+    assert not [name for name in common if "final_layer" in name or "running" in name]
+    assert [name for name in private if "running_mean" in name]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("eegnett", "no body 'eegnett'; there are eegnet, tangent, and braindecode:MODEL"),
+        ("braindecode:EEGNett", "braindecode has no model 'EEGNett'; did you mean 'EEGNet'"),
+        ("braindecode:ATCNet", "ATCNet cannot take 11 electrodes x 40 samples at 128 Hz, or has no final layer"),
+        ("braindecode:ShallowFBCSPNet", "ShallowFBCSPNet cannot take 11 electrodes x 40 samples"),
+    ],
+)
+def test_a_body_that_is_not_there_or_does_not_fit_is_named(name, message):
+    with pytest.raises(ValueError, match=message):
+        build_body(name, 11, 40, 128.0, None)
