@@ -51,7 +51,7 @@ def test_it_is_what_a_site_does(follow):
 
 def test_faults_are_named():
     X, _ = trials()
-    with pytest.raises(ValueError, match=r"expected \(n_trials, 4, n_times\)"):
+    with pytest.raises(ValueError, match=r"expected \(n_trials, 4 channels, n_times\)"):
         mfscsn.CommonSpace(CHANNELS[1:]).fit(X)
     with pytest.raises(ValueError, match=r"is known of 'C33' \(nearest: 'C3'\)"):
         mfscsn.CommonSpace(["F3", "F4", "C33", "Cz", "C4"]).fit(X)

@@ -275,7 +275,10 @@ def test_load_network_gives_the_module_of_a_site(make_run):
     run = make_run()
     federate(LoopGrid(run), run)
     network = run.load_network("south")
-    assert network.branches == {"laboratory": Branch(3, 3)} and network.architecture.sfreq == 128.0
+    assert (
+        network.branches == {"laboratory": Branch(3, 3, ("left_hand", "right_hand", "rest"))}
+        and network.architecture.sfreq == 128.0
+    )
     x = torch.zeros(5, 3, network.architecture.n_times)
     assert network(x, "laboratory").shape == (5, 3)
     with pytest.raises(ValueError, match="no such site 'sout'; did you mean 'south'"):
