@@ -21,7 +21,6 @@ mean: He and Wu 2020, IEEE Transactions on Biomedical Engineering 67(2):399-410.
 import functools
 from collections.abc import Sequence
 from difflib import get_close_matches
-from importlib.resources import files
 
 import numpy as np
 from numpy.polynomial.legendre import legval
@@ -29,6 +28,7 @@ from numpy.typing import NDArray
 
 from mfscsn import riemann
 from mfscsn.alignment import align
+from mfscsn.electrodes import POSITIONS
 
 Array = NDArray[np.float64]
 
@@ -77,23 +77,15 @@ def positions(names: Sequence[str]) -> Array:
     ValueError
         That names those which are not in it, each with the nearest one.
     """
-    known = _table()
-    unknown = [name for name in names if name.lower() not in known]
+    spelt = {name.lower(): name for name in POSITIONS}
+    unknown = [name for name in names if name.lower() not in spelt]
     if unknown:
-        spelt = {key: name for key, (name, _) in known.items()}
         near = {name: get_close_matches(name.lower(), spelt, 1) for name in unknown}
         told = [f"{name!r}" + (f" (nearest: {spelt[near[name][0]]!r})" if near[name] else "") for name in unknown]
         raise ValueError(f"no position on the scalp is known of {', '.join(told)}")
-    there = np.array([known[name.lower()][1] for name in names]).reshape(-1, 3)
+    there = np.array([POSITIONS[spelt[name.lower()]] for name in names]).reshape(-1, 3)
     unit: Array = there / np.linalg.norm(there, axis=1, keepdims=True)
     return unit
-
-
-@functools.cache
-def _table() -> dict[str, tuple[str, tuple[float, ...]]]:
-    lines = files("mfscsn").joinpath("electrodes.csv").read_text().splitlines()[1:]
-    rows = [line.split(",") for line in lines]
-    return {name.lower(): (name, tuple(map(float, place))) for name, *place in rows}
 
 
 @functools.lru_cache(64)
