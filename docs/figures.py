@@ -14,7 +14,7 @@ from mfscsn.common_space import ELECTRODES, positions
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, IMAGES = ROOT / "experiments" / "benchmark" / "results", ROOT / "docs" / "images"
-SHOWN = ("openmi.svg", "calibration.svg", "openmi-five-price.svg")
+SHOWN = ("centres.svg", "openmi.svg", "calibration.svg", "openmi-five-price.svg")
 BEGIN, END = "<!-- written by `make figures` -->\n", "<!-- end -->\n"
 HEADSETS = {
     "3 channels": ("C3", "Cz", "C4"),
@@ -72,7 +72,7 @@ def draw_common_space(path: Path) -> None:
 
 if __name__ == "__main__":
     draw_common_space(IMAGES / "common-space.svg")
-    for bench in ("centres", "openmi", "calibration", "subjects", "new-site"):
+    for bench in ("centres", "centres-no-label", "openmi", "calibration", "subjects", "new-site"):
         toml = f"experiments/benchmark/{bench}.toml"
         subprocess.run([Path(sys.executable).with_name("mfscsn"), "benchmark", toml], cwd=ROOT, check=True)
     for name in SHOWN:
