@@ -93,6 +93,8 @@ def _predict(
     contract, names = run.federation.contract, dataset.labels(run.federation.contract)
     opened = run.trials(site)
     own = opened.training_of(dataset.name, subject)
+    if own is not None and not len(own):  # its calibration was shown without labels
+        own = None
     if own is None and site.branch_by == "subject":
         raise InputError(f"site {site.name!r} has layers for each subject, and none for {subject!r}; `mfscsn adopt` it")
     reference = contract.alignment_model.fit(trials.signals if own is None else own.signals, trials.channels)

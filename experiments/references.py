@@ -79,19 +79,20 @@ def _train(path: Path, job: ReferenceJob) -> None:
     network: SplitModule
     words: tuple[int | str, ...] = (seed, site.name)
     settings = replace(run.federation.settings, proximal_mu=0.0)  # nothing is shared: nothing to be pulled back to
-    opened = run.trials(site)
+    opened, n_rounds = run.trials(site), run.federation.training.rounds
     if job.dataset is None or job.subject is None:
         trials = opened.training()
         network = site_network(run.federation, opened)
     else:
         own = opened.calibration()[job.dataset, job.subject]
         trials, words = {OWN: own}, (seed, site.name, job.dataset, job.subject)
-        repeats = math.ceil(opened.n_training() / len(own.labels))
+        repeats = math.ceil(opened.n_training() / max(len(own.labels), 1))
         settings = replace(settings, local_epochs=settings.local_epochs * repeats)
+        n_rounds = n_rounds if len(own.labels) else 0  # without a label it stays as it began
         branch = branch_name(site, next(d for d in site.dataset if d.name == job.dataset), job.subject)
         network = contract.architecture.build_alone({OWN: opened.branches()[branch]}, derive_seed(*words))
     state = None
-    for number in range(1, run.federation.training.rounds + 1):
+    for number in range(1, n_rounds + 1):
         _, state = train_round(
             network,
             trials,

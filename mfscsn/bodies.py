@@ -16,7 +16,7 @@ from scipy.fft import next_fast_len
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mfscsn.riemann import n_views
+from mfscsn.extractors import TangentExtractor
 
 
 class EEGNetBody(nn.Module):
@@ -107,43 +107,17 @@ class EEGNetBody(nn.Module):
         return x[:, electrodes]
 
 
-class TangentBody(nn.Module):
-    """One linear layer on the tangent vectors of covariances in the common space.
-
-    Parameters
-    ----------
-    n_electrodes, n_times : int
-        Of the common space; samples of a trial.
-    sfreq : float
-        Hz.
-    band : pair of float, optional
-        Hz: as in `mfscsn.riemann.bands_within`, which raises ValueError.
-    n_features : int
-    drop_prob : float
-    """
+class TangentBody(TangentExtractor):
+    """A learned projection of tangent vectors in the common space: `mfscsn.extractors.TangentExtractor`, common."""
 
     norm_sizes: tuple[int, ...] = ()
 
-    def __init__(
-        self,
-        n_electrodes: int,
-        n_times: int,
-        sfreq: float,
-        band: tuple[float, float] | None = None,
-        *,
-        n_features: int = 50,
-        drop_prob: float = 0.5,
-    ):
-        super().__init__()
-        self.n_features = n_features
-        n_pairs = n_electrodes * (n_electrodes + 1) // 2
-        self.projection = nn.Linear(n_views(n_times, sfreq, band) * n_pairs, n_features)
-        self.drop = nn.Dropout(drop_prob)
+    def __init__(self, n_electrodes: int, n_times: int, sfreq: float, band: tuple[float, float] | None = None):
+        super().__init__(n_electrodes, n_times, sfreq, band=band)
 
-    def forward(self, x: Tensor, norms: Sequence[nn.Module]) -> Tensor:
+    def forward(self, x: Tensor, norms: Sequence[nn.Module] = ()) -> Tensor:
         """Map tangent vectors ``(batch, n_views, n_pairs)`` to ``(batch, n_features)``."""
-        features: Tensor = self.drop(self.projection(x.flatten(1)))
-        return features
+        return super().forward(x).flatten(1)
 
     @staticmethod
     def image(x: Tensor, electrodes: Tensor) -> Tensor:

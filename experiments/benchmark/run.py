@@ -57,8 +57,6 @@ class Bench(Table):
         Names of `local.ALONE` and `federated.METHODS`.
     seeds : int
         0 to `seeds` - 1. A method without randomness runs once.
-    seeds_of : mapping of str to int
-        Fewer seeds of a method that is dear, or far below.
     folds : int, optional
         In fold f the federation's targets are those alone whose number leaves f when divided by so many; the others
         train whole. All folds are run, so each target is scored once.
@@ -74,7 +72,6 @@ class Bench(Table):
     federation: str
     methods: list[str] = Field(min_length=1)
     seeds: int = Field(10, ge=1)
-    seeds_of: dict[str, int] = Field(default_factory=dict)
     folds: int | None = Field(None, ge=2)
     calibration: list[int] | None = Field(None, min_length=1)
     new_site: bool = False
@@ -103,7 +100,7 @@ def load_bench(path: Path, data_root: Path | None = None) -> tuple[Bench, Federa
     """
     bench = parse_table(Bench, read_toml(path), str(path))
     known = [*ALONE, *METHODS, *AVERAGES]
-    for method in [*bench.methods, *bench.seeds_of]:
+    for method in bench.methods:
         check_method(method, known, str(path))
     described = (path.parent / bench.federation).resolve()
     document = {key: value for key, value in read_toml(described).items() if key != "data_root"}
@@ -136,7 +133,7 @@ def jobs_of(bench: Bench) -> list[Job]:
         for seed, calibration, fold, method in itertools.product(
             range(bench.seeds), calibrations, range(bench.folds or 1), _trained(bench.methods)
         )
-        if seed == 0 or (method in {*METHODS, *SEEDED} and seed < bench.seeds_of.get(method, bench.seeds))
+        if seed == 0 or method in METHODS or method in SEEDED
     ]
 
 

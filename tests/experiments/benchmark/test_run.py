@@ -198,13 +198,6 @@ def test_methods_without_randomness_run_once():
     assert [job.seed for job in jobs if job.method == "own-csp-lda"] == [0, 0]
 
 
-def test_a_dear_method_has_fewer_seeds():
-    bench = Bench(federation="", methods=["own-shallow", "mf-scsn"], seeds=3, seeds_of={"own-shallow": 1})
-    assert [(job.method, job.seed) for job in jobs_of(bench)] == [
-        ("own-shallow", 0), ("mf-scsn", 0), ("mf-scsn", 1), ("mf-scsn", 2),
-    ]  # fmt: skip
-
-
 def test_goes_on_where_it_was_broken_off(tmp_path, bench, prepared, here, monkeypatch):
     plan, federation, made_with = load_bench(bench)
     results = tmp_path / "results.csv"
