@@ -126,11 +126,12 @@ class Contract(Table):
             raise ValueError(f"sfreq {self.sfreq:g} Hz is not above twice the band's upper edge of {self.band[1]:g} Hz")
         _all_different(self.channels or [], "channels")
         _all_different(self.labels or [], "labels")
-        if self.share in SHARES_EXTRACTOR and self.channels is None:
+        in_space = self.extractor == COMMON_SPACE
+        if self.share in SHARES_EXTRACTOR and self.channels is None and not in_space:
             raise ValueError(f"share = {self.share!r} needs channels = [...] that every site has")
         if self.share in SHARES_HEAD and self.labels is None:
             raise ValueError(f"share = {self.share!r} needs labels = [...], the tasks of all sites")
-        if self.extractor == COMMON_SPACE:
+        if in_space:
             if self.heads != "label":
                 raise ValueError('the common space needs heads = "label": they anchor what lies between')
             electrode_names(self.electrodes)

@@ -187,6 +187,8 @@ class Anchored(SplitModule):
     A brain is nearly symmetric. Where electrodes and labels have a mirror image (C3 and C4, left_hand and right_hand),
     half of a training batch is mirrored, and a prediction is the mean of what is said of a trial and of its image.
 
+    Where `Architecture.share` is another's method, heads are learned: common ones of one label list, or a site's own.
+
     Parameters
     ----------
     architecture : Architecture
@@ -196,17 +198,16 @@ class Anchored(SplitModule):
         Of the first weights.
     """
 
-    common_prefixes: tuple[str, ...] = ("body.",)
-
     def __init__(self, architecture: Architecture, branches: Mapping[str, Branch], seed: int = 0):
         super().__init__()
         if not branches:
             raise ValueError("a network needs at least one branch")
         a = self.architecture = architecture
-        if a.share not in ("middle", "none"):
-            raise ValueError(f"share={a.share!r} does not fit the common space, which shares the body: middle or none")
-        if a.share == "none":
-            self.common_prefixes = ()
+        shares_head, fixed = a.share in SHARES_HEAD, a.share in ("middle", "none")
+        _check_one_shape(a.share, {b.n_outputs for b in branches.values()} if shares_head else set())
+        self.head_of = {name: SHARED if shares_head else f"of-{name}" for name in branches}
+        self.common_prefixes = () if a.share == "none" else ("body.", "heads.") if shares_head else ("body.",)
+        self.private_parts = (".scales.", ".shifts.") if a.share == "all-but-norm" else ()
         self.branches = dict(branches)
         self.images = {name: _image(a.electrodes, branch.labels) for name, branch in branches.items()}
         with torch.random.fork_rng(devices=[]):
@@ -217,11 +218,13 @@ class Anchored(SplitModule):
                 self.norms[f"of-{name}"] = nn.ModuleList(
                     [nn.BatchNorm1d(size, NORM_EPS, affine=False) for size in self.body.norm_sizes]
                 )
-                self.heads[f"of-{name}"] = nn.Linear(self.body.n_features, branch.n_outputs).requires_grad_(False)
+                if self.head_of[name] not in self.heads:
+                    head = nn.Linear(self.body.n_features, branch.n_outputs)
+                    self.heads[self.head_of[name]] = head.requires_grad_(not fixed)
 
     def head(self, branch: str) -> nn.Linear:
         """Return the last layer of a branch."""
-        return cast(nn.Linear, self.heads[f"of-{branch}"])
+        return cast(nn.Linear, self.heads[self.head_of[branch]])
 
     def augmented(self, x: Tensor, labels: Tensor, branch: str) -> tuple[Tensor, Tensor]:
         """Mirror half of a training batch, signals and labels, where the branch has a mirror image."""
@@ -246,6 +249,11 @@ class Anchored(SplitModule):
             return logits
         electrodes, outputs = image
         return (logits + self.deep_features(self.body.image(x, electrodes), branch)[-1][:, outputs]) / 2
+
+
+def _check_one_shape(share: str, sizes: set[int]) -> None:
+    if len(sizes) > 1:
+        raise ValueError(f"share={share!r} needs branches of one shape, found {sorted(sizes)}")
 
 
 def mirrored_label(label: str) -> str:
@@ -285,12 +293,8 @@ class SeparateCommonSeparate(SplitModule):
         a = self.architecture = architecture
         self.branches = dict(branches)
         shares_extractor, shares_head = a.share in SHARES_EXTRACTOR, a.share in SHARES_HEAD
-        for shared, shapes in (
-            (shares_extractor, {b.n_chans for b in branches.values()}),
-            (shares_head, {b.n_outputs for b in branches.values()}),
-        ):
-            if shared and len(shapes) > 1:
-                raise ValueError(f"share={a.share!r} needs branches of one shape, found {sorted(shapes)}")
+        _check_one_shape(a.share, {b.n_chans for b in branches.values()} if shares_extractor else set())
+        _check_one_shape(a.share, {b.n_outputs for b in branches.values()} if shares_head else set())
         self.extractor_of = {name: SHARED if shares_extractor else f"of-{name}" for name in branches}
         self.head_of = {name: SHARED if shares_head else f"of-{name}" for name in branches}
         self.common_prefixes = {

@@ -14,18 +14,17 @@ import numpy as np
 from torch import nn
 
 from data.trials import shuffled_within
-from federation.contract import Federation
+from federation.contract import Federation, Training
 from federation.plain_loop import train_together
 from federation.site_network import server_network
 from federation.site_scores import fine_tuned
 from federation.site_trials import SiteTrials
-from mfscsn.network import SHARES_EXTRACTOR, SplitModule
+from mfscsn.network import COMMON_SPACE, SHARES_EXTRACTOR, SHARES_HEAD, SplitModule
 from mfscsn.training import BranchTrials, derive_seed, predict
 
 # Names of a centralised training. Seeds are derived from them: kept results are of these
 CENTRE, JOINT = "one-place", "--in-one-place--"  # the one site; between the names of a site and of its data set
-COMMON_CHANNELS = ["C3", "Cz", "C4"]  # what the headsets of openmi share
-MERGED_LABELS = ["left_hand", "right_hand", "hands", "feet", "rest"]
+COMMON_CHANNELS = ["C3", "Cz", "C4"]  # what the headsets of openmi share, and those of centres
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,8 @@ class Method:
     batch_norm_of_batch : bool
         Normalise by the batch at hand, in prediction too (FedBS): prediction then sees test trials together.
     common_channels, merged_labels : bool
-        All sites cut down to the channels, and given the list of labels, that a network common to all of them needs.
+        All sites cut down to the channels that they share, and given one list of labels, the tasks of all of them:
+        what a network common to all of them needs.
     centralised : bool
         All sites' trials in one place, which a federation exists to avoid.
     null : bool
@@ -70,8 +70,8 @@ class Method:
     ensemble: int = 1
 
 
-SHALLOW = {"extractor": "shallow", "alignment": "euclidean"}
-SHALLOW_TRAINING = {"rounds": 40, "batch_size": 32, "fine_tune": 0}
+SHALLOW = {"extractor": "shallow", "alignment": "euclidean", "heads": "site"}
+SHALLOW_TRAINING = {"rounds": 40, "batch_size": 32, "lr": 1e-3, "schedule": "constant", "fine_tune": 0}
 
 
 def _rival(share: str, **other: Any) -> Method:
@@ -83,6 +83,15 @@ def _rival(share: str, **other: Any) -> Method:
         **other,
     )
 
+
+def _rival_in_space(share: str, **other: Any) -> Method:
+    """Return a rival with the body, the rounds and the settings of `mf-scsn` in the common space; heads are learned."""
+    there = {"extractor": COMMON_SPACE, "heads": "label", "share": share}
+    return Method(there, merged_labels=share in SHARES_HEAD, **other)
+
+
+RIEMANN = {"extractor": "riemann", "heads": "site"}  # what a federation had before the common space: own extractors
+RIEMANN_TRAINING = Training().model_dump(exclude={"seed"})
 
 METHODS: dict[str, Method] = {
     "mf-scsn": Method(),
@@ -110,6 +119,14 @@ METHODS: dict[str, Method] = {
     "fedbs": _rival("all-but-norm", sharpness=0.05, batch_norm_of_batch=True),
     "fedavg-riemann": Method({"share": "all"}, common_channels=True, merged_labels=True),
     "fedper-riemann": Method({"share": "all-but-head"}, common_channels=True, merged_labels=True),
+    "fedavg-common-space": _rival_in_space("all"),  # FLEEG-like too: there is no extractor to learn
+    "fedprox-common-space": _rival_in_space("all", proximal_mu=0.01),
+    "fedbn-common-space": _rival_in_space("all-but-norm"),
+    "fedper-common-space": _rival_in_space("all-but-head"),
+    "fedrep-common-space": _rival_in_space("all-but-head", private_first=1),
+    "fedbs-common-space": _rival_in_space("all-but-norm", sharpness=0.05, batch_norm_of_batch=True),
+    "mf-scsn-riemann": Method(RIEMANN, RIEMANN_TRAINING),
+    "mf-scsn-riemann-unshared": Method({**RIEMANN, "share": "none"}, RIEMANN_TRAINING),
     "centralised": Method(centralised=True),
 }
 
@@ -141,7 +158,11 @@ def configured(federation: Federation, method: Method, seed: int) -> Federation:
     if method.common_channels:
         changes["channels"] = COMMON_CHANNELS
     if method.merged_labels:
-        changes["labels"] = MERGED_LABELS
+        changes["labels"] = list(
+            dict.fromkeys(
+                label for site in federation.site for dataset in site.dataset for label in dataset.task_map.values()
+            )
+        )
     document = federation.model_dump(mode="json", exclude_none=True)
     document["contract"] |= changes
     if "extractor" in changes and "alignment" not in changes:

@@ -99,8 +99,8 @@ def test_tasks_may_be_renamed(tmp_path):
         ),
         (
             'extractor = "shallow"',
-            'extractor = "common-space"\nshare = "all"\nchannels = ["C3"]\nlabels = ["rest", "feet"]',
-            "share='all' does not fit the common space",
+            'extractor = "common-space"\nshare = "all"',
+            "share = 'all' needs labels = [...], the tasks of all sites",
         ),
         ("calibration = { first = 12 }", "", "targets need calibration"),
         ('tasks = ["right_hand", "rest"]', 'tasks = ["rest"]', "data set 'clinic' has the one class ['rest']"),

@@ -159,12 +159,29 @@ def test_without_a_mirror_image_nothing_is_mirrored(electrodes, shape):
     torch.testing.assert_close(network(signals, "a"), network.deep_features(signals, "a")[-1])
 
 
-def test_the_common_space_shares_the_body_or_nothing():
-    assert (
-        Architecture(128, 128.0, extractor="common-space", electrodes=MOTOR, share="none")
-        .build({"a": HANDS})
-        .common_state()
-        == {}
-    )
-    with pytest.raises(ValueError, match="share='all' does not fit the common space"):
-        Architecture(128, 128.0, extractor="common-space", electrodes=MOTOR, share="all").build({"a": HANDS})
+@pytest.mark.parametrize(
+    ("share", "common", "learned"),
+    [
+        ("middle", {"body", "scales"}, False),
+        ("none", set(), False),
+        ("all-but-head", {"body", "scales"}, True),
+        ("all-but-norm", {"body", "heads"}, True),
+        ("all", {"body", "scales", "heads"}, True),
+    ],
+)
+def test_what_is_common_in_the_common_space_and_which_heads_are_learned(share, common, learned):
+    architecture = Architecture(128, 128.0, extractor="common-space", electrodes=MOTOR, share=share)
+    network = architecture.build({"a": HANDS, "b": HANDS})
+    names = network.common_state()
+    found = {part for part in ("heads", "scales") if any(part in name for name in names)}
+    assert found | ({"body"} if "body.spatial" in names else set()) == common
+    assert all(p.requires_grad == learned for name, p in network.named_parameters() if name.startswith("heads."))
+    assert not any("running" in name for name in names)
+
+
+def test_a_common_head_in_the_common_space_needs_one_list_of_labels():
+    three = Branch(3, 3, ("left_hand", "right_hand", "rest"))
+    with pytest.raises(ValueError, match=r"share='all' needs branches of one shape, found \[2, 3\]"):
+        Architecture(128, 128.0, extractor="common-space", electrodes=MOTOR, share="all").build(
+            {"a": HANDS, "b": three}
+        )
