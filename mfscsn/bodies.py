@@ -85,19 +85,19 @@ class EEGNetBody(nn.Module):
         self.temporal = _weights((n_temporal, lengths[0]), lengths[0])
         self.separable = _weights((n_spatial, lengths[1]), lengths[1])
         self.pointwise = _weights((n_features, n_spatial), n_spatial)
-        self.scales = nn.ParameterList([nn.Parameter(torch.ones(size, 1)) for size in self.norm_sizes])
-        self.shifts = nn.ParameterList([nn.Parameter(torch.zeros(size, 1)) for size in self.norm_sizes])
+        self.scales = nn.ParameterList([nn.Parameter(torch.ones(size)) for size in self.norm_sizes])
+        self.shifts = nn.ParameterList([nn.Parameter(torch.zeros(size)) for size in self.norm_sizes])
         self.drop = nn.Dropout(drop_prob)
 
     def forward(self, x: Tensor, norms: Sequence[nn.Module]) -> Tensor:
         """Map trials ``(batch, n_electrodes, n_times)`` to ``(batch, n_features)``."""
         first, second = norms
-        x = filtered(self.spatial @ x, self.temporal.repeat_interleave(self.depth, 0))
-        x = F.elu(first(x) * self.scales[0] + self.shifts[0])
+        x = filtered(x, self.spatial, self.temporal.repeat_interleave(self.depth, 0))
+        x = F.elu(_normed(x, first, self.scales[0], self.shifts[0]))
         x = self.drop(F.avg_pool1d(x, self.first_pool))
         kernel = self.separable.shape[1]
         x = F.conv1d(F.pad(x, (kernel // 2, (kernel - 1) // 2)), self.separable[:, None], groups=len(self.separable))
-        x = F.elu(second(self.pointwise @ x) * self.scales[1] + self.shifts[1])
+        x = F.elu(_normed(self.pointwise @ x, second, self.scales[1], self.shifts[1]))
         features: Tensor = self.drop(F.avg_pool1d(x, self.second_pool)).flatten(1)
         return features
 
@@ -134,25 +134,38 @@ def mirrored_pairs(electrodes: Sequence[int]) -> list[int]:
     return [place[row, column] for row, column in images]
 
 
-def filtered(x: Tensor, kernels: Tensor) -> Tensor:
-    """Filter each channel by its own kernel, by products of spectra; as long as before, zeros beyond the ends.
+def filtered(x: Tensor, spatial: Tensor, kernels: Tensor) -> Tensor:
+    """Filter over channels, then each filter's output in time by its own kernel; as long as before, zeros beyond.
+
+    Both are taken of spectra: those of the trials are no part of the gradient, which saves a third of a step.
 
     Parameters
     ----------
     x : tensor, shape (batch, n_chans, n_times)
-    kernels : tensor, shape (n_chans, kernel)
+    spatial : tensor, shape (n_spatial, n_chans)
+    kernels : tensor, shape (n_spatial, kernel)
 
     Returns
     -------
-    tensor, shape (batch, n_chans, n_times)
-        What ``conv1d`` gives, one group a channel, with ``kernel // 2`` zeros before and ``(kernel - 1) // 2`` behind.
+    tensor, shape (batch, n_spatial, n_times)
+        What ``conv1d`` gives of ``spatial @ x``, one group a filter, with ``kernel // 2`` zeros before and
+        ``(kernel - 1) // 2`` behind.
     """
     n_times, kernel = x.shape[-1], kernels.shape[-1]
     length = next_fast_len(n_times + kernel - 1, real=True)
-    spectra = torch.fft.rfft(x, length) * torch.fft.rfft(kernels.flip(-1), length)
+    spectra = torch.view_as_real(torch.fft.rfft(x, length)).flatten(-2)
+    mixed = torch.view_as_complex((spatial @ spectra).reshape(len(x), len(spatial), -1, 2))
     start = (kernel - 1) // 2
-    out: Tensor = torch.fft.irfft(spectra, length)[..., start : start + n_times]
-    return out
+    out: Tensor = torch.fft.irfft(mixed * torch.fft.rfft(kernels.flip(-1), length), length)
+    return out[..., start : start + n_times]
+
+
+def _normed(x: Tensor, norm: nn.Module, scale: Tensor, shift: Tensor) -> Tensor:
+    """Normalise by a site's averages, scale and shift by the common parameters, in one pass."""
+    assert isinstance(norm, nn.BatchNorm1d)
+    of_batch = norm.training or norm.running_mean is None
+    momentum = 0.0 if norm.momentum is None else norm.momentum
+    return F.batch_norm(x, norm.running_mean, norm.running_var, scale, shift, of_batch, momentum, norm.eps)
 
 
 def _weights(shape: tuple[int, ...], fan_in: int) -> nn.Parameter:

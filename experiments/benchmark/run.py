@@ -24,7 +24,7 @@ from experiments.benchmark.local import ALONE, SEEDED, run_alone
 from experiments.benchmark.show import ALL
 from experiments.prepare import prepare_sites
 from federation.contract import Federation, Site, load_federation
-from federation.site_scores import balanced_accuracy
+from federation.site_scores import balanced_accuracy, chosen_outputs
 from federation.site_trials import SiteTrials
 from federation.tables import Table, parse_table, read_toml, suggested
 from federation.workers import start_workers, stop_workers
@@ -197,7 +197,8 @@ def run_benchmark(
     Returns
     -------
     pandas.DataFrame
-        `COLUMNS`, "fold" and "asked" (of `Bench.calibration`, or `ALL`); one row for each job and target subject.
+        `COLUMNS`, "fold", "asked" (of `Bench.calibration`, or `ALL`) and "answers", a letter a test trial: its label,
+        in capitals where that was told rightly; one row for each job and target subject.
 
     Raises
     ------
@@ -258,9 +259,17 @@ def run_job(job: Job, federation: Federation, store: Path, averages: Sequence[st
             "balanced_accuracy": round(balanced_accuracy(row.probabilities, row.labels, row.outputs), 6),
             "seconds": round(row.seconds, 2),
             "bytes": row.n_bytes,
+            "answers": _answers(row),
         }
         for method, row in scored
     ]
+
+
+def _answers(row: Scored) -> str:
+    """Write a letter a test trial: which label it has, in capitals where that was told rightly."""
+    right = chosen_outputs(row.probabilities, row.outputs) == row.labels
+    letters = [chr(ord("a") + int(label)) for label in row.labels]
+    return "".join(letter.upper() if hit else letter for letter, hit in zip(letters, right, strict=True))
 
 
 def _scored(job: Job, federation: Federation, store: Path) -> list[Scored]:
@@ -368,18 +377,20 @@ def read_results(results: Path, made_with: dict[str, Any], trials: str | None = 
     """
     about = results.with_suffix(".json")
     if not results.exists():
-        return pd.DataFrame(columns=[*COLUMNS, "asked", "fold"])
+        return pd.DataFrame(columns=[*COLUMNS, "asked", "fold", "answers"])
     known = json.loads(about.read_text()) if about.exists() else {}
     theirs = known.pop("trials", None)
     if (known, theirs) != (made_with, trials or theirs):
         what = "other trials" if known == made_with else "another configuration"
         raise InputError(f"{results}: made with {what}; give another --out, or remove it")
-    rows = pd.read_csv(results, dtype={"subject": str, "dataset": str})
+    rows = pd.read_csv(results, dtype={"subject": str, "dataset": str, "answers": str})
     if not set(COLUMNS) <= set(rows.columns):
         raise InputError(f"{results}: no results of a benchmark; its columns are {', '.join(rows.columns)}")
     if "fold" not in rows:
         rows["fold"] = 0
-    return rows
+    if "answers" not in rows:
+        rows["answers"] = ""
+    return rows.fillna({"answers": ""})
 
 
 def _write(results: Path, rows: pd.DataFrame, made_with: dict[str, Any]) -> None:

@@ -13,11 +13,12 @@ from mfscsn.network import Architecture, Branch
 
 
 @pytest.mark.parametrize("kernel", [1, 2, 16, 63, 64])
-def test_filtering_by_spectra_is_a_convolution_with_a_group_a_channel(kernel):
+def test_filtering_by_spectra_is_a_convolution_with_a_group_a_filter(kernel):
     torch.manual_seed(0)
-    x, kernels = torch.randn(3, 4, 100), torch.randn(4, kernel)
-    expected = F.conv1d(F.pad(x, (kernel // 2, (kernel - 1) // 2)), kernels[:, None], groups=4)
-    torch.testing.assert_close(filtered(x, kernels), expected, rtol=0, atol=2e-5)
+    x, spatial, kernels = torch.randn(3, 5, 100), torch.randn(4, 5), torch.randn(4, kernel)
+    padded = F.pad(spatial @ x, (kernel // 2, (kernel - 1) // 2))
+    expected = F.conv1d(padded, kernels[:, None], groups=4)
+    torch.testing.assert_close(filtered(x, spatial, kernels), expected, rtol=0, atol=5e-5)
 
 
 def test_it_is_eegnet_where_the_norm_between_its_first_two_filters_does_nothing():
@@ -32,8 +33,9 @@ def test_it_is_eegnet_where_the_norm_between_its_first_two_filters_does_nothing(
     for norm in norms:
         norm.running_mean.normal_()
         norm.running_var.uniform_(0.5, 2.0)
-    for scale in ours.scales:
+    for scale, shift in zip(ours.scales, ours.shifts, strict=True):
         nn.init.uniform_(scale, 0.5, 2.0)
+        nn.init.normal_(shift)
     convolutions = [m for m in theirs.modules() if isinstance(m, nn.Conv2d)]
     between, first, second = [m for m in theirs.modules() if isinstance(m, nn.BatchNorm2d)]
     with torch.no_grad():
@@ -49,11 +51,12 @@ def test_it_is_eegnet_where_the_norm_between_its_first_two_filters_does_nothing(
             target.copy_(weight.reshape(shape))
         between.running_mean.zero_()
         between.running_var.fill_(1 - between.eps)
-        for norm, mine, scale in zip((first, second), norms, ours.scales, strict=True):
+        for norm, mine, scale, shift in zip((first, second), norms, ours.scales, ours.shifts, strict=True):
             norm.running_mean.copy_(mine.running_mean)
             norm.running_var.copy_(mine.running_var)
             norm.eps = mine.eps
-            norm.weight.copy_(scale[:, 0])
+            norm.weight.copy_(scale)
+            norm.bias.copy_(shift)
     x = torch.randn(4, 5, 128)
     seen = []
     theirs.final_layer.register_forward_pre_hook(lambda module, args: seen.append(args[0].flatten(1)))
