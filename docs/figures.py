@@ -8,8 +8,8 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
+from experiments.benchmark.compare import estimate
 from experiments.benchmark.run import chosen_rows, load_bench, read_results
-from experiments.benchmark.show import estimate
 from mfscsn.common_space import ELECTRODES, positions
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -6,12 +6,14 @@ from pathlib import Path
 import pandas as pd
 from rich.table import Table
 
+from experiments.benchmark.compare import TWIN
 from experiments.benchmark.show import (
     ALL,
     OURS,
-    TWIN,
     UNSHARED,
     benchmark_table,
+    gain_table,
+    joining_line,
     joining_table,
     of_amount,
     plot,
@@ -20,7 +22,7 @@ from experiments.benchmark.show import (
 from experiments.report.page import Figure, Section, TableOf, write_page
 
 
-def report_benchmark(rows: pd.DataFrame, table: Path, name: str) -> Path:
+def report_benchmark(rows: pd.DataFrame, table: Path, name: str, searched: Sequence[int] = ()) -> Path:
     """Write a benchmark's report beside its results; return its path.
 
     Parameters
@@ -30,6 +32,8 @@ def report_benchmark(rows: pd.DataFrame, table: Path, name: str) -> Path:
     table : Path
         The CSV of results.
     name : str
+    searched : sequence of int
+        Folds that settings were searched on.
     """
     methods, amounts = set(rows["method"]), sorted(rows["asked"].unique().tolist())
     n_subjects = rows.groupby(["site", "dataset", "subject"]).ngroups
@@ -43,9 +47,11 @@ def report_benchmark(rows: pd.DataFrame, table: Path, name: str) -> Path:
         part = rows[rows["asked"] == amount]
         title = "Methods" if amount == ALL else of_amount(amount).capitalize()
         tables = [_cells(benchmark_table(part, "balanced accuracy on held-back trials, percent"))]
-        sections.append(Section(title, tables=tables))
+        if (gains := gain_table(part, searched)) is not None:
+            tables.append(_cells(gains))
         if {OURS, UNSHARED} <= methods:
-            sections[-1] = Section(title, tables=[*tables, _cells(joining_table(part))])
+            tables.append(_cells(joining_table(part)))
+        sections.append(Section(title, tables=tables))
     path = table.with_suffix(".html")
     write_page(path, f"{name}: report of a benchmark", f"Results: {table.name}", sections)
     return path
@@ -55,6 +61,8 @@ def _sharing(rows: pd.DataFrame, amounts: Sequence[int]) -> list[str]:
     lines = []
     for amount in amounts:
         part = rows[rows["asked"] == amount]
+        if (joining := joining_line(part)) is not None:
+            lines.append(f"{joining}{f', {of_amount(amount)}' if amount != ALL else ''}.")
         for method in sorted(set(part["method"]), key=lambda name: (name != OURS, name)):
             if f"{method}{TWIN}" in set(part["method"]):
                 line = sharing_line(part, method)

@@ -46,6 +46,13 @@ COLUMNS = (
 KEYS = ("method", "asked", "seed", "fold")
 
 
+class Only(Table):
+    """What is run of a method that costs too much for all of it."""
+
+    seeds: int | None = Field(None, ge=1)
+    folds: list[int] | None = Field(None, min_length=1)
+
+
 class Bench(Table):
     """A benchmark, as BENCH.toml writes it.
 
@@ -60,6 +67,10 @@ class Bench(Table):
     folds : int, optional
         In fold f the federation's targets are those alone whose number leaves f when divided by so many; the others
         train whole. All folds are run, so each target is scored once.
+    searched : list of int
+        Folds that settings were searched on; tables show the others beside all.
+    only : table
+        A costly method's own number of seeds or folds: ``only.NAME = { seeds = 1, folds = [2] }``.
     calibration : list of int, optional
         Run all with so many calibration trials of each target subject, the first in time; all where there are fewer.
         With 0 their signals fit the subject's mean, and no label trains.
@@ -73,6 +84,8 @@ class Bench(Table):
     methods: list[str] = Field(min_length=1)
     seeds: int = Field(10, ge=1)
     folds: int | None = Field(None, ge=2)
+    searched: list[int] = Field([])
+    only: dict[str, Only] = Field({})
     calibration: list[int] | None = Field(None, min_length=1)
     new_site: bool = False
     results: str | None = None
@@ -102,6 +115,8 @@ def load_bench(path: Path, data_root: Path | None = None) -> tuple[Bench, Federa
     known = [*ALONE, *METHODS, *AVERAGES]
     for method in bench.methods:
         check_method(method, known, str(path))
+    for method in bench.only:
+        check_method(method, _trained(bench.methods), f"{path}: only")
     described = (path.parent / bench.federation).resolve()
     document = {key: value for key, value in read_toml(described).items() if key != "data_root"}
     made_with = {"federation": json.loads(json.dumps(document, default=str)), "new_site": bench.new_site}
@@ -133,8 +148,13 @@ def jobs_of(bench: Bench) -> list[Job]:
         for seed, calibration, fold, method in itertools.product(
             range(bench.seeds), calibrations, range(bench.folds or 1), _trained(bench.methods)
         )
-        if seed == 0 or method in METHODS or method in SEEDED
+        if (seed == 0 or method in METHODS or method in SEEDED) and _asked_for(bench, method, seed, fold)
     ]
+
+
+def _asked_for(bench: Bench, method: str, seed: int, fold: int) -> bool:
+    only = bench.only.get(method, Only())
+    return seed < (only.seeds or bench.seeds) and (only.folds is None or fold in only.folds)
 
 
 def _trained(methods: Sequence[str]) -> list[str]:

@@ -1,63 +1,38 @@
-"""What a benchmark's rows say: means, intervals, paired differences, who loses by joining; tables and plots."""
+"""What a benchmark shows: the verdict in a line, the table of methods, what joining gives, a plot."""
 
-import functools
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from scipy.stats import wilcoxon
 
+from experiments.benchmark.compare import (
+    TWIN,
+    Paired,
+    estimate,
+    excess_losers,
+    is_control,
+    null_of,
+    paired,
+    scores_at,
+    shares_nothing,
+    sites_of,
+    strongest_alone,
+)
 from experiments.report.plots import new_figure, write_figure
-from experiments.statistics import Estimate
 
 ALL = -1  # "asked" of a row: all calibration trials
-OURS, TWIN = "mf-scsn", "-unshared"
+OURS = "mf-scsn"
 UNSHARED = f"{OURS}{TWIN}"
-N_BOOTSTRAP = 2000
-
-
-@dataclass(frozen=True)
-class Paired:
-    """How much better one method is than another: with an interval, over how many subjects, Wilcoxon's p."""
-
-    gain: Estimate
-    n_better: int
-    n_subjects: int
-    p: float | None
-
-    def __str__(self) -> str:
-        p = "-" if self.p is None else f"{self.p:.2g}"
-        g = self.gain
-        return f"{g.mean:+.1f} ({g.low:+.1f} to {g.high:+.1f}), {self.n_better} of {self.n_subjects}, p {p}"
-
-
-def estimate(rows: pd.DataFrame, method: str) -> Estimate:
-    """Mean over a site's subjects, then sites, or over all of folds; subjects and seeds are resampled within sites."""
-    return _bootstrap([_of_site(rows, method, site) for site in _sites(rows)], _equal(rows))
-
-
-def paired(rows: pd.DataFrame, method: str, rival: str) -> Paired:
-    """Compare two methods: the same mean, of the differences; subjects and seeds are resampled together."""
-    differences = []
-    for site in _sites(rows):
-        ours, theirs = _table_of_site(rows, method, site), _table_of_site(rows, rival, site)
-        if ours.shape[1] > 1 and theirs.shape[1] > 1:  # else one of them has no randomness, and ran once
-            seeds = ours.columns.intersection(theirs.columns)
-            ours, theirs = ours[seeds], theirs[seeds]
-        differences.append(ours.to_numpy(dtype=float) - theirs.to_numpy(dtype=float))
-    of_subjects = np.concatenate([part.mean(axis=1) for part in differences])
-    p = float(wilcoxon(of_subjects).pvalue) if len(of_subjects) >= 6 and np.any(of_subjects) else None
-    return Paired(_bootstrap(differences, _equal(rows)), int((of_subjects > 0).sum()), len(of_subjects), p)
+CENTRALISED = "centralised"
 
 
 def benchmark_table(rows: pd.DataFrame, title: str) -> Table:
     """Lay out a row a method: score a site, mean with interval, our gain over it, its cost."""
-    sites = _sites(rows)
+    sites = sites_of(rows)
     ours = OURS if OURS in set(rows["method"]) else None
     table = Table(title=title, title_justify="left", box=box.MARKDOWN)
     table.add_column("method", no_wrap=True)
@@ -66,30 +41,88 @@ def benchmark_table(rows: pd.DataFrame, title: str) -> Table:
     table.add_column("mean (95 %)", justify="right", no_wrap=True)
     if ours:
         table.add_column(f"{ours} minus it (95 %), better, Wilcoxon", no_wrap=True)
+    table.add_column("subjects", justify="right")
     table.add_column("seeds", justify="right")
     table.add_column("s", justify="right", no_wrap=True)
     table.add_column("kB", justify="right", no_wrap=True)
     for method in dict.fromkeys(rows["method"]):
         of_method = rows[rows["method"] == method]
-        cells = [f"{_of_site(rows, method, site).mean():.1f}" for site in sites]
+        cells = [_mean(scores_at(rows, method, site)) for site in sites]
         cells.append(str(estimate(rows, method)))
         if ours:
             cells.append("" if method == ours else str(paired(rows, ours, method)))
         seconds, size = of_method["seconds"].mean(), of_method["bytes"].mean() / 1000
-        table.add_row(method, *cells, str(of_method["seed"].nunique()), f"{seconds:.1f}", f"{size:.0f}")
+        counts = [of_method.groupby(["site", "dataset", "subject"]).ngroups, of_method["seed"].nunique()]
+        table.add_row(method, *cells, *map(str, counts), f"{seconds:.1f}", f"{size:.0f}")
     return table
 
 
-def print_benchmark(rows: pd.DataFrame, name: str) -> None:
-    """Print the first line that a reader needs, the tables, and who loses by joining."""
-    console = Console(width=200, highlight=False)
+def _mean(of_site: pd.DataFrame) -> str:
+    return f"{of_site.to_numpy(dtype=float).mean():.1f}" if of_site.size else "-"
+
+
+def gain_table(rows: pd.DataFrame, searched: Sequence[int] = ()) -> Table | None:
+    """Lay out what each method that shares gives, beside its rivals and controls; None where none shares.
+
+    Parameters
+    ----------
+    rows : DataFrame
+    searched : sequence of int
+        Folds that settings were searched on: the score is shown without them too.
+    """
+    methods = list(dict.fromkeys(rows["method"]))
+    alone = strongest_alone(rows)
+    shared = [m for m in methods if not shares_nothing(m) and not is_control(m)]
+    if alone is None or not shared:
+        return None
+    table = Table(title=f"what sharing gives, points (95 %); {alone} is the strongest of those that share nothing")
+    table.title_justify, table.box = "left", box.MARKDOWN
+    table.add_column("method", no_wrap=True)
+    scored_once = rows[~rows["fold"].isin(searched)] if searched else None
+    if scored_once is not None:
+        folds = " ".join(str(fold) for fold in sorted(scored_once["fold"].unique()))
+        table.add_column(f"folds {folds}, scored once", justify="right", no_wrap=True)
+        table.add_column(f"minus {alone} there", justify="right", no_wrap=True)
+    for head in (f"minus {alone}", "minus its null", "of the centralised gain", "lose > 5, over chance"):
+        table.add_column(head, justify="right", no_wrap=True)
+    for method in shared:
+        cells = []
+        if scored_once is not None:
+            cells += [str(estimate(scored_once, method)), gain_cell(paired(scored_once, method, alone))]
+        null, excess = null_of(rows, method), excess_losers(rows, method, alone)
+        cells += [gain_cell(paired(rows, method, alone)), gain_cell(paired(rows, method, null)) if null else "-"]
+        cells += [_of_centralised(rows, method, alone), "-" if excess is None else f"{excess:+.1f} %"]
+        table.add_row(method, *cells)
+    return table
+
+
+def gain_cell(found: Paired) -> str:
+    """Write a gain with its interval."""
+    g = found.gain
+    return f"{g.mean:+.1f} ({g.low:+.1f} to {g.high:+.1f})"
+
+
+def _of_centralised(rows: pd.DataFrame, method: str, alone: str) -> str:
+    if CENTRALISED not in set(rows["method"]) or method == CENTRALISED:
+        return "-"
+    whole = paired(rows, CENTRALISED, alone).gain
+    return f"{100 * paired(rows, method, alone).gain.mean / whole.mean:.0f} %" if whole.low > 0 else "-"
+
+
+def print_benchmark(rows: pd.DataFrame, name: str, searched: Sequence[int] = ()) -> None:
+    """Print the lines that a reader needs first, the tables, and who loses by joining."""
+    console = Console(width=220, highlight=False)
     for asked in sorted(rows["asked"].unique().tolist()):
         part = rows[rows["asked"] == asked]
         amount = f", {of_amount(asked)}" if asked != ALL else ""
+        if (line := joining_line(part)) is not None:
+            console.print(line, markup=False)
         for method in sorted(set(part["method"]), key=lambda name: (name != OURS, name)):
             if f"{method}{TWIN}" in set(part["method"]):
                 console.print(sharing_line(part, method), markup=False)
         console.print(benchmark_table(part, f"{name}{amount}: balanced accuracy on held-back trials, percent"))
+        if (table := gain_table(part, searched)) is not None:
+            console.print(table)
         if {OURS, UNSHARED} <= set(part["method"]):
             console.print(joining_table(part))
 
@@ -99,20 +132,36 @@ def of_amount(asked: int) -> str:
     return f"the first {asked} calibration trials" if asked else "no labelled trial of the target"
 
 
+def joining_line(rows: pd.DataFrame) -> str | None:
+    """Say whether joining pays: our method against the strongest of those that share nothing; None without both."""
+    alone = strongest_alone(rows)
+    if alone is None or OURS not in set(rows["method"]):
+        return None
+    gain = paired(rows, OURS, alone)
+    verdict = _verdict(gain, "joining pays", "joining costs", "a gain by joining cannot be told from zero")
+    return f"{verdict}: {OURS} minus {alone}, the strongest of those that share nothing, {_decided(gain)}"
+
+
+def _verdict(found: Paired, gains: str, costs: str, neither: str) -> str:
+    return gains if found.gain.low > 0 else costs if found.gain.high < 0 else neither
+
+
+def _decided(found: Paired) -> str:
+    g = found.gain
+    interval = f"{g.mean:+.1f} ({g.low:+.1f} to {g.high:+.1f}; the bootstrap's 95 % decide)"
+    return f"{interval}, {found.n_better} of {found.n_subjects} better"
+
+
 def sharing_line(rows: pd.DataFrame, method: str = OURS) -> str:
     """Describe whether sharing itself gives a gain: a method against its unshared twin."""
     gain = paired(rows, method, f"{method}{TWIN}")
-    if gain.gain.low > 0:
-        verdict = "sharing the common layers gives a gain"
-    elif gain.gain.high < 0:
-        verdict = "sharing the common layers costs"
-    else:
-        verdict = "a gain by sharing the common layers cannot be told from zero"
-    g, twin = gain.gain, f"{method}{TWIN}"
-    return (
-        f"{verdict}: {method} minus {twin} {g.mean:+.1f} ({g.low:+.1f} to {g.high:+.1f}; the bootstrap's 95 % decide),"
-        f" {gain.n_better} of {gain.n_subjects} better"
+    verdict = _verdict(
+        gain,
+        "sharing the common layers gives a gain",
+        "sharing the common layers costs",
+        "a gain by sharing the common layers cannot be told from zero",
     )
+    return f"{verdict}: {method} minus {method}{TWIN} {_decided(gain)}"
 
 
 def joining_table(rows: pd.DataFrame) -> Table:
@@ -147,49 +196,3 @@ def plot(rows: pd.DataFrame, folder: Path, name: str) -> list[Path]:
         axes.set_ylabel("balanced accuracy, percent (95 %)")
         axes.legend(fontsize="small")
     return write_figure(figure, folder, name)
-
-
-def _sites(rows: pd.DataFrame) -> list[str]:
-    return list(dict.fromkeys(rows[_grouping(rows)]))
-
-
-def _grouping(rows: pd.DataFrame) -> str:
-    """Return what subjects are averaged within: their site or, where every site is one subject, their data set."""
-    return "site" if rows.groupby("site")["subject"].nunique().max() > 1 else "dataset"
-
-
-def _of_site(rows: pd.DataFrame, method: str, site: str) -> NDArray[np.float64]:
-    """Points, shape (n_subjects, n_seeds)."""
-    return _table_of_site(rows, method, site).to_numpy(dtype=float)
-
-
-def _table_of_site(rows: pd.DataFrame, method: str, site: str) -> pd.DataFrame:
-    """Points: a row a subject, a column a seed."""
-    chosen = rows[(rows["method"] == method) & (rows[_grouping(rows)] == site)]
-    table = chosen.pivot_table(index=["site", "dataset", "subject"], columns="seed", values="balanced_accuracy")
-    return 100 * table
-
-
-def _equal(rows: pd.DataFrame) -> bool:
-    """Whether sites count alike; in folds, where every subject is a target once, subjects do."""
-    return "fold" not in rows or bool(rows["fold"].nunique() == 1)
-
-
-def _bootstrap(sites: list[NDArray[np.float64]], equal: bool) -> Estimate:
-    return _bootstrap_once(tuple((part.shape, part.tobytes()) for part in sites), equal)
-
-
-@functools.cache
-def _bootstrap_once(known: tuple[tuple[tuple[int, ...], bytes], ...], equal: bool) -> Estimate:
-    """Table, plot and report ask for the same estimates."""
-    sites = [np.frombuffer(values).reshape(shape) for shape, values in known]
-    rng = np.random.default_rng(0)
-    means = np.empty(N_BOOTSTRAP)
-    n_seeds = sites[0].shape[1]
-    weights = [1 if equal else len(part) for part in sites]
-    for k in range(N_BOOTSTRAP):
-        seeds = rng.integers(n_seeds, size=n_seeds)
-        parts = [part[rng.integers(len(part), size=len(part))][:, seeds % part.shape[1]].mean() for part in sites]
-        means[k] = np.average(parts, weights=weights)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return Estimate(float(np.average([part.mean() for part in sites], weights=weights)), float(low), float(high))

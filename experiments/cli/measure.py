@@ -86,8 +86,8 @@ def benchmark(asked: Benchmark) -> None:
                 lambda what, done, total: show.progress(Progress(what, done, total)),
             )
     rows = chosen_rows(plan, rows)
-    print_benchmark(rows, name)
-    page = report_benchmark(rows, table, name)
+    print_benchmark(rows, name, plan.searched)
+    page = report_benchmark(rows, table, name, plan.searched)
     typer.echo(f"results: {table}; plots: {table.with_suffix('.svg')}, {table.with_suffix('.png')}")
     typer.echo(f"report: {page}")
 
@@ -121,7 +121,7 @@ def report(
     rows = chosen_rows(plan, read_results(table, made_with))
     if rows.empty:
         raise InputError(f"{table}: no results yet; `mfscsn benchmark {what}` computes them")
-    typer.echo(f"report: {report_benchmark(rows, table, what.stem)}")
+    typer.echo(f"report: {report_benchmark(rows, table, what.stem, plan.searched)}")
 
 
 @app.command()

@@ -12,6 +12,7 @@ from conftest import LoopGrid, federation_of, mfscsn, refused, tiny_toml
 from data.errors import InputError
 from experiments.benchmark import federated as benchmark_federated
 from experiments.benchmark import run as benchmark
+from experiments.benchmark.compare import estimate
 from experiments.benchmark.federated import METHODS, configured, run_method
 from experiments.benchmark.local import ALONE, run_alone
 from experiments.benchmark.run import (
@@ -25,7 +26,6 @@ from experiments.benchmark.run import (
     run_job,
     shuffled_store,
 )
-from experiments.benchmark.show import estimate, paired, print_benchmark
 from federation import plain_loop
 from federation.plain_loop import train_together
 from federation.run_folder import RunFolder
@@ -326,59 +326,19 @@ def test_test_trials_of_noise_change_no_training(tiny, copied_store, method, mon
     assert before[1] != after[1]
 
 
-def scores(**of_methods):
-    """Two sites of three and six subjects."""
-    return pd.DataFrame(
-        [
-            (method, site, "d", f"{site}{k}", seed, 10, 30, value(site, k, seed), 1.0, 0, 0)
-            for method, value in of_methods.items()
-            for site, n in (("a", 3), ("b", 6))
-            for k in range(n)
-            for seed in range(2)
-        ],
-        columns=[*benchmark.COLUMNS, "asked"],
+def test_a_costly_method_has_its_own_seeds_and_folds(tmp_path, bench):
+    found = Bench(
+        federation="",
+        methods=["mf-scsn", "mf-scsn-null"],
+        seeds=2,
+        folds=2,
+        only={"mf-scsn-null": {"seeds": 1, "folds": [1]}},
     )
-
-
-def test_a_mean_is_over_subjects_then_over_sites():
-    rows = scores(x=lambda site, k, seed: 0.8 if site == "a" else 0.5 + 0.1 * seed)
-    found = estimate(rows, "x")
-    assert found.mean == pytest.approx(100 * (0.8 + 0.55) / 2)
-    assert found.low == pytest.approx(65) and found.high == pytest.approx(70)
-
-
-def test_a_paired_gain_is_the_mean_of_differences():
-    rows = scores(x=lambda site, k, seed: 0.6 + 0.01 * k, y=lambda site, k, seed: 0.5 + 0.01 * k)
-    found = paired(rows, "x", "y")
-    assert found.gain.low == pytest.approx(10) and found.gain.high == pytest.approx(10)
-    assert found.n_better == found.n_subjects == 9 and found.p == pytest.approx(2 / 2**9)
-    assert str(found) == "+10.0 (+10.0 to +10.0), 9 of 9, p 0.0039"
-
-
-def test_a_paired_gain_compares_equal_seeds():
-    """One method ran with the seeds 0 and 1, the other with 1 and 0 and 2: a table's order is no pairing."""
-    ours = scores(x=lambda site, k, seed: 0.6 + 0.1 * seed)
-    theirs = scores(y=lambda site, k, seed: 0.5 + 0.1 * seed)
-    theirs = pd.concat([theirs, theirs[theirs["seed"] == 1].assign(seed=2, balanced_accuracy=0.0)])
-    without_0 = ours[ours["seed"] == 1]
-    assert paired(pd.concat([ours, theirs]), "x", "y").gain.mean == pytest.approx(10)
-    more = pd.concat([without_0, without_0.assign(seed=2, balanced_accuracy=0.9), theirs])
-    assert paired(more, "x", "y").gain.mean == pytest.approx((10 + 90) / 2)
-
-
-@pytest.mark.parametrize(
-    ("gain", "words"),
-    [(0.1, "sharing the common layers gives a gain"), (0.0, "cannot be told from zero"), (-0.1, "layers costs")],
-)
-def test_the_first_line_says_whether_sharing_pays(capsys, gain, words):
-    def noise(site, k, seed):
-        return 0.6 + 0.02 * (k % 2) - 0.02 * seed
-
-    unshared = {"mf-scsn-unshared": noise}
-    rows = scores(**{"mf-scsn": lambda site, k, seed: noise(site, k, 1 - seed) + gain}, **unshared)
-    print_benchmark(rows, "made up")
-    lines = capsys.readouterr().out.splitlines()
-    assert words in lines[0] and any("joining" in line for line in lines)
+    assert [(job.method, job.seed, job.fold) for job in jobs_of(found)] == [
+        ("mf-scsn", 0, 0), ("mf-scsn", 0, 1), ("mf-scsn-null", 0, 1), ("mf-scsn", 1, 0), ("mf-scsn", 1, 1),
+    ]  # fmt: skip
+    bench.write_text(bench.read_text() + '[only]\n"mf-scsn-nul" = { seeds = 1 }\n')
+    assert "only: no such method 'mf-scsn-nul'" in refused("benchmark", bench, cwd=tmp_path)
 
 
 def test_the_command_prints_again_what_it_has(tmp_path, bench, copied_store):
