@@ -173,6 +173,10 @@ class SiteTrials:
             for labels in [subject.dataset.labels(self.contract)]
         }
 
+    def channels(self) -> dict[str, tuple[str, ...]]:
+        """Return the channel names of each data set, without reading a signal."""
+        return {subject.dataset.name: subject.trials.channels for subject in self._subjects}
+
     def labels(self) -> dict[str, tuple[str, ...]]:
         """Return the label names of each branch, in the order of its head's outputs."""
         return {subject.branch(self.site): subject.dataset.labels(self.contract) for subject in self._subjects}

@@ -32,11 +32,12 @@ Signals = NDArray[np.floating]
 
 @dataclass(frozen=True)
 class Given:
-    """What an own method is told besides trials: their rate in Hz, a seed, and how many trials a network is shown."""
+    """What an own method is told besides trials: their rate in Hz, a seed, how many trials a network is shown."""
 
     sfreq: float
     seed: int
     n_shown: int
+    batch_size: int
 
 
 Classify = Callable[[Signals, NDArray[np.int64], Signals, Given], tuple[NDArray[np.int64], NDArray[np.float64]]]
@@ -44,8 +45,15 @@ Classify = Callable[[Signals, NDArray[np.int64], Signals, Given], tuple[NDArray[
 FILTER_BANK = ((6.0, 14.0), (12.0, 20.0), (18.0, 32.0))  # Hz
 ONE_BAND = ((8.0, 32.0),)
 NETWORK_BATCH = 16  # of an own network
+SITE_BATCH, SITE_PASSES = 32, 50  # of a site's network: passes over its trials
 OWN_WEIGHT = 10.0  # of a subject's own trials among its site's
 RIDGE = 1000.0
+# Electrodes that see the eyes, or where a subject attends, and little of the motor strip
+REGIONS = {
+    "frontal": ("Fp1", "Fp2", "AF3", "AF4", "F7", "F3", "Fz", "F4", "F8"),
+    "occipital": ("PO7", "PO3", "POz", "PO4", "PO8", "O1", "Oz", "O2", "Iz"),
+}
+FEWEST_THERE = 3  # channels that a headset must have in a region
 
 
 def run_alone(name: str, federation: Federation, seed: int, store: Path) -> list[Scored]:
@@ -66,9 +74,33 @@ def _own(classify: Classify, alignment: str = "none") -> Callable[[Federation, i
                 began = time.process_time()
                 trials = own[target.dataset, target.subject]
                 words = (seed, site.name, target.dataset, target.subject)
-                given = Given(contract.sfreq, derive_seed(*words), n_shown)
+                given = Given(contract.sfreq, derive_seed(*words), n_shown, NETWORK_BATCH)
                 known, probabilities = classify(trials.signals, trials.labels, target.signals, given)
                 yield _scored(site.name, target, known, probabilities, len(trials.names), began)
+
+    return run
+
+
+def _site_network(kind: str) -> Callable[[Federation, int, Path], Iterator[Scored]]:
+    """Return braindecode's network on a site's own channels, trained on all its subjects; each whitened by its own."""
+
+    def run(federation: Federation, seed: int, store: Path) -> Iterator[Scored]:
+        contract = _contract(federation, "euclidean")
+        for site in federation.site:
+            opened = SiteTrials(site, contract, store)
+            pooled, targets = opened.training(), list(opened.targets())
+            for branch, trials in pooled.items():
+                began = time.process_time()
+                of_branch = [target for target in targets if target.branch == branch]
+                shown = SITE_PASSES * len(trials.labels)
+                given = Given(contract.sfreq, derive_seed(seed, site.name, branch), shown, SITE_BATCH)
+                held = [target.signals for target in of_branch]
+                if not held:
+                    continue
+                known, probabilities = _own_network(kind)(trials.signals, trials.labels, np.concatenate(held), given)
+                ends = np.cumsum([len(signals) for signals in held])[:-1]
+                for target, answers in zip(of_branch, np.split(probabilities, ends), strict=True):
+                    yield _scored(site.name, target, known, answers, len(trials.names), began)
 
     return run
 
@@ -103,16 +135,43 @@ def _site(alignment: str, own_weight: float) -> Callable[[Federation, int, Path]
     return run
 
 
-def _common(shuffled: bool = False) -> Callable[[Federation, int, Path], Iterator[Scored]]:
+def of_region(federation: Federation, store: Path, region: str) -> Federation:
+    """Keep a region's electrodes alone, and the headsets that have at least three of them; its common space is there.
+
+    Parameters
+    ----------
+    federation : Federation
+        Its trials are prepared.
+    store : Path
+    region : str
+        A key of `REGIONS`.
+    """
+    electrodes = REGIONS[region]
+    sites = []
+    for site in federation.site:
+        channels = SiteTrials(site, federation.contract, store).channels()
+        kept = [
+            dataset.model_copy(update={"channels": [c for c in channels[dataset.name] if c in electrodes]})
+            for dataset in site.dataset
+            if len(set(channels[dataset.name]) & set(electrodes)) >= FEWEST_THERE
+        ]
+        if kept:
+            sites.append(site.model_copy(update={"dataset": kept}))
+    contract = federation.contract.model_copy(update={"extractor": COMMON_SPACE, "electrodes": list(electrodes)})
+    return federation.model_copy(update={"contract": contract, "site": sites})
+
+
+def _common(shuffled: bool = False, region: str | None = None) -> Callable[[Federation, int, Path], Iterator[Scored]]:
     """Return a ridge on tangent vectors in the common space, of the training trials of all sites.
 
     What a site would send for it are sums over its trials, so one message a site gives the same. Own trials of the
     target weigh `OWN_WEIGHT` times as much. Each trial counts as its mirror image too, where labels have one. With
     `shuffled`, a control, the other sites' labels are shuffled within their runs: each site in turn learns from sites
-    which have nothing to teach.
+    which have nothing to teach. With `region`, another control, it sees the electrodes there alone: `of_region`.
     """
 
     def run(federation: Federation, seed: int, store: Path) -> Iterator[Scored]:
+        federation = of_region(federation, store, region) if region else federation
         changes = {"extractor": COMMON_SPACE, "body": "tangent", "alignment": "adaptive"}
         contract = federation.contract.model_copy(update=changes)
         opened = {site.name: SiteTrials(site, contract, store) for site in federation.site}
@@ -234,7 +293,7 @@ def _own_network(kind: str) -> Classify:
         loss = torch.nn.CrossEntropyLoss(counts.sum() / (len(known) * counts))
         optimiser = torch.optim.AdamW(network.parameters(), lr=1e-3, weight_decay=0.01)
         network.train()
-        size = min(NETWORK_BATCH, len(labels))
+        size = min(given.batch_size, len(labels))
         for _ in range(math.ceil(given.n_shown / size)):
             batch = torch.randperm(len(labels))[:size]
             optimiser.zero_grad()
@@ -279,8 +338,12 @@ ALONE: dict[str, Callable[[Federation, int, Path], Iterator[Scored]]] = {
     "site-weighted-adaptive": _site("adaptive", OWN_WEIGHT),
     "common-linear": _common(),
     "common-linear-null": _common(shuffled=True),
+    "common-linear-frontal": _common(region="frontal"),
+    "common-linear-occipital": _common(region="occipital"),
+    "site-eegnet": _site_network("EEGNet"),
 }
 SEEDED = {
+    "site-eegnet",
     "own-shallow",
     "own-eegnet",
     "own-eeginception",

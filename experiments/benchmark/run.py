@@ -20,7 +20,7 @@ from data.files import replaced
 from data.store import relabelled_store
 from data.trials import shuffled_within
 from experiments.benchmark.federated import AVERAGES, METHODS, Scored, averaged, configured, run_method
-from experiments.benchmark.local import ALONE, SEEDED, run_alone
+from experiments.benchmark.local import ALONE, REGIONS, SEEDED, of_region, run_alone
 from experiments.benchmark.show import ALL
 from experiments.prepare import prepare_sites
 from federation.contract import Federation, Site, load_federation
@@ -244,10 +244,13 @@ def run_benchmark(
 
 
 def prepare_bench(bench: Bench, federation: Federation, store: Path, progress: Callable[..., None]) -> Federation:
-    """Prepare the trials that the methods need: the federation's, and those of the common headset."""
+    """Prepare the trials that the methods need: the federation's, those of the common headset, those of a region."""
     prepared = prepare_sites(federation, store, progress)
     if any(method in METHODS and METHODS[method].common_channels for method in bench.methods):
         prepare_sites(configured(prepared, METHODS["fedavg"], 0), store)
+    for region in REGIONS:
+        if any(method.endswith(f"-{region}") for method in bench.methods):
+            prepare_sites(of_region(prepared, store, region), store)
     return prepared
 
 

@@ -15,6 +15,7 @@ from experiments.benchmark.compare import (
     estimate,
     excess_losers,
     is_control,
+    losing_sites,
     null_of,
     paired,
     scores_at,
@@ -139,7 +140,11 @@ def joining_line(rows: pd.DataFrame) -> str | None:
         return None
     gain = paired(rows, OURS, alone)
     verdict = _verdict(gain, "joining pays", "joining costs", "a gain by joining cannot be told from zero")
-    return f"{verdict}: {OURS} minus {alone}, the strongest of those that share nothing, {_decided(gain)}"
+    line = f"{verdict}: {OURS} minus {alone}, the strongest of those that share nothing, {_decided(gain)}"
+    losing = losing_sites(rows, OURS, alone)
+    if losing is not None:
+        line += f"; sites that lose: {', '.join(losing) or 'none'} (5 %, Holm)"
+    return line
 
 
 def _verdict(found: Paired, gains: str, costs: str, neither: str) -> str:

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments.benchmark.compare import estimate, excess_losers, paired, strongest_alone
+from experiments.benchmark.compare import estimate, excess_losers, losing_sites, paired, strongest_alone
 from experiments.benchmark.run import COLUMNS
 from experiments.benchmark.show import gain_table, print_benchmark
 
@@ -100,6 +100,21 @@ def test_losers_are_counted_over_those_that_chance_makes():
     assert excess_losers(worse, "y", "x") < -20
     one_seed = worse[(worse["method"] == "x") | (worse["seed"] == 0)]
     assert excess_losers(one_seed, "x", "y") > 40
+
+
+def test_a_site_that_loses_is_named_and_one_that_does_not_is_not():
+    rng = np.random.default_rng(1)
+    labels = np.tile(["a", "b"], 15)
+
+    def answers(share):
+        return "".join(label.upper() if rng.random() < share else label for label in labels)
+
+    rows = scores(x=lambda site, k, seed: 0.0, y=lambda site, k, seed: 0.0)
+    assert losing_sites(rows, "x", "y") is None
+    sites = zip(rows["method"], rows["site"], strict=True)
+    shares = [0.5 if of_row == ("x", "a") else 0.8 for of_row in sites]
+    rows = rows.assign(answers=[answers(share) for share in shares])
+    assert losing_sites(rows, "x", "y") == ["a"] and losing_sites(rows, "y", "x") == []
 
 
 def test_what_sharing_gives_is_shown_beside_null_and_centralised_training():

@@ -7,14 +7,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import LoopGrid, federation_of, mfscsn, refused, tiny_toml
+from conftest import LoopGrid, federation_of, mfscsn, refused, tiny_toml, write_bids
 
 from data.errors import InputError
 from experiments.benchmark import federated as benchmark_federated
 from experiments.benchmark import run as benchmark
 from experiments.benchmark.compare import estimate
 from experiments.benchmark.federated import METHODS, configured, run_method
-from experiments.benchmark.local import ALONE, run_alone
+from experiments.benchmark.local import ALONE, REGIONS, of_region, run_alone
 from experiments.benchmark.run import (
     Bench,
     Job,
@@ -32,6 +32,7 @@ from federation.run_folder import RunFolder
 from federation.server_app import federate
 from federation.site_network import server_network, site_network
 from federation.site_trials import SiteTrials
+from mfscsn.common_space import mirrored
 
 RIEMANN = tiny_toml().replace('extractor = "shallow"\n', "").replace("fine_tune = 0", "fine_tune = 2")
 SPACE = 'extractor = "common-space"'
@@ -98,7 +99,9 @@ def test_every_method_runs_and_scores_every_target(tiny, copied_store, monkeypat
     bench = Bench(federation="", methods=[*ALONE, *METHODS], seeds=1)
     tiny = prepare_bench(bench, tiny, copied_store, lambda *step: None)
     who = {("north", "3", 8), ("south", "1", 12), ("south", "2", 12)}
-    for name in set(bench.methods) - {"own-eeginception"}:  # its pooling wants longer trials
+    left_out = {"own-eeginception"}  # its pooling wants longer trials
+    left_out |= {f"common-linear-{region}" for region in REGIONS}  # no headset here has channels there
+    for name in set(bench.methods) - left_out:
         rows = run_job(Job(name, 0, None), tiny, copied_store)
         assert {(row["site"], row["subject"], row["n_test"]) for row in rows} == who, name
         assert len(rows) == 3 and all(0 <= row["balanced_accuracy"] <= 1 for row in rows), name
@@ -426,3 +429,31 @@ def test_frozen_common_layers_stay_as_they_began_and_the_sites_own_do_not(tmp_pa
             torch.testing.assert_close(network.common_state()[key], value, rtol=0, atol=1e-6)
         heads = [key for key in own.private_state() if key.startswith("heads.")]
         assert not any(torch.equal(network.private_state()[key], own.private_state()[key]) for key in heads)
+
+
+def test_a_region_keeps_its_electrodes_and_the_headsets_that_have_some(tmp_path, here):
+    """What eyes alone give: the motor strip is not seen, neither in training nor in the test."""
+    write_bids(tmp_path / "wide", ["01", "02"], ["1", "2"], ["Fp1", "Fp2", "F3", "C3", "C4"])
+    write_bids(tmp_path / "narrow", ["01"], ["1", "2"], ["Fz", "C3", "Cz", "C4"])
+    site = """
+[[site]]
+name = "{0}"
+[[site.dataset]]
+source = "bids:{0}"
+tasks = ["left_hand", "right_hand"]
+targets = ["01"]
+calibration = {{ runs = ["1"] }}
+"""
+    federation = federation_of(
+        f'name = "eyes"\ndata_root = "."\n{site.format("wide")}{site.format("narrow")}', tmp_path
+    )
+    bench = Bench(federation="", methods=["common-linear-frontal", "common-linear"], seeds=1)
+    federation = prepare_bench(bench, federation, tmp_path / "store", lambda *step: None)
+    eyes = of_region(federation, tmp_path / "store", "frontal")
+    assert [(site.name, site.dataset[0].channels) for site in eyes.site] == [("wide", ["Fp1", "Fp2", "F3"])]
+    assert eyes.contract.space == REGIONS["frontal"]
+    rows = run_benchmark(bench, federation, tmp_path / "store", tmp_path / "rows.csv", {}, 1)
+    assert sorted(zip(rows["method"], rows["site"], strict=True)) == [
+        ("common-linear", "narrow"), ("common-linear", "wide"), ("common-linear-frontal", "wide"),
+    ]  # fmt: skip
+    assert all(set(region) == {mirrored(name) for name in region} for region in REGIONS.values())
