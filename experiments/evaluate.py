@@ -1,27 +1,38 @@
 """Evaluate: a stage of its own, on saved layers. Scores every target subject's test trials; trains nothing.
 
-The federated model is the last averaged common layers with the site's last private layers, fitted to each target
-subject's calibration where the settings say so; nothing is chosen on test trials. Predictions are limited to the
-subject's own tasks.
+mf-scsn
+    The last averaged common layers with the site's last private layers, fitted to each target subject's calibration
+    where the settings say so.
+own-calibration
+    The linear classifier of the subject's calibration alone: `experiments.alone`.
+local-site
+    The strongest that the site has without sharing: the mean of what two models of all its subjects say, its network
+    trained unshared and its linear classifier.
+
+Nothing is chosen on test trials. Predictions are limited to the subject's own tasks.
 """
 
+import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.stats import wilcoxon
 
 from data.errors import InputError
 from data.files import write_csv
+from experiments.alone import LinearSite
 from experiments.references import OWN, ReferenceJob
+from experiments.statistics import as_low_by_chance, swapped_differences
 from federation.contract import Site
 from federation.run_folder import RunFolder
 from federation.site import read_tensors
 from federation.site_network import site_network
 from federation.site_scores import balanced_accuracy, chosen_outputs, fine_tuned
-from federation.site_trials import Target
+from federation.site_trials import SiteTrials, Target
 from federation.tables import first_difference
 from mfscsn.network import SplitModule
 from mfscsn.training import predict
@@ -71,6 +82,34 @@ def evaluate(run: RunFolder) -> list[Score]:
     return scores
 
 
+def harmed_sites(run: RunFolder) -> dict[str, float]:
+    """Return the sites whose federated model does worse than what they have alone, and by how many points.
+
+    Worse beyond chance on the site's own held-back trials, at 5 % for each site by itself: a site decides for itself.
+    """
+    answers: dict[tuple[str, str, str], dict[str, list[dict[str, str]]]] = {}
+    with (run.path / "predictions.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            of_subject = answers.setdefault((row["site"], row["dataset"], row["subject"]), {})
+            of_subject.setdefault(row["method"], []).append(row)
+    rng = np.random.default_rng(0)
+    _, alone, ours = METHODS
+    harmed = {}
+    for site in dict.fromkeys(key[0] for key in answers):
+        of_site = [of_method for key, of_method in answers.items() if key[0] == site]
+        parts = []
+        for of_method in of_site:
+            labels = [row["label"] for row in of_method[ours]]
+            told, told_alone = (
+                [row["label"] == row["predicted"] for row in of_method[method]] for method in (ours, alone)
+            )
+            parts.append(swapped_differences(told, told_alone, labels, rng))
+        change = float(np.mean([seen for seen, _ in parts]))
+        if as_low_by_chance(change, np.mean([chance for _, chance in parts], axis=0)) < 0.05:
+            harmed[site] = change
+    return harmed
+
+
 def check_alike(runs: Sequence[RunFolder]) -> None:
     """Raise InputError when runs that are to be averaged differ in more than their seeds; it names the first key."""
     for run in runs[1:]:
@@ -116,16 +155,20 @@ LabelPairs = list[tuple[str, str]]  # (label, predicted) of each test trial, in 
 def _site_scores(run: RunFolder, site_number: int) -> Iterator[tuple[Score, LabelPairs]]:
     site = run.federation.site[site_number]
     federated, local = run.load_network(site.name), local_network(run, site)
-    trials = run.trials(site)
-    for target in trials.targets():
-        own = own_network(run, site_number, target)
-        for method, network, branch in zip(
-            METHODS,
-            (own, *(fine_tuned(run.federation, trials, network, target) for network in (local, federated))),
-            (OWN, target.branch, target.branch),
-            strict=True,
-        ):
-            yield _score(run, site, target, method, network, branch)
+    trials, linear = run.trials(site), LinearSite(site, run.federation.contract, run.store)
+    for target, (vectors, calibration) in zip(trials.targets(), linear.targets(), strict=True):
+        answers = (
+            linear.of_subject(vectors, calibration),
+            (network_answers(run, trials, local, target) + linear.of_site(vectors, calibration)) / 2,
+            network_answers(run, trials, federated, target),
+        )
+        for method, probabilities in zip(METHODS, answers, strict=True):
+            yield _score(run, site, target, method, probabilities)
+
+
+def network_answers(run: RunFolder, trials: SiteTrials, network: SplitModule, target: Target) -> NDArray[np.float64]:
+    """Return what a site's network, fitted to the target's calibration, says of its test trials."""
+    return predict(fine_tuned(run.federation, trials, network, target), target.signals, target.branch)
 
 
 def local_network(run: RunFolder, site: Site) -> SplitModule:
@@ -144,9 +187,8 @@ def own_network(run: RunFolder, site_number: int, target: Target) -> SplitModule
 
 
 def _score(
-    run: RunFolder, site: Site, target: Target, method: str, network: SplitModule, branch: str
+    run: RunFolder, site: Site, target: Target, method: str, probabilities: NDArray[np.float64]
 ) -> tuple[Score, LabelPairs]:
-    probabilities = predict(network, target.signals, branch)
     accuracy = balanced_accuracy(probabilities, target.labels, target.outputs)
     seed, n_test = run.federation.training.seed, len(target.labels)
     names = next(d for d in site.dataset if d.name == target.dataset).labels(run.federation.contract)

@@ -1,7 +1,7 @@
-"""Predict: probabilities for the cued trials of recordings whose labels nobody knows, by one site's trained network."""
+"""Predict: probabilities for the cued trials of recordings whose labels nobody knows, by one site's model."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +13,14 @@ from data.preprocessing import Recording, cut_trials
 from data.sources import open_source
 from data.store import Store
 from data.trials import Trials, concatenate
-from federation.contract import Dataset, Site
+from experiments.alone import LinearSite
+from experiments.evaluate import local_network
+from federation.contract import Contract, Dataset, Site
 from federation.run_folder import RunFolder
 from federation.site_scores import fine_tuned
 from federation.site_trials import Target, branch_name
-from mfscsn.network import SplitModule
-from mfscsn.training import predict
+from mfscsn.inputs import Reference
+from mfscsn.training import BranchTrials, predict
 
 
 @dataclass(frozen=True)
@@ -44,16 +46,74 @@ class SubjectPredictions:
     known: bool
 
 
-def predict_recordings(
-    run: RunFolder, site_name: str, source: str, cues: Sequence[str], subjects: Sequence[str] | None = None
-) -> Iterator[SubjectPredictions]:
-    """Predict each subject's trials with a site's network.
+class FederatedModel:
+    """A site's network of a finished federation.
 
     Parameters
     ----------
     run : RunFolder
-        Finished.
     site_name : str
+
+    Raises
+    ------
+    InputError
+        For a site that is not in the run, or that has no layers of it.
+    """
+
+    def __init__(self, run: RunFolder, site_name: str):
+        self.network = run.load_network(site_name)
+        self.run, self.site = run, next(site for site in run.federation.site if site.name == site_name)
+
+    def answers(self, target: Target, trials: Trials, own: Trials | None) -> NDArray[np.float64]:
+        """Return probabilities ``(n_trials, n_outputs)``.
+
+        Parameters
+        ----------
+        target : Target
+            The trials as the network takes them.
+        trials : Trials
+            The same as recorded.
+        own : Trials, optional
+            What trains of the subject, if the site has any.
+        """
+        network = self.network
+        dataset = next(dataset for dataset in self.site.dataset if dataset.name == target.dataset)
+        if target.subject in dataset.targets:
+            network = fine_tuned(self.run.federation, self.run.trials(self.site), network, target)
+        return predict(network, target.signals, target.branch)
+
+
+class OwnModel(FederatedModel):
+    """What a site has without sharing: `local-site` of `experiments.evaluate`."""
+
+    def __init__(self, run: RunFolder, site_name: str):
+        super().__init__(run, site_name)
+        self.network = local_network(run, self.site)
+        self.linear = LinearSite(self.site, run.federation.contract, run.store)
+
+    def answers(self, target: Target, trials: Trials, own: Trials | None) -> NDArray[np.float64]:
+        """As of `FederatedModel`: the mean of what the two say."""
+        opened, pooled = self.linear.opened, self.linear.pooled[target.branch]
+        reference = aligned_by(opened.contract, trials, own)
+        vectors = replace(target, signals=reference.inputs(trials.signals, follow=own is not None))
+        nothing = BranchTrials(pooled.signals[:0], pooled.labels[:0], pooled.names)
+        calibration = opened.calibration(target.subject).get((target.dataset, target.subject), nothing)
+        return (super().answers(target, trials, own) + self.linear.of_site(vectors, calibration)) / 2
+
+
+def aligned_by(contract: Contract, trials: Trials, own: Trials | None) -> Reference:
+    """Fit the alignment on what trains of a subject or, where the site has nothing of it, on the trials themselves."""
+    return contract.alignment_model.fit(trials.signals if own is None else own.signals, trials.channels)
+
+
+def predict_recordings(
+    model: FederatedModel, source: str, cues: Sequence[str], subjects: Sequence[str] | None = None
+) -> Iterator[SubjectPredictions]:
+    """Predict each subject's trials with a site's model.
+
+    Parameters
+    ----------
+    model : FederatedModel
     source : str
         As `data.sources.open_source` takes it.
     cues : sequence of str
@@ -66,8 +126,7 @@ def predict_recordings(
     InputError
         One line that names the subject or file.
     """
-    network = run.load_network(site_name)
-    site = next(site for site in run.federation.site if site.name == site_name)
+    run, site = model.run, model.site
     opened = open_source(source)
     there = opened.subjects()
     for subject in subjects or there:
@@ -84,12 +143,11 @@ def predict_recordings(
         if dataset is None or not parts:
             known = sorted(seen)
             raise InputError(f"{source}: subject {subject!r} has no trial at the cues {list(cues)}; there are {known}")
-        yield _predict(run, site, dataset, network, subject, concatenate(parts))
+        yield _predict(model, dataset, subject, concatenate(parts))
 
 
-def _predict(
-    run: RunFolder, site: Site, dataset: Dataset, network: SplitModule, subject: str, trials: Trials
-) -> SubjectPredictions:
+def _predict(model: FederatedModel, dataset: Dataset, subject: str, trials: Trials) -> SubjectPredictions:
+    run, site = model.run, model.site
     contract, names = run.federation.contract, dataset.labels(run.federation.contract)
     opened = run.trials(site)
     own = opened.training_of(dataset.name, subject)
@@ -97,7 +155,7 @@ def _predict(
         own = None
     if own is None and site.branch_by == "subject":
         raise InputError(f"site {site.name!r} has layers for each subject, and none for {subject!r}; `mfscsn adopt` it")
-    reference = contract.alignment_model.fit(trials.signals if own is None else own.signals, trials.channels)
+    reference = aligned_by(contract, trials, own)
     target = Target(
         dataset=dataset.name,
         subject=subject,
@@ -106,9 +164,7 @@ def _predict(
         labels=np.full(len(trials), -1),
         outputs=np.arange(len(names)),
     )
-    if subject in dataset.targets:
-        network = fine_tuned(run.federation, opened, network, target)
-    return SubjectPredictions(subject, trials, predict(network, target.signals, target.branch), names, own is not None)
+    return SubjectPredictions(subject, trials, model.answers(target, trials, own), names, own is not None)
 
 
 def write_predictions(path: Path, predictions: Sequence[SubjectPredictions]) -> None:

@@ -1,7 +1,8 @@
-"""The two references that a reader needs: a network on own calibration, and the site's network unshared.
+"""Reference networks: a site's unshared and, where it is asked for, one on a subject's own calibration.
 
 Both see the same prepared trials and settings, and are shown as many trials as the site's network in the federation:
-a subject's few calibration trials are repeated as often as that takes.
+a subject's few calibration trials are repeated as often as that takes. The other half of what a site does alone is
+linear: `experiments.alone`.
 """
 
 import math
@@ -38,12 +39,18 @@ class ReferenceJob:
 
 
 def reference_jobs(run: RunFolder) -> list[ReferenceJob]:
-    """List all references of a run, the longest first."""
-    jobs = []
-    for k, site in enumerate(run.federation.site):
-        jobs.append(ReferenceJob(k))
-        jobs += [ReferenceJob(k, dataset.name, subject) for dataset in site.dataset for subject in dataset.targets]
-    return sorted(jobs, key=lambda job: job.subject is not None)
+    """List the sites' own networks."""
+    return [ReferenceJob(k) for k in range(len(run.federation.site))]
+
+
+def own_network_jobs(run: RunFolder) -> list[ReferenceJob]:
+    """List the networks of each target subject's calibration alone."""
+    return [
+        ReferenceJob(k, dataset.name, subject)
+        for k, site in enumerate(run.federation.site)
+        for dataset in site.dataset
+        for subject in dataset.targets
+    ]
 
 
 def train_references(run: RunFolder, jobs: Sequence[ReferenceJob], report: Callable[[int, int], None]) -> None:

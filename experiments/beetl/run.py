@@ -23,7 +23,7 @@ from experiments.beetl.score import BeetlScore, as_document, score
 from experiments.evaluate import local_network, own_network
 from experiments.prepare import prepare_sites
 from experiments.progress import Progress
-from experiments.references import OWN, reference_jobs, train_references
+from experiments.references import OWN, own_network_jobs, reference_jobs, train_references
 from experiments.simulate import train_rounds
 from federation.contract import Federation, parse_federation, with_root
 from federation.run_folder import RunFolder
@@ -191,7 +191,7 @@ def train_run(run: RunFolder, method: str, report: Callable[[Progress], None]) -
         if method == "mf-scsn":
             train_rounds(run, report)
         else:
-            jobs = [job for job in reference_jobs(run) if (job.subject is None) == (method == "local-site")]
+            jobs = reference_jobs(run) if method == "local-site" else own_network_jobs(run)
             train_references(run, jobs, lambda done, total: report(Progress(method, done, total)))
 
 

@@ -8,12 +8,11 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import wilcoxon
 
-from experiments.statistics import Estimate
+from experiments.statistics import Estimate, as_low_by_chance, holm, swapped_differences
 
 TWIN = "-unshared"  # a method's name, and the same each site for itself
 CONTROLS = ("-null", "-frozen", "-frontal", "-occipital")
 N_BOOTSTRAP = 2000
-N_SWAPS = 2000
 LOSS = 5.0  # points that a subject may lose by joining before it counts
 
 
@@ -109,8 +108,7 @@ def excess_losers(rows: pd.DataFrame, method: str, rival: str) -> float | None:
 def losing_sites(rows: pd.DataFrame, method: str, rival: str) -> list[str] | None:
     """Name the sites whose subjects lose by a method, at 5 % for all sites together; None without answers.
 
-    A site's p is the share of swaps, as of `excess_losers`, that lose as much or more; all of them are brought together
-    by Holm's rule (Holm 1979, Scandinavian Journal of Statistics 6(2):65-70).
+    A site's p is the share of swaps, as of `excess_losers`, that lose as much or more; Holm's rule holds for all sites.
     """
     ours, theirs = _answers(rows, method), _answers(rows, rival)
     if not ours or not theirs or not all(all(seeds.values()) for seeds in (*ours.values(), *theirs.values())):
@@ -120,16 +118,11 @@ def losing_sites(rows: pd.DataFrame, method: str, rival: str) -> list[str] | Non
     for subject in sorted(ours.keys() & theirs.keys()):
         seeds = sorted(ours[subject].keys() & theirs[subject].keys())
         seen.setdefault(subject[0], []).append(_swapped(ours[subject][seeds[0]], theirs[subject][seeds[0]], rng))
-    p = {}
-    for site, parts in seen.items():
-        loss, chance = sum(part for part, _ in parts), np.sum([swaps for _, swaps in parts], axis=0)
-        p[site] = (1 + int((chance <= loss + 1e-9).sum())) / (1 + len(chance))
-    losing = []
-    for k, site in enumerate(sorted(p, key=lambda site: p[site])):
-        if p[site] * (len(p) - k) > 0.05:
-            break
-        losing.append(site)
-    return losing
+    p = {
+        site: as_low_by_chance(sum(part for part, _ in parts), np.sum([swaps for _, swaps in parts], axis=0))
+        for site, parts in seen.items()
+    }
+    return holm(p)
 
 
 def _answers(rows: pd.DataFrame, method: str) -> dict[tuple[str, str, str], dict[int, str]]:
@@ -142,15 +135,9 @@ def _answers(rows: pd.DataFrame, method: str) -> dict[tuple[str, str, str], dict
 
 
 def _swapped(ours: str, theirs: str, rng: np.random.Generator) -> tuple[float, NDArray[np.float64]]:
-    """Return the difference in balanced accuracy, points, as it is and with answers that change places at random."""
-    labels = np.array(list(ours.lower()))
-    assert list(theirs.lower()) == labels.tolist(), "answers to other trials"
-    differs = np.array([a.isupper() - b.isupper() for a, b in zip(ours, theirs, strict=True)], dtype=float)
-    classes, counts = np.unique(labels, return_counts=True)
-    weights = 100 / (len(classes) * counts[np.searchsorted(classes, labels)])
-    signs = rng.choice([-1.0, 1.0], size=(N_SWAPS, len(labels)))
-    swapped: NDArray[np.float64] = signs @ (differs * weights)
-    return float(differs @ weights), swapped
+    labels = list(ours.lower())
+    assert list(theirs.lower()) == labels, "answers to other trials"
+    return swapped_differences([a.isupper() for a in ours], [b.isupper() for b in theirs], labels, rng)
 
 
 def sites_of(rows: pd.DataFrame) -> list[str]:

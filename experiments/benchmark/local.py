@@ -18,6 +18,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 
 from data.trials import shuffled_within
+from experiments.alone import OWN_WEIGHT, flattened, on_own_channels, own_answers, site_answers
 from experiments.benchmark.federated import Scored
 from federation.contract import Contract, Federation
 from federation.site_trials import SiteTrials, Target
@@ -46,7 +47,6 @@ FILTER_BANK = ((6.0, 14.0), (12.0, 20.0), (18.0, 32.0))  # Hz
 ONE_BAND = ((8.0, 32.0),)
 NETWORK_BATCH = 16  # of an own network
 SITE_BATCH, SITE_PASSES = 32, 50  # of a site's network: passes over its trials
-OWN_WEIGHT = 10.0  # of a subject's own trials among its site's
 RIDGE = 1000.0
 # Electrodes that see the eyes, or where a subject attends, and little of the motor strip
 REGIONS = {
@@ -61,11 +61,11 @@ def run_alone(name: str, federation: Federation, seed: int, store: Path) -> list
     return list(ALONE[name](federation, seed, store))
 
 
-def _own(classify: Classify, alignment: str = "none") -> Callable[[Federation, int, Path], Iterator[Scored]]:
+def _own(classify: Classify) -> Callable[[Federation, int, Path], Iterator[Scored]]:
     """Return a method that sees a subject's own calibration and nothing else."""
 
     def run(federation: Federation, seed: int, store: Path) -> Iterator[Scored]:
-        contract = _contract(federation, alignment)
+        contract = _contract(federation, "none")
         for site in federation.site:
             opened = SiteTrials(site, contract, store)
             own = opened.calibration()
@@ -120,17 +120,13 @@ def _site(alignment: str, own_weight: float) -> Callable[[Federation, int, Path]
             features = {branch: _features(trials, contract) for branch, trials in pooled.items()}
             for target in opened.targets():
                 began = time.process_time()
-                trials, mine = pooled[target.branch], own[target.dataset, target.subject]
-                kept = np.isin(trials.labels, target.outputs)
-                flat = features[target.branch]
-                x = np.concatenate([flat(trials.signals[kept]), flat(mine.signals)])
-                y = np.concatenate([trials.labels[kept], mine.labels])
-                # The subject's trials are among the site's already: once more for what is missing to their weight
-                weight = np.concatenate([np.ones(kept.sum()), np.full(len(mine.labels), own_weight - 1)])
-                model = LogisticRegression(C=0.003, class_weight="balanced", max_iter=1000)
-                model.fit(x[weight > 0], y[weight > 0], sample_weight=weight[weight > 0])
-                probabilities = model.predict_proba(flat(target.signals))
-                yield _scored(site.name, target, model.classes_, probabilities, len(trials.names), began)
+                trials, mine = (
+                    replace(part, signals=features[target.branch](part.signals))
+                    for part in (pooled[target.branch], own[target.dataset, target.subject])
+                )
+                aligned = replace(target, signals=features[target.branch](target.signals))
+                probabilities = site_answers(trials, mine, aligned, own_weight)
+                yield _scored(site.name, target, None, probabilities, len(trials.names), began)
 
     return run
 
@@ -182,12 +178,12 @@ def _common(shuffled: bool = False, region: str | None = None) -> Callable[[Fede
         for name, of_site in opened.items():
             own = of_site.calibration()
             there = {other: (pooled if other == name else null)[other] for other in pooled}
-            x, words = _flattened([trials for branches in there.values() for trials in branches.values()])
+            x, words = _rows_and_words([trials for branches in there.values() for trials in branches.values()])
             for target in of_site.targets():
                 began = time.process_time()
                 mine, names = own[target.dataset, target.subject], pooled[name][target.branch].names
                 wanted = [names[k] for k in target.outputs]
-                own_x, own_words = _flattened([mine])
+                own_x, own_words = _rows_and_words([mine])
                 kept = np.isin(words, wanted)
                 rows, labels = np.concatenate([x[kept], own_x]), np.concatenate([words[kept], own_words])
                 weight = np.concatenate([np.ones(kept.sum()), np.full(len(own_words), OWN_WEIGHT - 1)])
@@ -198,7 +194,7 @@ def _common(shuffled: bool = False, region: str | None = None) -> Callable[[Fede
                     weight = np.concatenate([weight, weight])
                 coded = np.where(labels[:, None] == np.array(wanted), 1.0, -1.0)
                 model = Ridge(alpha=RIDGE, solver="cholesky").fit(rows, coded, sample_weight=weight)
-                answers = softmax(model.predict(_flat(target.signals)), axis=1)
+                answers = softmax(model.predict(flattened(target.signals)), axis=1)
                 yield _scored(name, target, target.outputs, answers, len(names), began)
 
     return run
@@ -212,19 +208,25 @@ def _with_shuffled_labels(opened: SiteTrials, seed: int) -> dict[str, BranchTria
     }
 
 
-def _flattened(parts: Sequence[BranchTrials]) -> tuple[Signals, NDArray[np.str_]]:
+def _rows_and_words(parts: Sequence[BranchTrials]) -> tuple[Signals, NDArray[np.str_]]:
     """Return the tangent vectors of trials, one row each, and the names of their labels."""
     return (
-        np.concatenate([_flat(trials.signals) for trials in parts]),
+        np.concatenate([flattened(trials.signals) for trials in parts]),
         np.concatenate([np.array(trials.names)[trials.labels] for trials in parts]),
     )
 
 
 def _scored(
-    site: str, target: Target, known: NDArray[np.int64], of_classes: NDArray[np.float64], n_outputs: int, began: float
+    site: str,
+    target: Target,
+    known: NDArray[np.int64] | None,
+    of_classes: NDArray[np.float64],
+    n_outputs: int,
+    began: float,
 ) -> Scored:
+    """Score what was said of the classes that a method knew; None is all of them."""
     probabilities = np.zeros((len(of_classes), n_outputs))
-    probabilities[:, known] = of_classes
+    probabilities[:, slice(None) if known is None else known] = of_classes
     return Scored(
         site,
         target.dataset,
@@ -238,8 +240,9 @@ def _scored(
 
 
 def _contract(federation: Federation, alignment: str) -> Contract:
-    extractor = "riemann" if alignment in ("recentred", "adaptive") else "shallow"
-    return federation.contract.model_copy(update={"extractor": extractor, "alignment": alignment})
+    if alignment in ("recentred", "adaptive"):
+        return on_own_channels(federation.contract, alignment)
+    return federation.contract.model_copy(update={"extractor": "shallow", "alignment": alignment})
 
 
 def _csp(x: Signals, y: NDArray[np.int64], test: Signals, given: Given) -> Any:
@@ -268,9 +271,19 @@ def _tangent_space(bands: tuple[tuple[float, float], ...]) -> Classify:
     return classify
 
 
-def _own_riemann(x: Signals, y: NDArray[np.int64], test: Signals, given: Given) -> Any:
-    model = LogisticRegression(C=0.1, class_weight="balanced", max_iter=1000).fit(_flat(x), y)
-    return model.classes_, model.predict_proba(_flat(test))
+def _own_riemann(alignment: str) -> Callable[[Federation, int, Path], Iterator[Scored]]:
+    """Return a subject's own linear classifier on re-centred tangent vectors."""
+
+    def run(federation: Federation, seed: int, store: Path) -> Iterator[Scored]:
+        for site in federation.site:
+            opened = SiteTrials(site, _contract(federation, alignment), store)
+            own = opened.calibration()
+            for target in opened.targets():
+                began = time.process_time()
+                trials = own[target.dataset, target.subject]
+                yield _scored(site.name, target, None, own_answers(trials, target), len(trials.names), began)
+
+    return run
 
 
 def _own_network(kind: str) -> Classify:
@@ -314,21 +327,17 @@ def _band(signals: Signals, band: tuple[float, float], sfreq: float) -> Signals:
 
 def _features(trials: BranchTrials, contract: Contract) -> Callable[[Signals], Signals]:
     if contract.extractor == "riemann":
-        return _flat
+        return flattened
     reference = Alignment("recentred", contract.sfreq).fit(trials.signals)
-    return lambda signals: _flat(reference.inputs(signals, follow=False))
-
-
-def _flat(tangents: Signals) -> Signals:
-    return tangents.reshape(len(tangents), int(np.prod(tangents.shape[1:])))  # -1 knows no size of no trial
+    return lambda signals: flattened(reference.inputs(signals, follow=False))
 
 
 ALONE: dict[str, Callable[[Federation, int, Path], Iterator[Scored]]] = {
     "own-csp-lda": _own(_csp),
     "own-tangent-space": _own(_tangent_space(ONE_BAND)),
     "own-filter-bank-tangent-space": _own(_tangent_space(FILTER_BANK)),
-    "own-recentred": _own(_own_riemann, "recentred"),
-    "own-adaptive": _own(_own_riemann, "adaptive"),
+    "own-recentred": _own_riemann("recentred"),
+    "own-adaptive": _own_riemann("adaptive"),
     "own-shallow": _own(_own_network("ShallowFBCSPNet")),
     "own-eegnet": _own(_own_network("EEGNet")),
     "own-eeginception": _own(_own_network("EEGInceptionMI")),

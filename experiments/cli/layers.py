@@ -105,10 +105,13 @@ def predict(
     ],
     site: Annotated[str | None, typer.Option(help="Whose network.  \\[default: the run's only site]")] = None,
     subjects: Annotated[str | None, typer.Option(help="Only these.", metavar="NAME,...")] = None,
+    own: Annotated[
+        bool, typer.Option("--own", help="What the site has alone, in place of the federated model.")
+    ] = False,
     out: Annotated[Path, typer.Option(help="The table to write.")] = Path("probabilities.csv"),
 ) -> None:
     """Tell the tasks of recordings without labels, as a table."""
-    from experiments.predict import predict_recordings, write_predictions
+    from experiments.predict import FederatedModel, OwnModel, predict_recordings, write_predictions
     from federation.run_folder import RunFolder
 
     if out.exists():
@@ -119,7 +122,8 @@ def predict(
         raise InputError(f"{run} has the sites {', '.join(sites)}; say whose network with --site")
     predictions = []
     wanted = _names(",".join(cues))
-    for one in predict_recordings(opened, site or sites[0], _absolute(data), wanted, _names(subjects) or None):
+    model = OwnModel(opened, site or sites[0]) if own else FederatedModel(opened, site or sites[0])
+    for one in predict_recordings(model, _absolute(data), wanted, _names(subjects) or None):
         predictions.append(one)
         how = "these trials themselves, all at once: it is new to the site"
         if one.known:

@@ -1,5 +1,6 @@
 """What a person sees in the terminal: progress bars and the table of scores. Drawn by rich."""
 
+import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from statistics import mean
@@ -12,11 +13,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bars
 from rich.table import Table
 
-from experiments.evaluate import METHODS, Score, paired_difference
+from experiments.evaluate import METHODS, Score, harmed_sites, paired_difference
 from experiments.progress import Progress
 
 if TYPE_CHECKING:
     from experiments.speed.run import Row
+    from federation.run_folder import RunFolder
 
 
 class ProgressLines:
@@ -143,14 +145,21 @@ def score_table(scores: Sequence[Score]) -> None:
     *rivals, ours = METHODS
     for rival in rivals:
         gain = paired_difference(scores, ours, rival)
-        if rival == rivals[-1] and all(row[-1] == row[-2] for row in by_target.values()):
-            print(f"{ours} and {rival} score the same for every target: where a site is alone, nothing is shared")
-            continue
         test = f", Wilcoxon p = {gain.p:.2g}" if gain.p is not None else ""
         Console(soft_wrap=True).print(
             f"{ours} minus {rival}: {gain.mean:+.1f} points on the mean over subjects,"
             f" {gain.n_better} of {gain.n_subjects} better{test}",
             highlight=False,
+        )
+
+
+def harm_lines(run: "RunFolder") -> None:
+    """Say of which sites the federated model is worse than their own, and how such a site keeps its own."""
+    for site, change in harmed_sites(run).items():
+        command = f"mfscsn predict {os.path.relpath(run.path)} --site {site} --own ..."
+        print(
+            f"site {site}: the federated model does worse than the site alone, {change:+.1f} points on its held-back"
+            f" trials, more than chance; `{command}` keeps to its own"
         )
 
 

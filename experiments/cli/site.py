@@ -148,7 +148,7 @@ def evaluate(
     ] = None,
 ) -> None:
     """Score a run's last layers on this site's own test trials, beside the site on its own. Nothing leaves."""
-    from experiments.cli.show import ProgressLines, score_table
+    from experiments.cli.show import ProgressLines, harm_lines, score_table
     from experiments.evaluate import evaluate as score_run
     from experiments.progress import Progress
     from experiments.references import reference_jobs, train_references
@@ -161,6 +161,7 @@ def evaluate(
             opened, reference_jobs(opened), lambda done, total: show.progress(Progress("references", done, total))
         )
     score_table(score_run(opened))
+    harm_lines(opened)
     typer.echo(f"scores: {_shown(opened.path / 'scores.csv')}\nreport: {_shown(report(opened))}")
 
 

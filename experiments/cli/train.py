@@ -90,7 +90,7 @@ def evaluate(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs.", metavar="RUN...", show_default=False)],
 ) -> None:
     """Score finished runs again; several are averaged."""
-    from experiments.cli.show import score_table
+    from experiments.cli.show import harm_lines, score_table
     from experiments.evaluate import check_alike
     from experiments.evaluate import evaluate as score_run
     from federation.run_folder import RunFolder
@@ -98,6 +98,8 @@ def evaluate(
     opened = [RunFolder(run) for run in runs]
     check_alike(opened)
     score_table([score for run in opened for score in score_run(run)])
+    if len(opened) == 1 and len(opened[0].federation.site) > 1:
+        harm_lines(opened[0])
 
 
 def load(path: Path, data_root: Path | None) -> "Federation":
@@ -146,7 +148,7 @@ def _resume(asked: Simulation, path: Path) -> None:
 
 
 def _carry_out(run: "RunFolder") -> None:
-    from experiments.cli.show import ProgressLines, privacy_lines, score_table, secure_line
+    from experiments.cli.show import ProgressLines, harm_lines, privacy_lines, score_table, secure_line
     from experiments.simulate import simulate as run_simulation
 
     try:
@@ -156,6 +158,8 @@ def _carry_out(run: "RunFolder") -> None:
         print(f"interrupted; the same command with --resume {os.path.relpath(run.path)} goes on", file=sys.stderr)
         raise typer.Exit(130) from None
     score_table(scores)
+    if len(run.federation.site) > 1:
+        harm_lines(run)
     secure_line(run.secure_aggregation())
     privacy_lines(run.spent())
     from experiments.report.run import report as report_run

@@ -32,7 +32,7 @@ NETWORKS = {
 OURS_IS = {
     SHARING: "the site's network in the federation: last averaged common layers, the site's own first and last ones",
     ADOPTING: "the site's network around the adopted common layers, which stayed as they came",
-    ALONE: "no more than local-site: nothing is shared with anybody",
+    ALONE: "the site's own network: nothing is shared with anybody",
 }
 ALIGNED = {
     "adaptive": "a subject's trials are aligned by a mean that follows them in time order, test trials without labels",
@@ -148,8 +148,8 @@ def _summary(run: RunFolder, draws: ScoreDraws | None) -> Section:
         words.append(f"The common layers were adopted from {common} and stayed as they were; nothing was sent.")
     if _kind(run) == ALONE:
         words.append(
-            f"Nothing is shared with anybody, so {OURS} is no more than {LOCAL}. The question here is whether a site's"
-            f" subjects together beat {OWN}."
+            f"Nothing is shared with anybody, so {OURS} is the site's own network. The question here is whether a"
+            f" site's subjects together beat {OWN}."
         )
     if draws is None:
         words.append("There are no scores here: `mfscsn evaluate` writes them where the test trials are.")
@@ -228,8 +228,8 @@ def _scores(run: RunFolder, draws: ScoreDraws | None, folder: Path) -> Section |
     caption = "balanced accuracy on held-back trials, percent (95 % over test trials)"
     network = NETWORKS[run.federation.contract.extractor]
     meant = [
-        [OWN, f"{network}, trained on the subject's own calibration trials alone"],
-        [LOCAL, "the site's own network, with common layers of its own; same settings and seed, nothing shared"],
+        [OWN, "a linear classifier of the subject's own calibration trials alone"],
+        [LOCAL, f"{network} and a linear classifier of all the site's subjects, nothing shared; the mean of both"],
         [OURS, OURS_IS[_kind(run)]],
     ]
     words = [

@@ -1,9 +1,17 @@
+import csv
+
 import numpy as np
 import pytest
+from conftest import LoopGrid, mfscsn, refused, write_bids
 
 from data.errors import InputError
-from experiments.evaluate import check_alike, evaluate
-from federation.site_scores import balanced_accuracy
+from data.files import write_csv
+from experiments.alone import LinearSite
+from experiments.evaluate import PREDICTED, check_alike, evaluate, harmed_sites, local_network, network_answers
+from experiments.predict import OwnModel
+from experiments.references import reference_jobs, train_references
+from federation.server_app import federate
+from federation.site_scores import balanced_accuracy, chosen_outputs
 
 
 def test_balanced_accuracy_by_hand():
@@ -38,3 +46,57 @@ def test_runs_of_different_configurations_are_not_averaged(make_run):
     check_alike([one, other_seed])
     with pytest.raises(InputError, match="three: cannot be averaged with .*one: contract.width was 50, is 9"):
         check_alike([one, other_seed, wider])
+
+
+@pytest.fixture
+def finished(make_run):
+    run = make_run()
+    federate(LoopGrid(run), run)
+    train_references(run, reference_jobs(run), lambda done, total: None)
+    evaluate(run)
+    return run
+
+
+def test_local_site_is_the_mean_of_its_network_and_its_linear_classifier(finished):
+    site = finished.federation.site[0]
+    with (finished.path / "predictions.csv").open() as file:
+        rows = [r for r in csv.DictReader(file) if (r["site"], r["method"]) == (site.name, "local-site")]
+    trials, linear = finished.trials(site), LinearSite(site, finished.federation.contract, finished.store)
+    network = local_network(finished, site)
+    ((target, (vectors, own)),) = zip(trials.targets(), linear.targets(), strict=True)
+    mean = (network_answers(finished, trials, network, target) + linear.of_site(vectors, own)) / 2
+    names = site.dataset[0].labels(finished.federation.contract)
+    assert [row["predicted"] for row in rows] == [names[k] for k in chosen_outputs(mean, target.outputs)]
+    assert np.abs(linear.of_site(vectors, own) - network_answers(finished, trials, network, target)).max() > 0.01
+    recorded = trials.training_of("clinic", "3")
+    calibration = OwnModel(finished, site.name).answers(target, recorded, recorded)  # its own trials, told again
+    assert calibration.shape == (len(recorded), len(names))
+    np.testing.assert_allclose(calibration.sum(axis=1), 1, atol=1e-6)
+
+
+def test_what_a_site_has_alone_predicts_new_recordings(finished, tmp_path):
+    write_bids(tmp_path / "today", ["3", "7"], ["1"], ["C3", "Cz", "C4", "FC1"], names=("cue",), n=6)
+    words = ("predict", finished.path, "--site", "north", "--data", "bids:today", "--cues", "cue")
+    for model in ((), ("--own",)):
+        code, out, err = mfscsn(*words, *model, "--out", f"{len(model)}.csv", cwd=tmp_path)
+        assert code == 0, out + err
+    federated, alone = ((tmp_path / name).read_text().splitlines() for name in ("0.csv", "1.csv"))
+    assert len(federated) == len(alone) == 13 and federated[0] == alone[0] and federated[1:] != alone[1:]
+    (finished.path / "sites" / "north" / "local-site.safetensors").unlink()
+    assert "this reference was not trained" in refused(*words, "--own", "--out", "2.csv", cwd=tmp_path)
+
+
+def test_a_site_that_joining_harms_is_named_and_one_that_differs_by_chance_is_not(make_run):
+    run = make_run()
+    rng = np.random.default_rng(0)
+    rows = []
+    for site, subject, ours in (("north", "1", 0.45), ("north", "2", 0.45), ("south", "1", 0.8)):
+        for method, share in (("own-calibration", 0.6), ("local-site", 0.8), ("mf-scsn", ours)):
+            for trial in range(60):
+                label = ("left_hand", "right_hand")[trial % 2]
+                other = ("right_hand", "left_hand")[trial % 2]
+                predicted = label if rng.random() < share else other
+                rows.append((site, "d", subject, method, 0, trial, label, predicted))
+    write_csv(run.path / "predictions.csv", PREDICTED, rows)
+    harmed = harmed_sites(run)
+    assert list(harmed) == ["north"] and -50 < harmed["north"] < -20
