@@ -100,7 +100,7 @@ def adopt(run: RunFolder, common: AdoptableLayers, report: Callable[[Progress], 
 
 
 def _around(federation: Federation, trials: SiteTrials, common: AdoptableLayers) -> SplitModule:
-    network = site_network(federation, trials).requires_grad_(True)  # heads that rounds keep fixed are the site's here
+    network = site_network(federation, trials)
     try:
         network.load_common(common.layers)
     except ValueError as error:

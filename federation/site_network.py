@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from federation.contract import Federation, Site
 from federation.site_trials import SiteTrials
-from mfscsn.network import Branch, SplitModule
+from mfscsn.network import Anchored, Branch, SplitModule
 from mfscsn.training import derive_seed
 
 
@@ -19,6 +19,8 @@ def site_network(federation: Federation, trials: SiteTrials) -> SplitModule:
     if contract.heads == "label":
         for branch, labels in trials.labels().items():
             _start_by_label(network.head(branch), labels, seed)
+        if isinstance(network, Anchored):
+            network.anchor_heads()
     network.load_common(server_network(federation).common_state())
     return network
 

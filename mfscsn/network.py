@@ -10,7 +10,7 @@ A **branch** is the separate part of one data set (or of one subject). Only the 
 server.
 
 `Anchored` is the form that gains by sharing: its separate first layer is nothing that is learned but the way to the
-common space (`mfscsn.common_space`), so all that decodes is common, and its heads are fixed by their labels' names. In
+common space (`mfscsn.common_space`), so all that decodes is common, and its heads are held to their labels' names. In
 `SeparateCommonSeparate` both ends are learned and free, so they can undo whatever the common layers say.
 
 References
@@ -38,6 +38,7 @@ SHARES_HEAD = ("all-but-extractor", "all-but-norm", "all")
 SHARED = "shared"
 COMMON_SPACE = "common-space"
 NORM_EPS = 1e-3
+PULL = 10.0  # of heads to their labels' rows, as a weight decay
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ class Architecture:
     def build_alone(self, branches: Mapping[str, Branch], seed: int = 0) -> "SplitModule":
         """Make the network that one site or subject, given as the one branch, would train by itself."""
         if self.extractor == COMMON_SPACE:
-            return Anchored(replace(self, share="none"), branches, seed).requires_grad_(True)
+            return Anchored(replace(self, share="none"), branches, seed)
         return ExtractorAlone(self, branches, seed)
 
     def build_extractor(self, n_chans: int) -> ShallowExtractor | TangentExtractor:
@@ -135,6 +136,9 @@ class SplitModule(nn.Module):
     def augmented(self, x: Tensor, labels: Tensor, branch: str) -> tuple[Tensor, Tensor]:
         """Return a training batch ``(batch, ...)`` and its labels as training shows them: here, as they are."""
         return x, labels
+
+    def after_step(self, lr: float) -> None:
+        """Do what follows each step of training: here, nothing."""
 
     def common_names(self) -> list[str]:
         """Name the parameters that may leave the site."""
@@ -174,20 +178,21 @@ class SplitModule(nn.Module):
 
 
 class Anchored(SplitModule):
-    """A body in the common space, common as a whole, between fixed ends.
+    """A body in the common space, common as a whole, between ends that are fixed or held.
 
     ::
 
         trial --common space (`mfscsn.inputs`)--> z (batch, n_electrodes, n_times) --body--> features --head--> logits
 
-    The running averages of the body's norms are the site's, for each branch. A head's rows are fixed while rounds go
-    on: drawn by their labels' names (`federation.site_network`), they ask the common layers of all sites for the same
-    thing. They become a site's own in fine-tuning.
+    The running averages of the body's norms are the site's, for each branch. A head is the site's own too, and is held:
+    its rows begin as drawn by their labels' names (`federation.site_network`) and are pulled back there while they
+    learn. So the heads of all sites ask the common layers for nearly the same thing, a site whose tasks or amplifier
+    differ need not give way, and a label that a site has never seen has a row.
 
     A brain is nearly symmetric. Where electrodes and labels have a mirror image (C3 and C4, left_hand and right_hand),
     half of a training batch is mirrored, and a prediction is the mean of what is said of a trial and of its image.
 
-    Where `Architecture.share` is another's method, heads are learned: common ones of one label list, or a site's own.
+    Where `Architecture.share` is another's method, nothing holds the heads: common ones of one label list, or own ones.
 
     Parameters
     ----------
@@ -203,7 +208,8 @@ class Anchored(SplitModule):
         if not branches:
             raise ValueError("a network needs at least one branch")
         a = self.architecture = architecture
-        shares_head, fixed = a.share in SHARES_HEAD, a.share in ("middle", "none")
+        shares_head = a.share in SHARES_HEAD
+        self.pull = PULL if a.share in ("middle", "none") else 0.0
         _check_one_shape(a.share, {b.n_outputs for b in branches.values()} if shares_head else set())
         self.head_of = {name: SHARED if shares_head else f"of-{name}" for name in branches}
         self.common_prefixes = () if a.share == "none" else ("body.", "heads.") if shares_head else ("body.",)
@@ -219,12 +225,26 @@ class Anchored(SplitModule):
                     [nn.BatchNorm1d(size, NORM_EPS, affine=False) for size in self.body.norm_sizes]
                 )
                 if self.head_of[name] not in self.heads:
-                    head = nn.Linear(self.body.n_features, branch.n_outputs)
-                    self.heads[self.head_of[name]] = head.requires_grad_(not fixed)
+                    self.heads[self.head_of[name]] = nn.Linear(self.body.n_features, branch.n_outputs)
+        self.anchor_heads()
 
     def head(self, branch: str) -> nn.Linear:
         """Return the last layer of a branch."""
         return cast(nn.Linear, self.heads[self.head_of[branch]])
+
+    def anchor_heads(self) -> None:
+        """Hold each head to the rows that it has now."""
+        for name, head in self.heads.items():
+            self.register_buffer(f"anchor_{name}", cast(nn.Linear, head).weight.detach().clone())
+
+    def after_step(self, lr: float) -> None:
+        """Pull the heads back by a share of the way, as weight decay pulls to zero."""
+        share = min(1.0, lr * self.pull)
+        with torch.no_grad():
+            for name, module in self.heads.items():
+                head = cast(nn.Linear, module)
+                head.weight.lerp_(self.get_buffer(f"anchor_{name}"), share)
+                head.bias.mul_(1 - share)
 
     def augmented(self, x: Tensor, labels: Tensor, branch: str) -> tuple[Tensor, Tensor]:
         """Mirror half of a training batch, signals and labels, where the branch has a mirror image."""

@@ -113,7 +113,6 @@ def _train_seeded(
     weights = {name: class_weights(labels[name], len(t.names)) for name, t in trials.items()}
     common = {name: p for name, p in network.named_parameters() if name in set(network.common_names())}
     before = {name: p.detach().clone() for name, p in common.items()}
-    fixed = {name for name, p in network.named_parameters() if not p.requires_grad}
 
     optimiser = torch.optim.AdamW(network.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
     restore_optimiser(optimiser, network, optimiser_state)
@@ -124,7 +123,7 @@ def _train_seeded(
     for epoch in range(settings.private_first + settings.local_epochs):
         for name, parameter in network.named_parameters():
             turn = not settings.private_first or (name in common) == (epoch >= settings.private_first)
-            parameter.requires_grad_(turn and name not in fixed)
+            parameter.requires_grad_(turn)
         for batch in _batches(trials, n_steps, rng):
             n_batch = sum(len(index) for index in batch.values())
 
@@ -155,8 +154,8 @@ def _train_seeded(
                 with _uphill(network, settings.sharpness):
                     gradients()
             optimiser.step()
-    for name, parameter in network.named_parameters():
-        parameter.requires_grad_(name not in fixed)
+            network.after_step(settings.lr)
+    network.requires_grad_(True)
 
     log = RoundLog(
         n_trials=sum(len(t.labels) for t in trials.values()),
@@ -182,7 +181,6 @@ def fine_tune(network: SplitModule, trials: BranchTrials, branch: str, settings:
     """
     own = copy.deepcopy(network)
     if settings.fine_tune:
-        own.requires_grad_(True)
         alone = replace(settings, rounds=1, local_epochs=settings.fine_tune, private_first=0, proximal_mu=0.0)
         train_round(own, {branch: trials}, alone, seed=seed)
     return own

@@ -268,8 +268,6 @@ def _trained_and_predicted(federation: Federation, method: Method, store: Path, 
 
 def _changed(network: SplitModule, method: Method) -> None:
     """Make a network as a method wants it, in place."""
-    if method.frozen:
-        network.requires_grad_(True)  # heads that rounds keep fixed are the site's own here
     if method.batch_norm_of_batch:
         _normalise_by_batch(network)
 
