@@ -20,7 +20,7 @@ from experiments.references import reference_jobs, train_references
 from federation.common_layers import AdoptableLayers, of_subject
 from federation.contract import Dataset, Federation, Part, Site
 from federation.run_folder import RunFolder
-from federation.site_network import site_network
+from federation.site_network import site_network, site_seed
 from federation.site_scores import balanced_accuracy
 from federation.site_trials import SiteTrials
 from federation.tables import parse_table
@@ -28,6 +28,7 @@ from mfscsn.network import SplitModule
 from mfscsn.training import OptimiserState, RoundLog, Settings, derive_seed, predict, train_round
 
 PASSES = 10  # over the new site's trials in each of the run's rounds: few trials make few steps
+FEW_PASSES = 1  # in the common space, where a head is all that learns
 AMOUNTS = (5, 10, 20, 40, 60)  # calibration trials of the curve
 SEEDS = 3  # of the curve
 _, LOCAL, OURS = METHODS
@@ -51,13 +52,12 @@ def adopting(common: AdoptableLayers, site: Site, seed: int | None = None) -> Fe
                     f"{dataset.source}: subject {subject!r} trained the common layers of {common.name}: its test trials"
                     " would not be new to them; choose others with --subjects"
                 )
+    passes = FEW_PASSES if contract.space else PASSES
     training = common.training.model_copy(
-        update={
-            "local_epochs": PASSES * common.training.local_epochs,
-            "fine_tune": 0,
-            **({} if seed is None else {"seed": seed}),
-        }
+        update={"local_epochs": passes * common.training.local_epochs, "fine_tune": 0}
     )
+    if seed is not None:  # of what is the site's own; its heads' rows are of the run's seed
+        site = site.model_copy(update={"secret_seed": seed})
     document = {
         "name": f"{common.name}{ADOPTED}",
         "contract": contract.model_dump(mode="json", exclude_none=True),
@@ -116,8 +116,8 @@ def _train(
     """Train a site's network round by round, in place."""
     trials, state = opened.training(), None
     for number in range(1, settings.rounds + 1):
-        seed = derive_seed(federation.training.seed, opened.site.name, number)
-        log, state = train_round(network, trials, settings, seed=seed, optimiser_state=state)
+        seed = derive_seed(site_seed(federation, opened.site), opened.site.name, number)
+        log, state = train_round(network, trials, settings.in_round(number), seed=seed, optimiser_state=state)
         yield number, log, state
 
 
@@ -155,9 +155,9 @@ def _with_calibration(federation: Federation, site: Site, amount: int, seed: int
         rest = Part(after=dataset.calibration.first) if dataset.test == "rest" else dataset.test
         return dataset.model_copy(update={"calibration": Part(first=amount), "test": rest})
 
-    changed = site.model_copy(update={"dataset": [fewer(dataset) for dataset in site.dataset]})
-    training = federation.training.model_copy(update={"seed": federation.training.seed + seed})
-    return federation.model_copy(update={"site": [changed], "training": training})
+    datasets = [fewer(dataset) for dataset in site.dataset]
+    changed = site.model_copy(update={"dataset": datasets, "secret_seed": site_seed(federation, site) + seed})
+    return federation.model_copy(update={"site": [changed]})
 
 
 def _scores(federation: Federation, store: Path, common: AdoptableLayers) -> Sequence[tuple[str, str, float]]:

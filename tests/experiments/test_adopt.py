@@ -67,6 +67,29 @@ def test_only_the_separate_layers_are_trained(run, prepared):
     )
 
 
+def test_another_seed_moves_what_is_the_sites_own_and_no_row_of_a_label(make_run, prepared):
+    """In the common space a head begins at its labels' rows, which are of the run's seed."""
+    run = make_run(contract='electrodes = "motor11"')
+    text = run.path / "federation.toml"
+    text.write_text(text.read_text().replace('"shallow"', '"common-space"').replace('alignment = "euclidean"\n', ""))
+    text.write_text(text.read_text().replace('heads = "site"\n', ""))
+    run = RunFolder(run.path)
+    federate(LoopGrid(run), run)
+    common, site = replace(read_common(run.path), trained_on=frozenset()), run.federation.site[1]
+    heads = []
+    for seed in (None, 5):
+        federation = adopting(common, site, seed)
+        trials = SiteTrials(federation.site[0], federation.contract, prepared)
+        network = _around(federation, trials, common)
+        heads.append(network.head("laboratory").weight.clone())
+        for name, value in common.layers.items():
+            assert torch.equal(network.common_state()[name], value)
+        ways = [log for _, log, _ in _train(network, federation, trials, _private_alone(federation.settings))]
+        heads.append(network.head("laboratory").weight.clone())
+        assert len(ways) == federation.training.rounds
+    assert torch.equal(heads[0], heads[2]) and not torch.equal(heads[1], heads[3])
+
+
 def test_predict_gives_every_cued_trial_a_row(run, tmp_path):
     for subject in ("3", "7"):  # the same signals, of one whom the site knows and of one whom it does not
         write_bids(tmp_path / "today", [subject], ["1"], ["Fz", "C3", "Cz", "C4", "FC1"], names=("cue",), n=6)
