@@ -84,6 +84,7 @@ def read_common(path: Path) -> AdoptableLayers:
             name=f.name,
             architecture=f.contract.architecture,
             alignment=f.contract.alignment_model,
+            seed=f.training.seed,
             layers=run.load_common(run.last_round()),
             contract=f.contract,
             training=f.training,

@@ -1,6 +1,6 @@
 """`MFSCSNClassifier`: one site's network as a scikit-learn classifier, for MOABB, cross-validation and notebooks."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +14,12 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_array, check_is_fitted, check_X_y
 from threadpoolctl import threadpool_limits
 
+from mfscsn.common_space import ELECTRODES
 from mfscsn.exported import CommonLayers, read_exported
 from mfscsn.extractors import EXTRACTORS
+from mfscsn.heads import start_by_label
 from mfscsn.inputs import Alignment, check_alignment
-from mfscsn.network import COMMON_SPACE, Architecture, Branch, SeparateCommonSeparate
+from mfscsn.network import COMMON_SPACE, Architecture, Branch
 from mfscsn.training import BranchTrials, Settings, derive_seed, predict, train_round
 
 SITE = "site"  # the one branch of the network
@@ -46,25 +48,31 @@ class MFSCSNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     ----------
     sfreq : float
         Rate of the trials in Hz.
-    extractor : {"riemann", "shallow", "shallow-group"}
-        A key of `mfscsn.extractors.EXTRACTORS`; `common` brings its own.
+    channels : sequence of str, optional
+        Names of the trials' channels, in their order, in the extended 10-20 system: the common space needs them.
+    extractor : {"common-space", "riemann", "shallow", "shallow-group"}, optional
+        When left out "common-space" where channels are named, else "riemann"; `common` brings its own.
     alignment : str, optional
-        As in `mfscsn.inputs.Alignment`; when left out "recentred" with "riemann", "euclidean" with the others.
+        As in `mfscsn.inputs.Alignment`; when left out "recentred" with "common-space" and "riemann", "euclidean" with
+        the others.
         "adaptive" takes trials that `predict` is given for later ones in time order, which cross-validation does not
         give.
     common : path or mfscsn.CommonLayers, optional
         What `mfscsn export` wrote, or what `federation.common_layers.read_common` returns of a run's folder.
     train_common : bool
         Whether the common layers are trained further, or stay as they came.
-    epochs, batch_size, lr, weight_decay
-        Of training: passes over the trials, trials a step, AdamW's learning rate and weight decay.
+    epochs, batch_size, lr
+        Of training: passes over the trials, trials a step, AdamW's learning rate. When left out 200, 32 and 8e-3, which
+        falls to zero, in the common space, and else 100, 64 and 1e-3.
+    weight_decay : float
+        AdamW's.
     random_state : int
         Of weights, batches and dropout: the same one gives the same network.
 
     Attributes
     ----------
     classes_ : array, shape (n_classes,)
-    network_ : mfscsn.network.SeparateCommonSeparate
+    network_ : mfscsn.network.SplitModule
         A torch module of one branch, "site".
     n_features_in_ : int
         Channels.
@@ -83,17 +91,19 @@ class MFSCSNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self,
         sfreq: float = 128.0,
         *,
-        extractor: str = "riemann",
+        channels: Sequence[str] | None = None,
+        extractor: str | None = None,
         alignment: str | None = None,
         common: str | Path | CommonLayers | None = None,
         train_common: bool = True,
-        epochs: int = 100,
-        batch_size: int = 64,
-        lr: float = 1e-3,
+        epochs: int | None = None,
+        batch_size: int | None = None,
+        lr: float | None = None,
         weight_decay: float = 0.01,
         random_state: int = 0,
     ):
         self.sfreq = sfreq
+        self.channels = channels
         self.extractor = extractor
         self.alignment = alignment
         self.common = common
@@ -122,28 +132,39 @@ class MFSCSNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.n_features_in_ = signals.shape[1]
         common = read_exported(self.common) if isinstance(self.common, str | Path) else self.common
         architecture, alignment = self._build_by(common, signals.shape[2])
-        self.network_ = SeparateCommonSeparate(
-            architecture,
-            {SITE: Branch(signals.shape[1], len(self.classes_))},
-            derive_seed(self.random_state, SITE),
+        labels = tuple(map(str, self.classes_))
+        self.network_ = architecture.build(
+            {SITE: Branch(signals.shape[1], len(labels), labels)}, derive_seed(self.random_state, SITE)
         )
+        in_space = architecture.extractor == COMMON_SPACE
+        if in_space:
+            start_by_label(self.network_.head(SITE), labels, self.random_state if common is None else common.seed)
+            self.network_.anchor_heads()
         if common is not None:
             self.network_.load_common(common.layers)
-        frozen = common is not None and not self.train_common
+        with _one_thread():
+            self.reference_ = alignment.fit(signals, self.channels or ())
+            inputs = self.reference_.inputs(signals, follow=False)
+            self._train({SITE: BranchTrials(inputs, codes.astype(np.int64), labels)}, common is not None, in_space)
+        return self
+
+    def _train(self, trials: dict[str, BranchTrials], continued: bool, in_space: bool) -> None:
+        epochs = self.epochs or (200 if in_space else 100)
+        frozen = continued and not self.train_common
+        rounds, passes = (epochs, 1) if in_space else (1, epochs)  # a round is what the schedule's steps are
         settings = Settings(
-            rounds=1,
-            local_epochs=0 if frozen else self.epochs,
-            private_first=self.epochs if frozen else 0,
-            batch_size=self.batch_size,
-            lr=self.lr,
+            rounds=rounds,
+            local_epochs=0 if frozen else passes,
+            private_first=passes if frozen else 0,
+            batch_size=self.batch_size or (32 if in_space else 64),
+            lr=self.lr or (8e-3 if in_space else 1e-3),
+            schedule="cosine" if in_space else "constant",
             weight_decay=self.weight_decay,
         )
-        with _one_thread():
-            self.reference_ = alignment.fit(signals)
-            inputs = self.reference_.inputs(signals, follow=False)
-            trials = BranchTrials(inputs, codes.astype(np.int64), tuple(map(str, self.classes_)))
-            train_round(self.network_, {SITE: trials}, settings, seed=derive_seed(self.random_state, SITE, 1))
-        return self
+        state = None
+        for number in range(1, rounds + 1):
+            seed = derive_seed(self.random_state, SITE, number)
+            _, state = train_round(self.network_, trials, settings.in_round(number), seed=seed, optimiser_state=state)
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """Return the probability of each class, in the order of `classes_`, for trials as `fit` takes them."""
@@ -172,25 +193,30 @@ class MFSCSNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _build_by(self, common: CommonLayers | None, n_times: int) -> tuple[Architecture, Alignment]:
         """Return what the network is built by: the parameters, or what the common layers came from."""
-        if self.extractor not in EXTRACTORS:
-            raise ValueError(f"no extractor {self.extractor!r}; there are {', '.join(EXTRACTORS)}")
-        architecture = Architecture(n_times, self.sfreq, self.extractor, (0.0, self.sfreq / 2))
-        kind, shrinkage = self.alignment, 0.0
+        extractor = self.extractor or ("riemann" if self.channels is None else COMMON_SPACE)
+        if extractor not in (COMMON_SPACE, *EXTRACTORS):
+            raise ValueError(f"no extractor {extractor!r}; there are {', '.join((COMMON_SPACE, *EXTRACTORS))}")
+        electrodes = ELECTRODES["motor21"] if extractor == COMMON_SPACE else ()
+        architecture = Architecture(n_times, self.sfreq, extractor, (0.0, self.sfreq / 2), electrodes=electrodes)
+        kind, shrinkage, tangent = self.alignment, 0.0, False
         if common is not None:
-            if common.architecture.extractor == COMMON_SPACE:
-                raise ValueError(
-                    f"the common layers of {common.name} are of the common space, which needs the channels' names;"
-                    " `mfscsn adopt` takes them"
-                )
             if common.architecture.sfreq != self.sfreq:
                 raise ValueError(
                     f"sfreq is {self.sfreq:g} Hz, the common layers of {common.name} are of"
                     f" {common.architecture.sfreq:g} Hz; resample the trials"
                 )
             architecture = replace(common.architecture, n_times=n_times)
-            shrinkage = common.alignment.shrinkage
-            if architecture.extractor != "riemann":
+            shrinkage, tangent = common.alignment.shrinkage, common.alignment.tangent
+            if architecture.extractor in EXTRACTORS and architecture.extractor != "riemann":
                 kind = kind or common.alignment.kind
-        kind = kind or ("recentred" if architecture.extractor == "riemann" else "euclidean")
+        if architecture.extractor == COMMON_SPACE and len(self.channels or ()) != self.n_features_in_:
+            raise ValueError(
+                f"the common space needs the names of the {self.n_features_in_} channels: channels=[...], found"
+                f" {len(self.channels or ())}"
+            )
+        kind = kind or ("recentred" if architecture.extractor in (COMMON_SPACE, "riemann") else "euclidean")
         check_alignment(kind, architecture.extractor)
-        return architecture, Alignment(kind, self.sfreq, shrinkage, architecture.band)
+        alignment = Alignment(
+            kind, self.sfreq, shrinkage, architecture.band, electrodes=architecture.electrodes, tangent=tangent
+        )
+        return architecture, alignment

@@ -25,12 +25,15 @@ class CommonLayers:
         Of the federation.
     architecture : Architecture
     alignment : Alignment
+    seed : int
+        Of the federation: heads that are held to their labels begin by it.
     layers : mapping of str to tensor
     """
 
     name: str
     architecture: Architecture
     alignment: Alignment
+    seed: int
     layers: dict[str, Tensor] = field(repr=False)
 
 
@@ -50,8 +53,9 @@ def read_exported(path: str | Path) -> CommonLayers:
     layers, about = read_file(Path(path))
     try:
         architecture, alignment = _with_band(about["architecture"]), _with_band(about["alignment"])
-        return CommonLayers(about["name"], Architecture(**architecture), Alignment(**alignment), layers)
-    except (KeyError, TypeError) as error:
+        seed = int(json.loads(about["training"])["seed"])
+        return CommonLayers(about["name"], Architecture(**architecture), Alignment(**alignment), seed, layers)
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: of another version of mfscsn; export it again with `mfscsn export`") from error
 
 

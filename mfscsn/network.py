@@ -137,6 +137,9 @@ class SplitModule(nn.Module):
         """Return a training batch ``(batch, ...)`` and its labels as training shows them: here, as they are."""
         return x, labels
 
+    def anchor_heads(self) -> None:
+        """Hold each head to the rows that it has now, where heads are held: here, they are not."""
+
     def after_step(self, lr: float) -> None:
         """Do what follows each step of training: here, nothing."""
 

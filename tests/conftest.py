@@ -35,7 +35,7 @@ name = "tiny"
 
 [contract]
 window = [0.5, 2.5]
-extractor = "shallow"
+extractor = "{extractor}"
 {contract}
 
 [training]
@@ -67,8 +67,8 @@ calibration = {{ first = 12 }}
 """
 
 
-def tiny_toml(contract: str = "", training: str = "", north: str = "") -> str:
-    return TINY.format(contract=contract, training=training, north=north)
+def tiny_toml(contract: str = "", training: str = "", north: str = "", extractor: str = "shallow") -> str:
+    return TINY.format(contract=contract, training=training, north=north, extractor=extractor)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -69,11 +69,7 @@ def test_only_the_separate_layers_are_trained(run, prepared):
 
 def test_another_seed_moves_what_is_the_sites_own_and_no_row_of_a_label(make_run, prepared):
     """In the common space a head begins at its labels' rows, which are of the run's seed."""
-    run = make_run(contract='electrodes = "motor11"')
-    text = run.path / "federation.toml"
-    text.write_text(text.read_text().replace('"shallow"', '"common-space"').replace('alignment = "euclidean"\n', ""))
-    text.write_text(text.read_text().replace('heads = "site"\n', ""))
-    run = RunFolder(run.path)
+    run = make_run(extractor="common-space")
     federate(LoopGrid(run), run)
     common, site = replace(read_common(run.path), trained_on=frozenset()), run.federation.site[1]
     heads = []

@@ -15,6 +15,7 @@ import mfscsn
 from federation.common_layers import export_common, read_common
 from federation.server_app import federate
 from mfscsn import MFSCSNClassifier
+from mfscsn.heads import label_rows
 
 
 def planted(n_trials=60, n_chans=6, n_times=256, seed=0):
@@ -118,6 +119,45 @@ def test_it_continues_from_a_run_and_from_what_was_exported(make_run, tmp_path):
         MFSCSNClassifier(sfreq=100.0, common=tmp_path / "card").fit(X, y)
     with pytest.raises(ValueError, match=r"common layer 'common.0.weight' has shape"):  # a shorter trial
         MFSCSNClassifier(common=tmp_path / "card").fit(X[..., :200], y)
+
+
+MOTOR = ("FC3", "C3", "Cz", "C4", "FC4", "CP3")
+
+
+def test_named_channels_take_it_to_the_common_space():
+    X, y = planted()
+    X[:, [1, 3]] = X[:, [0, 1]]  # the two waves at C3 and C4
+    classifier = MFSCSNClassifier(channels=MOTOR, epochs=30)
+    assert cross_val_score(classifier, X, y, cv=3).mean() > 0.85
+    assert type(classifier.fit(X, y).network_).__name__ == "Anchored"
+    order = [5, 0, 3, 1, 2, 4]
+    there = (
+        MFSCSNClassifier(channels=[MOTOR[k] for k in order], epochs=2).fit(X[:, order], y).predict_proba(X[:, order])
+    )
+    np.testing.assert_allclose(there, MFSCSNClassifier(channels=MOTOR, epochs=2).fit(X, y).predict_proba(X), atol=1e-3)
+    with pytest.raises(ValueError, match=r"needs the names of the 6 channels: channels=\[...\], found 2"):
+        MFSCSNClassifier(channels=["C3", "C4"]).fit(X, y)
+    with pytest.raises(ValueError, match="no position on the scalp is known of 'C33'"):
+        MFSCSNClassifier(channels=[*MOTOR[:5], "C33"]).fit(X, y)
+
+
+def test_a_head_begins_at_the_rows_of_the_federation(make_run, tmp_path):
+    """Whatever the headset, and whatever the seed of the classifier."""
+    run = make_run(extractor="common-space")
+    federate(LoopGrid(run), run)
+    export_common(run, tmp_path / "card")
+    assert (tmp_path / "card" / "common.safetensors").stat().st_size < 1_000_000
+    X, _ = planted()
+    labels = np.array(["rest", "right_hand"])[np.arange(60) % 2]
+    words = {"common": tmp_path / "card", "train_common": False, "epochs": 1, "lr": 1e-12}
+    classifier = MFSCSNClassifier(channels=MOTOR, random_state=7, **words).fit(X, labels)
+    head = classifier.network_.head("site")
+    expected = label_rows(head.in_features, ("rest", "right_hand"), run.federation.training.seed)
+    torch.testing.assert_close(head.weight.detach(), expected, atol=1e-6, rtol=0)
+    layers = classifier.network_.common_state()
+    assert all(torch.equal(layers[name], value) for name, value in run.load_common(2).items())
+    with pytest.raises(ValueError, match="needs the names of the 6 channels"):
+        MFSCSNClassifier(**words).fit(X, labels)
 
 
 def test_the_package_says_what_it_does_not_have():
