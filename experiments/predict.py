@@ -1,25 +1,29 @@
-"""Predict: probabilities for the cued trials of recordings whose labels nobody knows, by one site's model."""
+"""Predict: probabilities for the cued trials of recordings whose labels nobody knows."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from data.errors import InputError, nearest
 from data.files import write_csv
 from data.preprocessing import Recording, cut_trials
 from data.sources import open_source
-from data.store import Store
 from data.trials import Trials, concatenate
 from experiments.alone import LinearSite
 from experiments.evaluate import local_network
-from federation.contract import Contract, Dataset, Site
+from federation.common_layers import AdoptableLayers
+from federation.contract import Contract, Dataset
 from federation.run_folder import RunFolder
 from federation.site_scores import fine_tuned
 from federation.site_trials import Target, branch_name
+from mfscsn.heads import start_by_label
 from mfscsn.inputs import Reference
+from mfscsn.network import Anchored, Branch
 from mfscsn.training import BranchTrials, predict
 
 
@@ -46,7 +50,21 @@ class SubjectPredictions:
     known: bool
 
 
-class FederatedModel:
+class Model(ABC):
+    """What tells the tasks of new recordings; `contract` says how they are cut."""
+
+    contract: Contract
+
+    @abstractmethod
+    def channels(self, recording: Recording) -> Sequence[str] | None:
+        """Return the channels to cut from a recording; None is all EEG. Raise InputError when it lacks some."""
+
+    @abstractmethod
+    def told(self, subject: str, trials: Trials) -> SubjectPredictions:
+        """Predict one subject's trials; raise InputError when that cannot be."""
+
+
+class FederatedModel(Model):
     """A site's network of a finished federation.
 
     Parameters
@@ -62,13 +80,51 @@ class FederatedModel:
 
     def __init__(self, run: RunFolder, site_name: str):
         self.network = run.load_network(site_name)
-        self.run, self.site = run, next(site for site in run.federation.site if site.name == site_name)
+        self.run, self.contract = run, run.federation.contract
+        self.site = next(site for site in run.federation.site if site.name == site_name)
+        self.trials = run.trials(self.site)
 
-    def answers(self, target: Target, trials: Trials, own: Trials | None) -> NDArray[np.float64]:
+    def channels(self, recording: Recording) -> Sequence[str]:
+        """Return the channels of the site's data set of the same headset."""
+        wanted: tuple[str, ...] = ()
+        for wanted in self.trials.channels().values():
+            if set(wanted) <= set(recording.raw.ch_names):
+                return wanted
+        missing = [name for name in wanted if name not in recording.raw.ch_names]
+        raise InputError(
+            f"{recording.where}: has no channel {', '.join(missing)}, which site {self.site.name!r} was trained on;"
+            " `mfscsn adopt` trains first layers for another headset"
+        )
+
+    def told(self, subject: str, trials: Trials) -> SubjectPredictions:
+        """Predict, aligned by the subject's own training trials or, where there are none, by the trials themselves."""
+        headsets = self.trials.channels()
+        dataset = next(d for d in self.site.dataset if headsets[d.name] == tuple(trials.channels))
+        names, own = dataset.labels(self.contract), self.trials.training_of(dataset.name, subject)
+        if own is not None and not len(own):  # its calibration was shown without labels
+            own = None
+        if own is None and self.site.branch_by == "subject":
+            raise InputError(
+                f"site {self.site.name!r} has layers for each subject, and none for {subject!r}; `mfscsn adopt` it"
+            )
+        reference = aligned_by(self.contract, trials, own)
+        target = Target(
+            dataset=dataset.name,
+            subject=subject,
+            branch=branch_name(self.site, dataset, subject),
+            signals=reference.inputs(trials.signals, follow=own is not None),
+            labels=np.full(len(trials), -1),
+            outputs=np.arange(len(names)),
+        )
+        return SubjectPredictions(subject, trials, self.answers(dataset, target, trials, own), names, own is not None)
+
+    def answers(self, dataset: Dataset, target: Target, trials: Trials, own: Trials | None) -> NDArray[np.float64]:
         """Return probabilities ``(n_trials, n_outputs)``.
 
         Parameters
         ----------
+        dataset : Dataset
+            The site's of that headset.
         target : Target
             The trials as the network takes them.
         trials : Trials
@@ -77,9 +133,8 @@ class FederatedModel:
             What trains of the subject, if the site has any.
         """
         network = self.network
-        dataset = next(dataset for dataset in self.site.dataset if dataset.name == target.dataset)
         if target.subject in dataset.targets:
-            network = fine_tuned(self.run.federation, self.run.trials(self.site), network, target)
+            network = fine_tuned(self.run.federation, self.trials, network, target)
         return predict(network, target.signals, target.branch)
 
 
@@ -91,29 +146,76 @@ class OwnModel(FederatedModel):
         self.network = local_network(run, self.site)
         self.linear = LinearSite(self.site, run.federation.contract, run.store)
 
-    def answers(self, target: Target, trials: Trials, own: Trials | None) -> NDArray[np.float64]:
+    def answers(self, dataset: Dataset, target: Target, trials: Trials, own: Trials | None) -> NDArray[np.float64]:
         """As of `FederatedModel`: the mean of what the two say."""
         opened, pooled = self.linear.opened, self.linear.pooled[target.branch]
         reference = aligned_by(opened.contract, trials, own)
         vectors = replace(target, signals=reference.inputs(trials.signals, follow=own is not None))
         nothing = BranchTrials(pooled.signals[:0], pooled.labels[:0], pooled.names)
         calibration = opened.calibration(target.subject).get((target.dataset, target.subject), nothing)
-        return (super().answers(target, trials, own) + self.linear.of_site(vectors, calibration)) / 2
+        return (super().answers(dataset, target, trials, own) + self.linear.of_site(vectors, calibration)) / 2
+
+
+class UnseenModel(Model):
+    """Common layers of the common space, for a headset that was never part of the federation, without any label.
+
+    The subject's signals fit its mean and the running averages of the norms; a head has its labels' rows.
+
+    Parameters
+    ----------
+    common : AdoptableLayers
+        Exported, or of a run.
+    tasks : sequence of str
+        The labels to tell apart, named as the federation names them.
+
+    Raises
+    ------
+    InputError
+        For common layers behind first layers of their own, or fewer than two tasks.
+    """
+
+    def __init__(self, common: AdoptableLayers, tasks: Sequence[str]):
+        self.common, self.contract, self.tasks = common, common.contract, tuple(tasks)
+        if not self.contract.space:
+            raise InputError(
+                f"{common.name}: its headsets have first layers of their own, so a new one must train some:"
+                " `mfscsn adopt`"
+            )
+        if len(set(self.tasks)) < 2:
+            raise InputError(f"--tasks {','.join(self.tasks)}: name at least two, as the federation {common.name} does")
+
+    def channels(self, recording: Recording) -> None:
+        """Return None: all EEG channels are carried to the common space."""
+
+    def told(self, subject: str, trials: Trials) -> SubjectPredictions:
+        """Predict, aligned by the trials themselves."""
+        here = "here"
+        try:
+            inputs = aligned_by(self.contract, trials, None).inputs(trials.signals, follow=False)
+        except ValueError as error:
+            raise InputError(f"subject {subject!r}: {error}") from error
+        branch = Branch(len(trials.channels), len(self.tasks), self.tasks)
+        network = self.contract.architecture.build({here: branch})
+        assert isinstance(network, Anchored)
+        start_by_label(network.head(here), self.tasks, self.common.seed)
+        network.load_common(self.common.layers)
+        network.fit_norms(torch.from_numpy(inputs), here)
+        return SubjectPredictions(subject, trials, predict(network, inputs, here), self.tasks, False)
 
 
 def aligned_by(contract: Contract, trials: Trials, own: Trials | None) -> Reference:
-    """Fit the alignment on what trains of a subject or, where the site has nothing of it, on the trials themselves."""
+    """Fit the alignment on what trains of a subject or, where there is nothing of it, on the trials themselves."""
     return contract.alignment_model.fit(trials.signals if own is None else own.signals, trials.channels)
 
 
 def predict_recordings(
-    model: FederatedModel, source: str, cues: Sequence[str], subjects: Sequence[str] | None = None
+    model: Model, source: str, cues: Sequence[str], subjects: Sequence[str] | None = None
 ) -> Iterator[SubjectPredictions]:
-    """Predict each subject's trials with a site's model.
+    """Predict each subject's trials.
 
     Parameters
     ----------
-    model : FederatedModel
+    model : Model
     source : str
         As `data.sources.open_source` takes it.
     cues : sequence of str
@@ -126,7 +228,6 @@ def predict_recordings(
     InputError
         One line that names the subject or file.
     """
-    run, site = model.run, model.site
     opened = open_source(source)
     there = opened.subjects()
     for subject in subjects or there:
@@ -134,37 +235,15 @@ def predict_recordings(
             raise InputError(f"{source}: no such subject {subject!r}{nearest(subject, there)}")
         parts: list[Trials] = []
         seen: set[str] = set()
-        dataset: Dataset | None = None
         for recording in opened.recordings(subject):
             seen |= recording.annotations()
-            dataset, channels = _fitting(run, site, recording)
-            part = cut_trials(recording, run.federation.contract.preprocessing, {c: c for c in cues}, subject, channels)
+            channels = model.channels(recording)
+            part = cut_trials(recording, model.contract.preprocessing, {c: c for c in cues}, subject, channels)
             parts += [part] if len(part) else []
-        if dataset is None or not parts:
+        if not parts:
             known = sorted(seen)
             raise InputError(f"{source}: subject {subject!r} has no trial at the cues {list(cues)}; there are {known}")
-        yield _predict(model, dataset, subject, concatenate(parts))
-
-
-def _predict(model: FederatedModel, dataset: Dataset, subject: str, trials: Trials) -> SubjectPredictions:
-    run, site = model.run, model.site
-    contract, names = run.federation.contract, dataset.labels(run.federation.contract)
-    opened = run.trials(site)
-    own = opened.training_of(dataset.name, subject)
-    if own is not None and not len(own):  # its calibration was shown without labels
-        own = None
-    if own is None and site.branch_by == "subject":
-        raise InputError(f"site {site.name!r} has layers for each subject, and none for {subject!r}; `mfscsn adopt` it")
-    reference = aligned_by(contract, trials, own)
-    target = Target(
-        dataset=dataset.name,
-        subject=subject,
-        branch=branch_name(site, dataset, subject),
-        signals=reference.inputs(trials.signals, follow=own is not None),
-        labels=np.full(len(trials), -1),
-        outputs=np.arange(len(names)),
-    )
-    return SubjectPredictions(subject, trials, model.answers(target, trials, own), names, own is not None)
+        yield model.told(subject, concatenate(parts))
 
 
 def write_predictions(path: Path, predictions: Sequence[SubjectPredictions]) -> None:
@@ -182,18 +261,3 @@ def write_predictions(path: Path, predictions: Sequence[SubjectPredictions]) -> 
             likeliest = one.names[int(probabilities.argmax())]
             rows.append([one.subject, *where, counts[where], t.labels[k], *shown, likeliest])
     write_csv(path, ["subject", "session", "run", "trial", "cue", *(f"p_{name}" for name in names), "predicted"], rows)
-
-
-def _fitting(run: RunFolder, site: Site, recording: Recording) -> tuple[Dataset, tuple[str, ...]]:
-    """Find the site's data set of the same headset, and its channels; raise InputError that names what is missing."""
-    wanted: tuple[str, ...] = ()
-    for dataset in site.dataset:
-        store = Store(dataset.recipe(run.federation.contract).folder(run.store))
-        wanted = store.trials((dataset.subjects or store.subjects())[0]).channels
-        if set(wanted) <= set(recording.raw.ch_names):
-            return dataset, wanted
-    missing = [name for name in wanted if name not in recording.raw.ch_names]
-    raise InputError(
-        f"{recording.where}: has no channel {', '.join(missing)}, which site {site.name!r} was trained on;"
-        " `mfscsn adopt` trains first layers for another headset"
-    )

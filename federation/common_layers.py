@@ -68,6 +68,11 @@ def of_subject(dataset: Dataset, subject: str) -> str:
     return json.dumps([dataset.source, dataset.options, subject], sort_keys=True)
 
 
+def is_exported(path: Path) -> bool:
+    """Tell whether a path is what `export_common` wrote, the folder or its file, and no run."""
+    return (path / FILE).exists() or path.is_file()
+
+
 def read_common(path: Path) -> AdoptableLayers:
     """Read common layers from a run's folder or an exported file.
 
@@ -76,7 +81,7 @@ def read_common(path: Path) -> AdoptableLayers:
     InputError
         When there are none, or the run has not reached its last round.
     """
-    if not (path / FILE).exists() and (path.is_dir() or not path.exists()):
+    if not is_exported(path):
         run = RunFolder(path)
         _check_finished(run)
         f = run.federation

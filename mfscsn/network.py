@@ -240,6 +240,25 @@ class Anchored(SplitModule):
         for name, head in self.heads.items():
             self.register_buffer(f"anchor_{name}", cast(nn.Linear, head).weight.detach().clone())
 
+    def fit_norms(self, x: Tensor, branch: str, batch_size: int = 256) -> None:
+        """Fit the running averages of a branch on trials as `forward` takes them; no label is looked at.
+
+        Images count too, where the branch has them, as they do in training.
+        """
+        image = self.images[branch]
+        shown = x if image is None else torch.cat([x, self.body.image(x, image[0])])
+        self.eval()
+        for norm in cast(nn.ModuleList, self.norms[f"of-{branch}"]):  # one after another: each sees what is before it
+            assert isinstance(norm, nn.BatchNorm1d)
+            momentum = norm.momentum
+            norm.train()
+            with torch.no_grad():
+                for number, part in enumerate(torch.split(shown, batch_size), 1):
+                    norm.momentum = 1 / number  # the plain mean of all batches
+                    self.deep_features(part, branch)
+            norm.eval()
+            norm.momentum = momentum
+
     def after_step(self, lr: float) -> None:
         """Pull the heads back by a share of the way, as weight decay pulls to zero."""
         share = min(1.0, lr * self.pull)

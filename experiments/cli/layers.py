@@ -93,44 +93,71 @@ def adopt(asked: Adoption) -> None:
     typer.echo(f"run folder: {os.path.relpath(run.path)}\nreport: {os.path.relpath(report(run))}")
 
 
-@app.command()
-def predict(
-    run: Run,
-    data: Data,
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What `mfscsn predict` is told."""
+
+    run: Annotated[
+        Path, typer.Argument(help="A finished run, or what `export` wrote.", metavar="RUN|FILE", show_default=False)
+    ]
+    data: Data
     cues: Annotated[
         list[str],
         typer.Option(
             help="Annotations to cut trials at, whatever their names.", metavar="NAME,...", show_default=False
         ),
-    ],
-    site: Annotated[str | None, typer.Option(help="Whose network.  \\[default: the run's only site]")] = None,
-    subjects: Annotated[str | None, typer.Option(help="Only these.", metavar="NAME,...")] = None,
-    own: Annotated[
-        bool, typer.Option("--own", help="What the site has alone, in place of the federated model.")
-    ] = False,
-    out: Annotated[Path, typer.Option(help="The table to write.")] = Path("probabilities.csv"),
-) -> None:
+    ]
+    site: Annotated[str | None, typer.Option(help="Whose network.  \\[default: the run's only site]")] = None
+    subjects: Annotated[str | None, typer.Option(help="Only these.", metavar="NAME,...")] = None
+    own: Annotated[bool, typer.Option("--own", help="What the site has alone, in place of the federated model.")] = (
+        False
+    )
+    tasks: Annotated[
+        str | None,
+        typer.Option(
+            help="Labels to tell apart, for a headset that was never in the federation.",
+            metavar="NAME,...",
+            show_default=False,
+        ),
+    ] = None
+    out: Annotated[Path, typer.Option(help="The table to write.")] = Path("probabilities.csv")
+
+
+@app.command()
+@takes(Prediction)
+def predict(asked: Prediction) -> None:
     """Tell the tasks of recordings without labels, as a table."""
-    from experiments.predict import FederatedModel, OwnModel, predict_recordings, write_predictions
+    from experiments.predict import FederatedModel, Model, OwnModel, UnseenModel, predict_recordings, write_predictions
+    from federation.common_layers import is_exported, read_common
     from federation.run_folder import RunFolder
 
-    if out.exists():
-        raise InputError(f"{out}: already exists; give another --out, or remove it")
-    opened = RunFolder(run)
-    sites = [one.name for one in opened.federation.site]
-    if site is None and len(sites) > 1:
-        raise InputError(f"{run} has the sites {', '.join(sites)}; say whose network with --site")
+    if asked.out.exists():
+        raise InputError(f"{asked.out}: already exists; give another --out, or remove it")
+    model: Model
+    if asked.tasks is not None:
+        if asked.site is not None or asked.own:
+            raise InputError("--tasks is of a headset that no site has; leave --site and --own out")
+        model = UnseenModel(read_common(asked.run), _names(asked.tasks))
+    elif is_exported(asked.run):
+        raise InputError(f"{asked.run}: exported layers have no heads; say which labels to tell apart with --tasks")
+    else:
+        opened = RunFolder(asked.run)
+        sites = [one.name for one in opened.federation.site]
+        if asked.site is None and len(sites) > 1:
+            raise InputError(f"{asked.run} has the sites {', '.join(sites)}; say whose network with --site")
+        model = (
+            OwnModel(opened, asked.site or sites[0]) if asked.own else FederatedModel(opened, asked.site or sites[0])
+        )
     predictions = []
-    wanted = _names(",".join(cues))
-    model = OwnModel(opened, site or sites[0]) if own else FederatedModel(opened, site or sites[0])
-    for one in predict_recordings(model, _absolute(data), wanted, _names(subjects) or None):
+    wanted = _names(",".join(asked.cues))
+    for one in predict_recordings(model, _absolute(asked.data), wanted, _names(asked.subjects) or None):
         predictions.append(one)
         how = "these trials themselves, all at once: it is new to the site"
         if one.known:
             how = "its own training trials; of trials that trained the network, the probabilities say nothing"
         typer.echo(f"subject {one.subject}: {len(one.trials)} trials, aligned by {how}")
-    write_predictions(out, predictions)
-    typer.echo(f"probabilities: {out}")
+    write_predictions(asked.out, predictions)
+    typer.echo(f"probabilities: {asked.out}")
 
 
 @app.command()

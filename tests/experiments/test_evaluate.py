@@ -69,9 +69,9 @@ def test_local_site_is_the_mean_of_its_network_and_its_linear_classifier(finishe
     assert [row["predicted"] for row in rows] == [names[k] for k in chosen_outputs(mean, target.outputs)]
     assert np.abs(linear.of_site(vectors, own) - network_answers(finished, trials, network, target)).max() > 0.01
     recorded = trials.training_of("clinic", "3")
-    calibration = OwnModel(finished, site.name).answers(target, recorded, recorded)  # its own trials, told again
-    assert calibration.shape == (len(recorded), len(names))
-    np.testing.assert_allclose(calibration.sum(axis=1), 1, atol=1e-6)
+    told = OwnModel(finished, site.name).told("3", recorded)  # its own trials, told again
+    assert told.probabilities.shape == (len(recorded), len(names)) and told.known
+    np.testing.assert_allclose(told.probabilities.sum(axis=1), 1, atol=1e-6)
 
 
 def test_what_a_site_has_alone_predicts_new_recordings(finished, tmp_path):

@@ -15,7 +15,7 @@ from conftest import MFSCSN, LoopGrid, mfscsn, tiny_toml
 
 from data.store import Store
 from experiments.evaluate import evaluate
-from experiments.predict import FederatedModel, _predict
+from experiments.predict import FederatedModel
 from experiments.references import reference_jobs, train_references
 from experiments.simulate import simulate, train_rounds
 from federation.deployment.superlink import superlink
@@ -214,5 +214,5 @@ def test_a_target_shown_without_labels_is_scored(tmp_path, prepared, tiny_file):
     run = RunFolder(tmp_path / "run")
     dataset = run.federation.site[0].dataset[0]
     trials = Store(dataset.recipe(run.federation.contract).folder(prepared)).trials("3")
-    predicted = _predict(FederatedModel(run, "north"), dataset, "3", trials)
+    predicted = FederatedModel(run, "north").told("3", trials)
     assert len(predicted.probabilities) == len(trials) and not predicted.known

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from mfscsn import bodies
 from mfscsn.common_space import ELECTRODES, mirrored
 from mfscsn.network import Anchored, Architecture, Branch, SeparateCommonSeparate
 from mfscsn.training import BranchTrials, Settings, train_round
@@ -127,6 +128,25 @@ def test_heads_learn_and_are_pulled_back_to_where_they_began():
     network.after_step(0.1 / network.pull)
     torch.testing.assert_close(head.weight.detach(), anchor + 0.9)
     torch.testing.assert_close(head.bias.detach(), torch.full((2,), 0.9))
+
+
+def test_norms_are_fitted_on_trials_and_their_images_without_a_label(monkeypatch):
+    network = IN_SPACE.build({"a": HANDS, "b": HANDS})
+    signals, _ = in_space(600)
+    signals = 3 * signals + 1
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    network.fit_norms(signals, "a", batch_size=300)
+    image = signals[:, [MOTOR.index(mirrored(name)) for name in MOTOR]]
+    seen, normed = [], bodies._normed
+    monkeypatch.setattr(bodies, "_normed", lambda x, norm, *rest: seen.append((x, norm)) or normed(x, norm, *rest))
+    network(signals, "a")
+    for norm in network.norms["of-a"]:
+        values = torch.cat([x for x, of in seen if of is norm]).transpose(0, 1).flatten(1)
+        torch.testing.assert_close(norm.running_mean, values.mean(1), atol=2e-2, rtol=2e-2)
+        torch.testing.assert_close(norm.running_var, values.var(1), atol=2e-2, rtol=2e-2)
+    assert not torch.equal(image, signals)
+    changed = {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed and all(name.startswith("norms.of-a.") for name in changed)
 
 
 @pytest.mark.parametrize(("shape", "swapped"), [(HANDS, [1, 0]), (THREE, [0, 2, 1])])

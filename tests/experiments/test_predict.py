@@ -1,0 +1,67 @@
+"""A headset that was never in the federation decodes from one exported file, without a label."""
+
+import csv
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from conftest import LoopGrid, mfscsn, refused, write_bids
+
+from data.trials import Trials
+from experiments.predict import UnseenModel
+from federation.common_layers import export_common, read_common
+from federation.server_app import federate
+
+
+@pytest.fixture
+def run(make_run):
+    run = make_run(extractor="common-space")
+    federate(LoopGrid(run), run)
+    return run
+
+
+def recorded(channels, seed=0, n=20):
+    signals = np.random.default_rng(seed).normal(scale=10, size=(n, len(channels), 256)).astype(np.float32)
+    words = (np.array([word] * n) for word in ("cue", "7", "1", "1"))
+    return Trials(signals, *words, tuple(channels), 128.0)
+
+
+def test_an_unseen_headset_is_told_from_one_file(run, tmp_path):
+    export_common(run, tmp_path / "card")
+    write_bids(tmp_path / "today", ["7"], ["1"], ["F3", "C3", "Cz", "C4", "P4"], names=("cue",), n=6)
+    words = ("--data", "bids:today", "--cues", "cue", "--tasks", "right_hand,rest")
+    code, out, err = mfscsn("predict", tmp_path / "card", *words, cwd=tmp_path)
+    assert code == 0, out + err
+    assert "subject 7: 6 trials, aligned by these trials themselves" in out
+    with (tmp_path / "probabilities.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0])[5:] == ["p_right_hand", "p_rest", "predicted"] and len(rows) == 6
+    assert mfscsn("predict", run.path, *words, "--out", "same.csv", cwd=tmp_path)[0] == 0
+    assert (tmp_path / "same.csv").read_bytes() == (tmp_path / "probabilities.csv").read_bytes()
+
+
+def test_order_of_channels_and_of_tasks_change_nothing(run):
+    common, channels = read_common(run.path), ("F3", "C3", "Cz", "C4", "P4")
+    trials, order = recorded(channels), [3, 1, 4, 0, 2]
+    turned = replace(trials, signals=trials.signals[:, order], channels=tuple(channels[k] for k in order))
+    told = UnseenModel(common, ["right_hand", "rest"]).told("7", trials).probabilities
+    other = UnseenModel(common, ["rest", "right_hand"]).told("7", turned).probabilities
+    np.testing.assert_allclose(told, other[:, ::-1], atol=2e-3)
+    assert np.ptp(told[:, 0]) > 1e-3
+
+
+def test_what_cannot_be_told_is_said(run, make_run, tmp_path):
+    export_common(run, tmp_path / "card")
+    words = ("--data", "bids:today", "--cues", "cue")
+    assert "say which labels to tell apart with --tasks" in refused("predict", tmp_path / "card", *words, cwd=tmp_path)
+    err = refused("predict", tmp_path / "card", *words, "--tasks", "rest", cwd=tmp_path)
+    assert "--tasks rest: name at least two" in err
+    err = refused("predict", run.path, *words, "--tasks", "rest,feet", "--own", cwd=tmp_path)
+    assert "leave --site and --own out" in err
+    shallow = make_run("other")
+    federate(LoopGrid(shallow), shallow)
+    err = refused("predict", shallow.path, *words, "--tasks", "rest,feet", cwd=tmp_path)
+    assert "its headsets have first layers of their own" in err
+    write_bids(tmp_path / "today", ["7"], ["1"], ["C3", "Cz", "C4", "X7"], names=("cue",), n=6)
+    err = refused("predict", tmp_path / "card", *words, "--tasks", "rest,feet", cwd=tmp_path)
+    assert "subject '7': no position on the scalp is known of 'X7'" in err
