@@ -64,7 +64,7 @@ def site_answers(pooled: BranchTrials, own: BranchTrials, target: Target, own_we
 
 
 class LinearSite:
-    """A site's linear classifiers.
+    """A site's linear classifier.
 
     Parameters
     ----------
@@ -86,10 +86,6 @@ class LinearSite:
         """Load each target subject's test trials, in the order of the site's file, and its calibration."""
         for target in self.opened.targets():
             yield target, self.opened.calibration(target.subject)[target.dataset, target.subject]
-
-    def of_subject(self, target: Target, own: BranchTrials) -> Answers:
-        """Return what the subject's calibration alone says of its test trials: `own_answers`."""
-        return own_answers(own, target)
 
     def of_site(self, target: Target, own: BranchTrials) -> Answers:
         """Return what all the site's subjects together say: `site_answers`."""

@@ -1,4 +1,4 @@
-"""Evaluate: a stage of its own, on saved layers. Scores every target subject's test trials; trains nothing.
+"""Evaluate: a stage of its own, on saved layers. Scores every target subject's test trials; trains no network.
 
 mf-scsn
     The last averaged common layers with the site's last private layers, fitted to each target subject's calibration
@@ -12,7 +12,6 @@ local-site
 Nothing is chosen on test trials. Predictions are limited to the subject's own tasks.
 """
 
-import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,9 +23,8 @@ from scipy.stats import wilcoxon
 
 from data.errors import InputError
 from data.files import write_csv
-from experiments.alone import LinearSite
+from experiments.alone import LinearSite, own_answers
 from experiments.references import OWN, ReferenceJob
-from experiments.statistics import as_low_by_chance, swapped_differences
 from federation.contract import Site
 from federation.run_folder import RunFolder
 from federation.site import read_tensors
@@ -82,34 +80,6 @@ def evaluate(run: RunFolder) -> list[Score]:
     return scores
 
 
-def harmed_sites(run: RunFolder) -> dict[str, float]:
-    """Return the sites whose federated model does worse than what they have alone, and by how many points.
-
-    Worse beyond chance on the site's own held-back trials, at 5 % for each site by itself: a site decides for itself.
-    """
-    answers: dict[tuple[str, str, str], dict[str, list[dict[str, str]]]] = {}
-    with (run.path / "predictions.csv").open(newline="") as file:
-        for row in csv.DictReader(file):
-            of_subject = answers.setdefault((row["site"], row["dataset"], row["subject"]), {})
-            of_subject.setdefault(row["method"], []).append(row)
-    rng = np.random.default_rng(0)
-    _, alone, ours = METHODS
-    harmed = {}
-    for site in dict.fromkeys(key[0] for key in answers):
-        of_site = [of_method for key, of_method in answers.items() if key[0] == site]
-        parts = []
-        for of_method in of_site:
-            labels = [row["label"] for row in of_method[ours]]
-            told, told_alone = (
-                [row["label"] == row["predicted"] for row in of_method[method]] for method in (ours, alone)
-            )
-            parts.append(swapped_differences(told, told_alone, labels, rng))
-        change = float(np.mean([seen for seen, _ in parts]))
-        if as_low_by_chance(change, np.mean([chance for _, chance in parts], axis=0)) < 0.05:
-            harmed[site] = change
-    return harmed
-
-
 def check_alike(runs: Sequence[RunFolder]) -> None:
     """Raise InputError when runs that are to be averaged differ in more than their seeds; it names the first key."""
     for run in runs[1:]:
@@ -158,7 +128,7 @@ def _site_scores(run: RunFolder, site_number: int) -> Iterator[tuple[Score, Labe
     trials, linear = run.trials(site), LinearSite(site, run.federation.contract, run.store)
     for target, (vectors, calibration) in zip(trials.targets(), linear.targets(), strict=True):
         answers = (
-            linear.of_subject(vectors, calibration),
+            own_answers(calibration, vectors),
             (network_answers(run, trials, local, target) + linear.of_site(vectors, calibration)) / 2,
             network_answers(run, trials, federated, target),
         )

@@ -149,15 +149,16 @@ class MFSCSNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return self
 
     def _train(self, trials: dict[str, BranchTrials], continued: bool, in_space: bool) -> None:
-        epochs = self.epochs or (200 if in_space else 100)
+        epochs, batch_size, lr = (200, 32, 8e-3) if in_space else (100, 64, 1e-3)
+        epochs = epochs if self.epochs is None else self.epochs
         frozen = continued and not self.train_common
         rounds, passes = (epochs, 1) if in_space else (1, epochs)  # a round is what the schedule's steps are
         settings = Settings(
             rounds=rounds,
             local_epochs=0 if frozen else passes,
             private_first=passes if frozen else 0,
-            batch_size=self.batch_size or (32 if in_space else 64),
-            lr=self.lr or (8e-3 if in_space else 1e-3),
+            batch_size=batch_size if self.batch_size is None else self.batch_size,
+            lr=lr if self.lr is None else self.lr,
             schedule="cosine" if in_space else "constant",
             weight_decay=self.weight_decay,
         )

@@ -188,7 +188,7 @@ class Anchored(SplitModule):
         trial --common space (`mfscsn.inputs`)--> z (batch, n_electrodes, n_times) --body--> features --head--> logits
 
     The running averages of the body's norms are the site's, for each branch. A head is the site's own too, and is held:
-    its rows begin as drawn by their labels' names (`federation.site_network`) and are pulled back there while they
+    its rows begin as drawn by their labels' names (`mfscsn.heads`) and are pulled back there while they
     learn. So the heads of all sites ask the common layers for nearly the same thing, a site whose tasks or amplifier
     differ need not give way, and a label that a site has never seen has a row.
 
@@ -241,15 +241,16 @@ class Anchored(SplitModule):
             self.register_buffer(f"anchor_{name}", cast(nn.Linear, head).weight.detach().clone())
 
     def fit_norms(self, x: Tensor, branch: str, batch_size: int = 256) -> None:
-        """Fit the running averages of a branch on trials as `forward` takes them; no label is looked at.
+        """Fit the running averages of a branch, and of the body's own norms, on trials as `forward` takes them.
 
-        Images count too, where the branch has them, as they do in training.
+        No label is looked at. Images count too, where the branch has them, as they do in training.
         """
         image = self.images[branch]
         shown = x if image is None else torch.cat([x, self.body.image(x, image[0])])
         self.eval()
-        for norm in cast(nn.ModuleList, self.norms[f"of-{branch}"]):  # one after another: each sees what is before it
-            assert isinstance(norm, nn.BatchNorm1d)
+        of_body = [module for module in self.body.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+        for norm in [*cast(nn.ModuleList, self.norms[f"of-{branch}"]), *of_body]:  # each sees what is before it
+            assert isinstance(norm, nn.modules.batchnorm._BatchNorm)
             momentum = norm.momentum
             norm.train()
             with torch.no_grad():

@@ -1,6 +1,7 @@
 """A benchmark's statistics: means with intervals, paired differences, the strongest rival, who loses by joining."""
 
 import functools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,11 +9,11 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import wilcoxon
 
-from experiments.statistics import Estimate, as_low_by_chance, holm, swapped_differences
+from experiments.statistics import Estimate
 
 TWIN = "-unshared"  # a method's name, and the same each site for itself
 CONTROLS = ("-null", "-frozen", "-frontal", "-occipital")
-N_BOOTSTRAP = 2000
+N_BOOTSTRAP, N_SWAPS = 2000, 2000
 LOSS = 5.0  # points that a subject may lose by joining before it counts
 
 
@@ -89,20 +90,11 @@ def excess_losers(rows: pd.DataFrame, method: str, rival: str) -> float | None:
     float, optional
         Percent; below 0 where fewer lose than by chance.
     """
-    ours, theirs = _answers(rows, method), _answers(rows, rival)
-    if not ours or not theirs or not all(all(seeds.values()) for seeds in (*ours.values(), *theirs.values())):
+    found = _of_subjects(rows, method, rival)
+    if not found:
         return None
-    rng = np.random.default_rng(0)
-    lost, chance = [], []
-    for subject in sorted(ours.keys() & theirs.keys()):
-        for seed, answers in ours[subject].items():
-            others = theirs[subject]
-            other = next(iter(others.values())) if len(others) == 1 else others.get(seed)  # the one seed of a rival
-            if other is not None:
-                seen, swapped = _swapped(answers, other, rng)
-                lost.append(seen < -LOSS)
-                chance.append(np.mean(swapped < -LOSS))
-    return 100 * float(np.mean(lost) - np.mean(chance)) if lost else None
+    lost = [seen < -LOSS for seen, _ in found.values()]
+    return 100 * float(np.mean(lost) - np.mean([chance < -LOSS for _, chance in found.values()]))
 
 
 def losing_sites(rows: pd.DataFrame, method: str, rival: str) -> list[str] | None:
@@ -110,34 +102,89 @@ def losing_sites(rows: pd.DataFrame, method: str, rival: str) -> list[str] | Non
 
     A site's p is the share of swaps, as of `excess_losers`, that lose as much or more; Holm's rule holds for all sites.
     """
-    ours, theirs = _answers(rows, method), _answers(rows, rival)
-    if not ours or not theirs or not all(all(seeds.values()) for seeds in (*ours.values(), *theirs.values())):
+    found = _of_subjects(rows, method, rival)
+    if not found:
         return None
+    sites = dict.fromkeys(site for site, _, _ in found)
+    return holm({site: p_of_loss([part for key, part in found.items() if key[0] == site]) for site in sites})
+
+
+Subject = tuple[str, str, str]
+
+
+def _of_subjects(rows: pd.DataFrame, method: str, rival: str) -> dict[Subject, tuple[float, NDArray[np.float64]]]:
+    """Compare two methods' answers for each subject that both have, over their seeds; {} where none were kept."""
+    ours, theirs = _answers(rows, method), _answers(rows, rival)
+    if not all((*ours.values(), *theirs.values())):
+        return {}
     rng = np.random.default_rng(0)
-    seen: dict[str, list[tuple[float, NDArray[np.float64]]]] = {}
+    found = {}
     for subject in sorted(ours.keys() & theirs.keys()):
-        seeds = sorted(ours[subject].keys() & theirs[subject].keys())
-        seen.setdefault(subject[0], []).append(_swapped(ours[subject][seeds[0]], theirs[subject][seeds[0]], rng))
-    p = {
-        site: as_low_by_chance(sum(part for part, _ in parts), np.sum([swaps for _, swaps in parts], axis=0))
-        for site, parts in seen.items()
-    }
-    return holm(p)
-
-
-def _answers(rows: pd.DataFrame, method: str) -> dict[tuple[str, str, str], dict[int, str]]:
-    """Return a method's answers: subject -> seed -> a letter a trial."""
-    found: dict[tuple[str, str, str], dict[int, str]] = {}
-    chosen = rows.loc[rows["method"] == method, ["site", "dataset", "subject", "seed", "answers"]]
-    for site, dataset, subject, seed, answers in chosen.itertuples(index=False):
-        found.setdefault((site, dataset, subject), {})[seed] = answers
+        labels = list(ours[subject][0].lower())
+        told, told_by_rival = (np.mean(_right(seeds, labels), axis=0) for seeds in (ours[subject], theirs[subject]))
+        found[subject] = swapped_differences(told, told_by_rival, labels, rng)
     return found
 
 
-def _swapped(ours: str, theirs: str, rng: np.random.Generator) -> tuple[float, NDArray[np.float64]]:
-    labels = list(ours.lower())
-    assert list(theirs.lower()) == labels, "answers to other trials"
-    return swapped_differences([a.isupper() for a in ours], [b.isupper() for b in theirs], labels, rng)
+def _right(seeds: Sequence[str], labels: Sequence[str]) -> list[list[bool]]:
+    assert all(list(answers.lower()) == labels for answers in seeds), "answers to other trials"
+    return [[letter.isupper() for letter in answers] for answers in seeds]
+
+
+def _answers(rows: pd.DataFrame, method: str) -> dict[Subject, list[str]]:
+    """Return a method's answers, a letter a trial, of each seed; [] where one was not kept."""
+    found: dict[Subject, list[str]] = {}
+    chosen = rows.loc[rows["method"] == method, ["site", "dataset", "subject", "answers"]]
+    for site, dataset, subject, answers in chosen.itertuples(index=False):
+        found.setdefault((site, dataset, subject), []).append(answers)
+    return {subject: seeds if all(seeds) else [] for subject, seeds in found.items()}
+
+
+def swapped_differences(
+    right: Sequence[float], others: Sequence[float], labels: Sequence[str], rng: np.random.Generator
+) -> tuple[float, NDArray[np.float64]]:
+    """Return how much better one method's answers are than another's, as it is and as chance would have it.
+
+    Chance: the two answers to each trial change places at random, which is all that can be if the methods are alike.
+
+    Parameters
+    ----------
+    right, others : sequence of float
+        For each trial, whether the one and the other method told its label or, of several seeds, how many of them did.
+    labels : sequence of str
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    float, array of shape (N_SWAPS,)
+        Points of balanced accuracy.
+    """
+    classes, codes, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    differs = np.subtract(right, others, dtype=float) * 100 / (len(classes) * counts[codes])
+    chance: NDArray[np.float64] = rng.choice([-1.0, 1.0], size=(N_SWAPS, len(differs))) @ differs
+    return float(differs.sum()), chance
+
+
+def p_of_loss(subjects: Sequence[tuple[float, NDArray[np.float64]]]) -> float:
+    """Return the one-sided p of a loss: the share of chance's means over subjects that are as low as the one seen.
+
+    Parameters
+    ----------
+    subjects : sequence
+        Of each, what `swapped_differences` gives; what was seen counts among chance's.
+    """
+    seen, chance = (np.mean(part, axis=0) for part in zip(*subjects, strict=True))
+    return (1 + int((chance <= seen + 1e-9).sum())) / (1 + len(chance))
+
+
+def holm(p: Mapping[str, float], level: float = 0.05) -> list[str]:
+    """Name those whose p holds at `level` for all of them together (Holm 1979, Scand. J. Statistics 6(2):65-70)."""
+    held = []
+    for k, name in enumerate(sorted(p, key=lambda name: p[name])):
+        if p[name] * (len(p) - k) > level:
+            break
+        held.append(name)
+    return held
 
 
 def sites_of(rows: pd.DataFrame) -> list[str]:

@@ -19,7 +19,7 @@ from federation.plain_loop import train_together
 from federation.site_network import server_network
 from federation.site_scores import fine_tuned
 from federation.site_trials import SiteTrials
-from mfscsn.network import COMMON_SPACE, SHARES_EXTRACTOR, SHARES_HEAD, SplitModule
+from mfscsn.network import COMMON_SPACE, SHARES_EXTRACTOR, SHARES_HEAD, Anchored, SplitModule
 from mfscsn.training import BranchTrials, derive_seed, predict
 
 # Names of a centralised training. Seeds are derived from them: kept results are of these
@@ -268,6 +268,8 @@ def _trained_and_predicted(federation: Federation, method: Method, store: Path, 
 
 def _changed(network: SplitModule, method: Method) -> None:
     """Make a network as a method wants it, in place."""
+    if method.frozen and isinstance(network, Anchored):
+        network.pull = 0.0  # held heads could not come to terms with a random body
     if method.batch_norm_of_batch:
         _normalise_by_batch(network)
 

@@ -138,6 +138,7 @@ def predict(asked: Prediction) -> None:
         if asked.site is not None or asked.own:
             raise InputError("--tasks is of a headset that no site has; leave --site and --own out")
         model = UnseenModel(read_common(asked.run), _names(asked.tasks))
+        typer.echo("a label that no site of the federation has trained is told at random: name them as it does")
     elif is_exported(asked.run):
         raise InputError(f"{asked.run}: exported layers have no heads; say which labels to tell apart with --tasks")
     else:

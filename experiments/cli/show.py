@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bars
 from rich.table import Table
 
-from experiments.evaluate import METHODS, Score, harmed_sites, paired_difference
+from experiments.evaluate import METHODS, Score, paired_difference
 from experiments.progress import Progress
 
 if TYPE_CHECKING:
@@ -155,11 +155,16 @@ def score_table(scores: Sequence[Score]) -> None:
 
 def harm_lines(run: "RunFolder") -> None:
     """Say of which sites the federated model is worse than their own, and how such a site keeps its own."""
-    for site, change in harmed_sites(run).items():
+    import pandas as pd
+
+    from experiments.report.scores import ScoreDraws
+
+    predictions = pd.read_csv(run.path / "predictions.csv", dtype=str, keep_default_na=False)
+    for site, change in ScoreDraws(predictions).losing_sites().items():
         command = f"mfscsn predict {os.path.relpath(run.path)} --site {site} --own ..."
         print(
-            f"site {site}: the federated model does worse than the site alone, {change:+.1f} points on its held-back"
-            f" trials, more than chance; `{command}` keeps to its own"
+            f"site {site}: the federated model does worse than the site alone, by more than its test trials explain:"
+            f" {change.mean:+.1f} points ({change.low:+.1f} to {change.high:+.1f}); `{command}` keeps to its own"
         )
 
 

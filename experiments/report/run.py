@@ -90,17 +90,17 @@ def warnings(run: RunFolder, draws: ScoreDraws | None) -> list[str]:
     if len(lines) > 12:
         lines = [*lines[:12], f"and {len(lines) - 12} more rounds without a site: history.csv has them."]
     if draws is not None:
+        losing = draws.losing_sites()
         for site, keys in draws.sites().items():
             score, chance = draws.of(keys, OURS), draws.chance(keys)
             if score.low <= chance:
                 lines.append(f"Site {site} is not told from chance: {score} where guessing gives {chance:.1f}.")
             if _kind(run) == ALONE:
                 continue
-            change = draws.of(keys, OURS, LOCAL)
-            if change.high < 0:
+            if site in losing:
                 lines.append(
                     f"Site {site} loses by {_kind(run)} more than its test trials explain, with this seed:"
-                    f" {_signed(change)} points against {LOCAL}."
+                    f" {_signed(losing[site])} points against {LOCAL}."
                 )
             worse = [key[2] for key in keys if draws.of([key], OURS, LOCAL).high < 0]
             if worse and len(keys) > 1:

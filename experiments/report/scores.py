@@ -51,6 +51,12 @@ class ScoreDraws:
         low, high = np.percentile(values[1:], [2.5, 97.5])
         return Estimate(float(values[0]), float(low), float(high))
 
+    def losing_sites(self) -> dict[str, Estimate]:
+        """Return the sites whose federated model is worse than what they have alone, by more than test trials explain."""
+        _, alone, ours = METHODS
+        changes = {site: self.of(keys, ours, alone) for site, keys in self.sites().items()}
+        return {site: change for site, change in changes.items() if change.high < 0}
+
     def chance(self, keys: Sequence[tuple[str, ...]]) -> float:
         """Return the balanced accuracy of guessing, over subjects, in percent."""
         return float(np.mean([100 / self.n_labels[key] for key in keys]))

@@ -5,9 +5,8 @@ import pytest
 from conftest import LoopGrid, mfscsn, refused, write_bids
 
 from data.errors import InputError
-from data.files import write_csv
 from experiments.alone import LinearSite
-from experiments.evaluate import PREDICTED, check_alike, evaluate, harmed_sites, local_network, network_answers
+from experiments.evaluate import check_alike, evaluate, local_network, network_answers
 from experiments.predict import OwnModel
 from experiments.references import reference_jobs, train_references
 from federation.server_app import federate
@@ -84,19 +83,3 @@ def test_what_a_site_has_alone_predicts_new_recordings(finished, tmp_path):
     assert len(federated) == len(alone) == 13 and federated[0] == alone[0] and federated[1:] != alone[1:]
     (finished.path / "sites" / "north" / "local-site.safetensors").unlink()
     assert "this reference was not trained" in refused(*words, "--own", "--out", "2.csv", cwd=tmp_path)
-
-
-def test_a_site_that_joining_harms_is_named_and_one_that_differs_by_chance_is_not(make_run):
-    run = make_run()
-    rng = np.random.default_rng(0)
-    rows = []
-    for site, subject, ours in (("north", "1", 0.45), ("north", "2", 0.45), ("south", "1", 0.8)):
-        for method, share in (("own-calibration", 0.6), ("local-site", 0.8), ("mf-scsn", ours)):
-            for trial in range(60):
-                label = ("left_hand", "right_hand")[trial % 2]
-                other = ("right_hand", "left_hand")[trial % 2]
-                predicted = label if rng.random() < share else other
-                rows.append((site, "d", subject, method, 0, trial, label, predicted))
-    write_csv(run.path / "predictions.csv", PREDICTED, rows)
-    harmed = harmed_sites(run)
-    assert list(harmed) == ["north"] and -50 < harmed["north"] < -20

@@ -427,6 +427,7 @@ def test_frozen_common_layers_stay_as_they_began_and_the_sites_own_do_not(tmp_pa
         own = site_network(federation, SiteTrials(site, federation.contract, prepared))
         for key, value in start.items():
             torch.testing.assert_close(network.common_state()[key], value, rtol=0, atol=1e-6)
+        assert not getattr(network, "pull", 0.0)  # heads that are held would make the control weaker than it is
         heads = [key for key in own.private_state() if key.startswith("heads.")]
         assert not any(torch.equal(network.private_state()[key], own.private_state()[key]) for key in heads)
 

@@ -11,6 +11,7 @@ import torch
 from conftest import LoopGrid, mfscsn, refused
 
 from data.store import Store
+from experiments.cli.show import harm_lines
 from experiments.evaluate import METHODS, evaluate
 from experiments.references import reference_jobs, train_references
 from experiments.report.page import Section, TableOf, write_page
@@ -159,6 +160,19 @@ def test_a_run_that_was_stopped_and_one_without_recordings_have_a_report(make_ru
     text = report(RunFolder(run.path)).read_text()
     assert "Prepared trials cannot be read any more" in text and "Rounds</h2>" in text
     assert "Not for site north: " in text
+
+
+def test_a_site_that_loses_is_told_in_the_terminal_and_one_that_does_not_is_not(make_run, capsys):
+    run = make_run()
+    labels = ["left", "right"] * 30
+    for ours, told in (([1, 0] * 30, True), ([1, 1, 1, 0] * 15, True), ([1] * 58 + [0] * 2, False)):
+        predictions(dict(zip(METHODS, ([1] * 60, [1] * 60, ours), strict=True)), labels).to_csv(
+            run.path / "predictions.csv", index=False
+        )
+        harm_lines(run)
+        said = capsys.readouterr().out
+        assert ("site north: the federated model does worse than the site alone" in said) == told
+        assert (f"{run.path.name} --site north --own" in said) == told
 
 
 def test_warnings_name_the_site_the_subject_and_the_recording(make_run, copied_store):
