@@ -246,7 +246,6 @@ class Anchored(SplitModule):
         No label is looked at. Images count too, where the branch has them, as they do in training.
         """
         image = self.images[branch]
-        shown = x if image is None else torch.cat([x, self.body.image(x, image[0])])
         self.eval()
         of_body = [module for module in self.body.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
         for norm in [*cast(nn.ModuleList, self.norms[f"of-{branch}"]), *of_body]:  # each sees what is before it
@@ -254,9 +253,10 @@ class Anchored(SplitModule):
             momentum = norm.momentum
             norm.train()
             with torch.no_grad():
-                for number, part in enumerate(torch.split(shown, batch_size), 1):
+                for number, part in enumerate(torch.split(x, batch_size), 1):
                     norm.momentum = 1 / number  # the plain mean of all batches
-                    self.deep_features(part, branch)
+                    shown = part if image is None else torch.cat([part, self.body.image(part, image[0])])
+                    self.deep_features(shown, branch)
             norm.eval()
             norm.momentum = momentum
 

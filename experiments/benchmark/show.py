@@ -82,7 +82,7 @@ def gain_table(rows: pd.DataFrame, searched: Sequence[int] = ()) -> Table | None
     scored_once = rows[~rows["fold"].isin(searched)] if searched else None
     if scored_once is not None:
         folds = " ".join(str(fold) for fold in sorted(scored_once["fold"].unique()))
-        table.add_column(f"folds {folds}, scored once", justify="right", no_wrap=True)
+        table.add_column(f"folds {folds}, not searched", justify="right", no_wrap=True)
         table.add_column(f"minus {alone} there", justify="right", no_wrap=True)
     for head in (f"minus {alone}", "minus its null", "of the centralised gain", "lose > 5, over chance"):
         table.add_column(head, justify="right", no_wrap=True)

@@ -52,7 +52,7 @@ class ScoreDraws:
         return Estimate(float(values[0]), float(low), float(high))
 
     def losing_sites(self) -> dict[str, Estimate]:
-        """Return the sites whose federated model is worse than what they have alone, by more than test trials explain."""
+        """Return the sites whose federated model is worse than their own, by more than their test trials explain."""
         _, alone, ours = METHODS
         changes = {site: self.of(keys, ours, alone) for site, keys in self.sites().items()}
         return {site: change for site, change in changes.items() if change.high < 0}

@@ -7,7 +7,7 @@ from conftest import LoopGrid, mfscsn, refused, write_bids
 from data.errors import InputError
 from experiments.alone import LinearSite
 from experiments.evaluate import check_alike, evaluate, local_network, network_answers
-from experiments.predict import OwnModel
+from experiments.predict import FederatedModel, OwnModel
 from experiments.references import reference_jobs, train_references
 from federation.server_app import federate
 from federation.site_scores import balanced_accuracy, chosen_outputs
@@ -69,6 +69,11 @@ def test_local_site_is_the_mean_of_its_network_and_its_linear_classifier(finishe
     assert np.abs(linear.of_site(vectors, own) - network_answers(finished, trials, network, target)).max() > 0.01
     recorded = trials.training_of("clinic", "3")
     told = OwnModel(finished, site.name).told("3", recorded)  # its own trials, told again
+    alone = FederatedModel(finished, site.name)
+    alone.network = network
+    of_network = alone.told("3", recorded).probabilities
+    of_linear = 2 * told.probabilities - of_network
+    assert np.abs(of_linear - of_network).max() > 0.01 and of_linear.min() > -1e-6 and of_linear.max() < 1 + 1e-6
     assert told.probabilities.shape == (len(recorded), len(names)) and told.known
     np.testing.assert_allclose(told.probabilities.sum(axis=1), 1, atol=1e-6)
 

@@ -11,6 +11,7 @@ from data.trials import Trials
 from experiments.predict import UnseenModel
 from federation.common_layers import export_common, read_common
 from federation.server_app import federate
+from mfscsn.network import Anchored
 
 
 @pytest.fixture
@@ -38,6 +39,13 @@ def test_an_unseen_headset_is_told_from_one_file(run, tmp_path):
     assert list(rows[0])[5:] == ["p_right_hand", "p_rest", "predicted"] and len(rows) == 6
     assert mfscsn("predict", run.path, *words, "--out", "same.csv", cwd=tmp_path)[0] == 0
     assert (tmp_path / "same.csv").read_bytes() == (tmp_path / "probabilities.csv").read_bytes()
+
+
+def test_norms_are_fitted_on_the_new_signals(run, monkeypatch):
+    fitted, fit = [], Anchored.fit_norms
+    monkeypatch.setattr(Anchored, "fit_norms", lambda self, x, branch: fitted.append(len(x)) or fit(self, x, branch))
+    told = UnseenModel(read_common(run.path), ["right_hand", "rest"]).told("7", recorded(("C3", "Cz", "C4"), n=9))
+    assert fitted == [9] and told.probabilities.shape == (9, 2)
 
 
 def test_order_of_channels_and_of_tasks_change_nothing(run):

@@ -95,9 +95,7 @@ def test_any_model_of_braindecode_can_be_the_body():
     assert all(name.startswith("body.model.") for name in common) and len(common) > 5
     assert not [name for name in common if "final_layer" in name or "running" in name]
     assert [name for name in private if "running_mean" in name]
-    network.fit_norms(
-        3 * torch.randn(40, 11, 256) + 1, "a"
-    )  # a headset that nobody has seen brings averages of its own
+    network.fit_norms(3 * torch.randn(40, 11, 256) + 1, "a")  # of an unseen headset
     moved = network.private_state()
     averages = [name for name in private if "running_var" in name]
     assert averages and not any(torch.equal(moved[name], private[name]) for name in averages)

@@ -134,6 +134,7 @@ def test_norms_are_fitted_on_trials_and_their_images_without_a_label(monkeypatch
     network = IN_SPACE.build({"a": HANDS, "b": HANDS})
     signals, _ = in_space(600)
     signals = 3 * signals + 1
+    signals[:, MOTOR.index("C3")] *= 4  # one side louder: images must move the averages
     before = {name: value.clone() for name, value in network.state_dict().items()}
     network.fit_norms(signals, "a", batch_size=300)
     image = signals[:, [MOTOR.index(mirrored(name)) for name in MOTOR]]
