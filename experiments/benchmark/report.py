@@ -46,7 +46,7 @@ def report_benchmark(rows: pd.DataFrame, table: Path, name: str, searched: Seque
     for amount in amounts:
         part = rows[rows["asked"] == amount]
         title = "Methods" if amount == ALL else of_amount(amount).capitalize()
-        tables = [_cells(benchmark_table(part, "balanced accuracy on held-back trials, percent"))]
+        tables = [_cells(benchmark_table(part, "balanced accuracy on held-back trials, percent", searched))]
         if (gains := gain_table(part, searched)) is not None:
             tables.append(_cells(gains))
         if {OURS, UNSHARED} <= methods:

@@ -31,8 +31,11 @@ UNSHARED = f"{OURS}{TWIN}"
 CENTRALISED = "centralised"
 
 
-def benchmark_table(rows: pd.DataFrame, title: str) -> Table:
-    """Lay out a row a method: score a site, mean with interval, our gain over it, its cost."""
+def benchmark_table(rows: pd.DataFrame, title: str, searched: Sequence[int] = ()) -> Table:
+    """Lay out a row a method: score a site, mean with interval, our gain over it, its cost.
+
+    Where folds were `searched` on, the mean stands beside that of the others.
+    """
     sites = sites_of(rows)
     ours = OURS if OURS in set(rows["method"]) else None
     table = Table(title=title, title_justify="left", box=box.MARKDOWN)
@@ -40,6 +43,9 @@ def benchmark_table(rows: pd.DataFrame, title: str) -> Table:
     for site in sites:
         table.add_column(site, justify="right", no_wrap=True)
     table.add_column("mean (95 %)", justify="right", no_wrap=True)
+    others = rows[~rows["fold"].isin(searched)] if searched else None
+    if others is not None:
+        table.add_column(_folds(others), justify="right", no_wrap=True)
     if ours:
         table.add_column(f"{ours} minus it (95 %), better, Wilcoxon", no_wrap=True)
     table.add_column("subjects", justify="right")
@@ -49,7 +55,7 @@ def benchmark_table(rows: pd.DataFrame, title: str) -> Table:
     for method in dict.fromkeys(rows["method"]):
         of_method = rows[rows["method"] == method]
         cells = [_mean(scores_at(rows, method, site)) for site in sites]
-        cells.append(str(estimate(rows, method)))
+        cells += [str(estimate(part, method)) for part in (rows, others) if part is not None]
         if ours:
             cells.append("" if method == ours else str(paired(rows, ours, method)))
         seconds, size = of_method["seconds"].mean(), of_method["bytes"].mean() / 1000
@@ -69,7 +75,7 @@ def gain_table(rows: pd.DataFrame, searched: Sequence[int] = ()) -> Table | None
     ----------
     rows : DataFrame
     searched : sequence of int
-        Folds that settings were searched on: the score is shown without them too.
+        Folds that settings were searched on: the gain is shown without them too.
     """
     methods = list(dict.fromkeys(rows["method"]))
     alone = strongest_alone(rows)
@@ -79,22 +85,24 @@ def gain_table(rows: pd.DataFrame, searched: Sequence[int] = ()) -> Table | None
     table = Table(title=f"what sharing gives, points (95 %); {alone} is the strongest of those that share nothing")
     table.title_justify, table.box = "left", box.MARKDOWN
     table.add_column("method", no_wrap=True)
-    scored_once = rows[~rows["fold"].isin(searched)] if searched else None
-    if scored_once is not None:
-        folds = " ".join(str(fold) for fold in sorted(scored_once["fold"].unique()))
-        table.add_column(f"folds {folds}, not searched", justify="right", no_wrap=True)
-        table.add_column(f"minus {alone} there", justify="right", no_wrap=True)
+    others = rows[~rows["fold"].isin(searched)] if searched else None
+    if others is not None:
+        table.add_column(f"minus {alone}, {_folds(others)}", justify="right", no_wrap=True)
     for head in (f"minus {alone}", "minus its null", "of the centralised gain", "lose > 5, over chance"):
         table.add_column(head, justify="right", no_wrap=True)
     for method in shared:
         cells = []
-        if scored_once is not None:
-            cells += [str(estimate(scored_once, method)), gain_cell(paired(scored_once, method, alone))]
+        if others is not None:
+            cells.append(gain_cell(paired(others, method, alone)))
         null, excess = null_of(rows, method), excess_losers(rows, method, alone)
         cells += [gain_cell(paired(rows, method, alone)), gain_cell(paired(rows, method, null)) if null else "-"]
         cells += [_of_centralised(rows, method, alone), "-" if excess is None else f"{excess:+.1f} %"]
         table.add_row(method, *cells)
     return table
+
+
+def _folds(rows: pd.DataFrame) -> str:
+    return f"folds {' '.join(str(fold) for fold in sorted(rows['fold'].unique()))}, not searched"
 
 
 def gain_cell(found: Paired) -> str:
@@ -112,7 +120,7 @@ def _of_centralised(rows: pd.DataFrame, method: str, alone: str) -> str:
 
 def print_benchmark(rows: pd.DataFrame, name: str, searched: Sequence[int] = ()) -> None:
     """Print the lines that a reader needs first, the tables, and who loses by joining."""
-    console = Console(width=220, highlight=False)
+    console = Console(width=240, highlight=False)
     for asked in sorted(rows["asked"].unique().tolist()):
         part = rows[rows["asked"] == asked]
         amount = f", {of_amount(asked)}" if asked != ALL else ""
@@ -121,7 +129,9 @@ def print_benchmark(rows: pd.DataFrame, name: str, searched: Sequence[int] = ())
         for method in sorted(set(part["method"]), key=lambda name: (name != OURS, name)):
             if f"{method}{TWIN}" in set(part["method"]):
                 console.print(sharing_line(part, method), markup=False)
-        console.print(benchmark_table(part, f"{name}{amount}: balanced accuracy on held-back trials, percent"))
+        console.print(
+            benchmark_table(part, f"{name}{amount}: balanced accuracy on held-back trials, percent", searched)
+        )
         if (table := gain_table(part, searched)) is not None:
             console.print(table)
         if {OURS, UNSHARED} <= set(part["method"]):

@@ -6,7 +6,7 @@ import pytest
 
 from experiments.benchmark.compare import estimate, excess_losers, losing_sites, paired, strongest_alone
 from experiments.benchmark.run import COLUMNS
-from experiments.benchmark.show import gain_table, print_benchmark
+from experiments.benchmark.show import benchmark_table, gain_table, print_benchmark
 
 
 def scores(**of_methods):
@@ -124,4 +124,6 @@ def test_what_sharing_gives_is_shown_beside_null_and_centralised_training():
     assert cells["minus site-y"][0] == "+20.0 (+20.0 to +20.0)"
     assert cells["minus its null"] == ["+25.0 (+25.0 to +25.0)", "-"]
     assert cells["of the centralised gain"] == ["80 %", "-"]
-    assert "folds 1, not searched" in cells
+    assert "minus site-y, folds 1, not searched" in cells
+    head, *_ = [str(c.header) for c in benchmark_table(rows.assign(fold=1), "", [0]).columns if "not" in str(c.header)]
+    assert head == "folds 1, not searched"
