@@ -86,7 +86,7 @@ class Contract(Table):
     sfreq: Positive = 128.0
     window: tuple[float, float] = (0.25, 3.5)
     band: tuple[Positive, Positive] = (4.0, 38.0)
-    extractor: Literal["riemann", "shallow", "shallow-group", "common-space"] = "riemann"
+    extractor: Literal["common-space", "riemann", "shallow", "shallow-group"] = "common-space"
     alignment: Literal["recentred", "adaptive", "euclidean", "standard", "none"] = Field(
         default_factory=lambda data: "adaptive" if data.get("extractor") in FOLLOWING else "euclidean"
     )
@@ -142,6 +142,11 @@ class Contract(Table):
         return self
 
     @property
+    def may_be_masked(self) -> bool:
+        """Whether the server can do with the sum of the sites' layers."""
+        return self.strategy not in ROBUST and self.share != "none"
+
+    @property
     def fewest_replies(self) -> int:
         """Replies that the strategy needs in a round to bear `n_byzantine` of them; 0 where it bears none.
 
@@ -182,14 +187,14 @@ class Contract(Table):
 class Training(Table):
     """How every site trains; as `mfscsn.training.Settings`, and the seed of all that is random."""
 
-    rounds: int = Field(20, ge=1)
+    rounds: int = Field(200, ge=1)
     local_epochs: int = Field(1, ge=1)
-    batch_size: int = Field(64, ge=1)
-    lr: Positive = 1e-3
-    schedule: Literal["constant", "cosine"] = "constant"
+    batch_size: int = Field(32, ge=1)
+    lr: Positive = 8e-3
+    schedule: Literal["constant", "cosine"] = "cosine"
     weight_decay: float = Field(0.01, ge=0)
     mmd: float = Field(0.0, ge=0)
-    fine_tune: int = Field(30, ge=0)
+    fine_tune: int = Field(0, ge=0)
     seed: int = Field(0, ge=0, lt=2**32)
 
 

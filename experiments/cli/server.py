@@ -3,13 +3,18 @@
 import json
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from data.errors import InputError
 from data.files import sha256
+from experiments.cli.options import takes
+
+if TYPE_CHECKING:
+    from federation.deployment.server_home import FederationFile
 
 app = typer.Typer(no_args_is_help=True, suggest_commands=False, help="Coordinate separate sites (docs/deployment.md).")
 
@@ -17,42 +22,75 @@ CHANGED = "the contract or the version changed: send invitation.toml to all site
 Home = Annotated[Path, typer.Argument(help="The server's folder.", metavar="DIR", show_default=False)]
 
 
-@app.command()
-def init(
-    home: Home,
+@dataclass(frozen=True, kw_only=True)
+class Init:
+    """What `mfscsn server init` is told."""
+
+    home: Home
     host: Annotated[
         list[str], typer.Option(help="Name or address by which sites reach this server; several may be given.")
-    ],
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port that sites dial to.")] = 9092,
+    ]
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port that sites dial to.")] = 9092
     like: Annotated[
         Path | None,
         typer.Option("--from", help="A FED.toml whose name, contract and training to take.", metavar="FED.toml"),
-    ] = None,
-    certificate: Annotated[Path | None, typer.Option(help="A server certificate of your own, PEM.")] = None,
-    key: Annotated[Path | None, typer.Option(help="Its private key, PEM without a password.")] = None,
-    authority: Annotated[Path | None, typer.Option(help="The certificate of the authority that signed it.")] = None,
-) -> None:
-    """Make a server's folder: certificates, the contract to edit, and the invitation for sites."""
-    from federation.deployment.server_home import FederationFile, ServerFile, ServerHome
-    from federation.tables import as_name, parse_table, read_toml
+    ] = None
+    sites: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="How many sites you expect: from four on their updates are masked (secure_aggregation)."
+            "  \\[default: as many as FED.toml has]",
+        ),
+    ] = None
+    certificate: Annotated[Path | None, typer.Option(help="A server certificate of your own, PEM.")] = None
+    key: Annotated[Path | None, typer.Option(help="Its private key, PEM without a password.")] = None
+    authority: Annotated[Path | None, typer.Option(help="The certificate of the authority that signed it.")] = None
 
-    given = [path for path in (certificate, key, authority) if path is not None]
+
+@app.command()
+@takes(Init)
+def init(asked: Init) -> None:
+    """Make a server's folder: certificates, the contract to edit, and the invitation for sites."""
+    from federation.deployment.server_home import ServerFile, ServerHome
+    from federation.messages import FEWEST
+
+    given = [path for path in (asked.certificate, asked.key, asked.authority) if path is not None]
     if len(given) not in (0, 3):
         raise InputError("a certificate of your own needs --certificate, --key and --authority")
-    if like is None:
-        federation = FederationFile(name=as_name(home.resolve().name))
-    else:
-        document = {"name": as_name(like.stem), **read_toml(like)}
-        of_sites = {"site", "data_root"}
-        federation = parse_table(
-            FederationFile, {key: value for key, value in document.items() if key not in of_sites}, str(like)
-        )
+    federation = _agreed(asked.home, asked.like, asked.sites)
     own = (given[0], given[1], given[2]) if given else None
-    made = ServerHome.create(home, ServerFile(hosts=host, port=port), federation, own)
+    made = ServerHome.create(asked.home, ServerFile(hosts=asked.host, port=asked.port), federation, own)
     typer.echo(f"server folder: {_shown(made.path)}; what sites agree on: {_shown(made.path / 'federation.toml')}")
+    if federation.contract.secure_aggregation:
+        typer.echo(f"secure_aggregation = true: this server will see the sum of at least {FEWEST} sites, no site's own")
+    else:
+        typer.echo(
+            f"secure_aggregation = false: this server will see each site's layers; with {FEWEST} sites or more make it"
+            " true before you send the invitation"
+        )
     if own is None:
         typer.echo(f"keep {_shown(made.path / 'authority.key')} secret: whoever has it can pose as this server")
     _show_invitation(made.path / "invitation.toml")
+
+
+def _agreed(home: Path, like: Path | None, n_sites: int | None) -> "FederationFile":
+    """Return what sites will agree on; updates are masked from four sites on, unless the file says otherwise."""
+    from federation.deployment.server_home import FederationFile
+    from federation.messages import FEWEST
+    from federation.tables import as_name, parse_table, read_toml
+
+    document: dict[str, Any] = {"name": as_name(home.resolve().name)}
+    if like is not None:
+        document = {"name": as_name(like.stem), **read_toml(like)}
+    described = document.pop("site", [])
+    document.pop("data_root", None)
+    federation = parse_table(FederationFile, document, str(like or home))
+    said = "secure_aggregation" in document.get("contract", {})
+    if said or (n_sites or len(described)) < FEWEST or not federation.contract.may_be_masked:
+        return federation
+    masked = federation.contract.model_copy(update={"secure_aggregation": True})
+    return federation.model_copy(update={"contract": masked})
 
 
 @app.command()

@@ -276,11 +276,20 @@ def sends(home: SiteHome) -> list[str]:
             f"with noise: all rounds of all runs tell at most epsilon {site.privacy.epsilon:g} (delta"
             f" {site.privacy.delta:g}) of one trial, {spent:.3g} is spent ({LEDGER}); then this site trains no more"
         ]
+    decoder = []
+    stays = "or a layer of the site's own"
+    if contract.space:
+        decoder = [
+            "that is a decoder whole but for its heads: with the seed of the run it tells which labels a site has"
+            + (", of one site to nobody" if contract.secure_aggregation else "; secure_aggregation hides that"),
+        ]
+        stays = "electrodes, means of subjects, averages of norms, or a head"
     return [
         f"in every round: the {len(layers)} arrays of the common layers, {n_values} numbers ({shapes}){masked}",
+        *decoder,
         f"with them: {count}; {metrics}; the site's name {site.name!r}",
         *noised,
         f"after the last round: {scores}",
         "besides: this machine's network address, the site's public key, and how long a message took (Flower's own)",
-        "never: recordings, trials, labels, channel lists, subjects, or a layer of the site's own",
+        f"never: recordings, trials, labels, channel lists, subjects, {stays}",
     ]

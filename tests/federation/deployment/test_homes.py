@@ -227,3 +227,19 @@ def test_a_site_says_what_its_noise_lets_out(tmp_path):
     (home / "site.toml").write_text(tomli_w.dumps({"site": [{**north, "metrics": ["loss"]}]}))
     with pytest.raises(InputError, match=r"site 'north': privacy needs metrics = \[\]"):
         SiteHome(home)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_site_in_the_common_space_says_that_a_decoder_leaves(tmp_path, masked):
+    contract = Contract(window=(0.5, 2.5), secure_aggregation=masked)
+    server = ServerHome.create(
+        tmp_path / "server", ServerFile(hosts=["127.0.0.1"]), FederationFile(name="tiny", contract=contract)
+    )
+    home = tmp_path / "north"
+    home.mkdir()
+    shutil.copy(server.path / "invitation.toml", home)
+    (home / "site.toml").write_text(tomli_w.dumps({"site": [read_tiny(tmp_path)["site"][0]]}))
+    lines = sends(SiteHome(home))
+    (decoder,) = [line for line in lines if "a decoder whole but for its heads" in line]
+    assert ("of one site to nobody" in decoder) == masked and ("secure_aggregation hides that" in decoder) != masked
+    assert "never: recordings, trials, labels, channel lists, subjects, electrodes, means of subjects" in lines[-1]
