@@ -83,10 +83,10 @@ def adopt(run: RunFolder, common: AdoptableLayers, report: Callable[[Progress], 
     (site,), rounds = run.federation.site, run.federation.training.rounds
     trials = run.trials(site)
     trials_digest = trials.digest()
-    network = _around(run.federation, trials, common)
+    network = around(run.federation, trials, common)
     began = time.monotonic()
     report(Progress("rounds", 0, rounds))
-    for number, log, state in _train(network, run.federation, trials, _private_alone(run.federation.settings)):
+    for number, log, state in train_site(network, run.federation, trials, private_alone(run.federation.settings)):
         run.site(site.name).save_private(number, network.private_state(), state, trials_digest)
         seconds, began = round(time.monotonic() - began, 3), time.monotonic()
         row = {"round": number, "site": site.name}
@@ -99,7 +99,8 @@ def adopt(run: RunFolder, common: AdoptableLayers, report: Callable[[Progress], 
     return scores
 
 
-def _around(federation: Federation, trials: SiteTrials, common: AdoptableLayers) -> SplitModule:
+def around(federation: Federation, trials: SiteTrials, common: AdoptableLayers) -> SplitModule:
+    """Build a site's network around adopted layers; raise InputError when they do not fit."""
     network = site_network(federation, trials)
     try:
         network.load_common(common.layers)
@@ -110,7 +111,7 @@ def _around(federation: Federation, trials: SiteTrials, common: AdoptableLayers)
     return network
 
 
-def _train(
+def train_site(
     network: SplitModule, federation: Federation, opened: SiteTrials, settings: Settings
 ) -> Iterator[tuple[int, RoundLog, OptimiserState]]:
     """Train a site's network round by round, in place."""
@@ -121,7 +122,8 @@ def _train(
         yield number, log, state
 
 
-def _private_alone(settings: Settings) -> Settings:
+def private_alone(settings: Settings) -> Settings:
+    """Return settings with which the common layers stay as they are."""
     return replace(settings, private_first=settings.local_epochs, local_epochs=0)
 
 
@@ -163,13 +165,13 @@ def _with_calibration(federation: Federation, site: Site, amount: int, seed: int
 def _scores(federation: Federation, store: Path, common: AdoptableLayers) -> Sequence[tuple[str, str, float]]:
     (site,), settings = federation.site, federation.settings
     opened = SiteTrials(site, federation.contract, store)
-    around, alone = _around(federation, opened, common), site_network(federation, opened)
-    for network, how in ((around, _private_alone(settings)), (alone, settings)):
-        for _ in _train(network, federation, opened, how):
+    adopted, alone = around(federation, opened, common), site_network(federation, opened)
+    for network, how in ((adopted, private_alone(settings)), (alone, settings)):
+        for _ in train_site(network, federation, opened, how):
             pass
     scores = []
     for target in opened.targets():
-        for method, network in ((OURS, around), (LOCAL, alone)):
+        for method, network in ((OURS, adopted), (LOCAL, alone)):
             score = balanced_accuracy(predict(network, target.signals, target.branch), target.labels, target.outputs)
             scores.append((target.subject, method, score))
     return scores

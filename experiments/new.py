@@ -14,7 +14,7 @@ from data.bids import BidsSource
 from data.errors import InputError
 from data.files import replaced
 from data.preprocessing import MARKS
-from federation.contract import Contract, load_federation
+from federation.contract import Contract, Training, load_federation
 
 FEWEST = 4  # trials of a subject: what is annotated less often is no task
 ENOUGH = 10  # trials of a class in the calibration, and in the test: fewer tell little
@@ -175,10 +175,10 @@ def _text(path: Path, contents: Mapping[str, Found]) -> str:
         f"sfreq = {plain.sfreq}  # Hz, after resampling",
         f"window = [{start}, {end:g}]  # a trial, in seconds after the cue",
         f"band = [{plain.band[0]}, {high:g}]  # Hz",
-        'extractor = "riemann"  # or "shallow", ShallowConvNet\'s layers',
+        f"electrodes = {_value(plain.electrodes)}  # where headsets meet; or names of the 10-20 system",
         "",
         "[training]",
-        "rounds = 20",
+        f"rounds = {Training().rounds}",
         "seed = 0",
     ]
     for name, f in contents.items():

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from data.errors import InputError, nearest
@@ -21,9 +20,8 @@ from federation.contract import Contract, Dataset
 from federation.run_folder import RunFolder
 from federation.site_scores import fine_tuned
 from federation.site_trials import Target, branch_name
-from mfscsn.heads import start_by_label
+from mfscsn.exported import SITE
 from mfscsn.inputs import Reference
-from mfscsn.network import Anchored, Branch
 from mfscsn.training import BranchTrials, predict
 
 
@@ -189,18 +187,12 @@ class UnseenModel(Model):
 
     def told(self, subject: str, trials: Trials) -> SubjectPredictions:
         """Predict, aligned by the trials themselves."""
-        here = "here"
         try:
             inputs = aligned_by(self.contract, trials, None).inputs(trials.signals, follow=False)
         except ValueError as error:
             raise InputError(f"subject {subject!r}: {error}") from error
-        branch = Branch(len(trials.channels), len(self.tasks), self.tasks)
-        network = self.contract.architecture.build({here: branch})
-        assert isinstance(network, Anchored)
-        start_by_label(network.head(here), self.tasks, self.common.seed)
-        network.load_common(self.common.layers)
-        network.fit_norms(torch.from_numpy(inputs), here)
-        return SubjectPredictions(subject, trials, predict(network, inputs, here), self.tasks, False)
+        network = self.common.network_for(self.tasks, inputs)
+        return SubjectPredictions(subject, trials, predict(network, inputs, SITE), self.tasks, False)
 
 
 def aligned_by(contract: Contract, trials: Trials, own: Trials | None) -> Reference:

@@ -23,9 +23,9 @@ tags: [eeg, motor-imagery, bci, federated-learning]
 
 # Common layers of the federation {name}
 
-The middle layers of separate-common-separate networks for motor-imagery EEG (MF-SCSN, Wei and Faisal 2022,
-arXiv:2211.10976), averaged over {n_sites} sites in {rounds} rounds ({strategy}). First and last layers are not in it:
-they stay at the sites, and a new site trains its own.
+The common layers of separate-common-separate networks for motor-imagery EEG (MF-SCSN, Wei and Faisal 2022,
+arXiv:2211.10976), averaged over {n_sites} sites in {rounds} rounds ({strategy}).
+{kind}
 
 | | |
 |---|---|
@@ -38,7 +38,7 @@ they stay at the sites, and a new site trains its own.
 ## Use
 
 ```
-mfscsn adopt {file} --data bids:FOLDER --tasks NAME,NAME     # a new site's own layers around these; says what they give
+{unseen}mfscsn adopt {file} --data bids:FOLDER --tasks NAME,NAME  # a new site's own layers around these; what they give
 ```
 
 In Python, `mfscsn.MFSCSNClassifier(common="{file}")` continues from them.
@@ -49,6 +49,14 @@ The layers were trained on the sites' trials and can leak what they were trained
 what its own attacks found. Whether they help a new site must be measured there: `adopt` does, beside the same network
 without them. No clinical use.
 """
+
+
+BETWEEN = "First and last layers are not in it: they stay at the sites, and a new site trains its own."
+IN_SPACE = """\
+They decode trials in the common space, which any headset has: {electrodes}.
+Heads are not in it. They begin with rows that the labels' names and the run's seed tell, so a headset that no site had
+decodes without one labelled trial."""
+UNSEEN = "mfscsn predict {file} --data bids:FOLDER --cues CUE --tasks NAME,NAME  # any headset, no labelled trial\n"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +144,8 @@ def export_common(run: RunFolder, folder: Path) -> list[Path]:
         alignment=f.contract.alignment,
         arrays=", ".join(f"`{name}` {tuple(layer.shape)}" for name, layer in layers.items()),
         share=f.contract.share,
+        kind=IN_SPACE.format(electrodes=" ".join(f.contract.space)) if f.contract.space else BETWEEN,
+        unseen=UNSEEN.format(file=FILE) if f.contract.space else "",
         version=version("mfscsn"),
         run=run.run_id,
         file=FILE,

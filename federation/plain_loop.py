@@ -23,7 +23,6 @@ def train_together(
     store: Path,
     change: Callable[[SplitModule], None] = lambda network: None,
     trials_of: Callable[[SiteTrials], dict[str, BranchTrials]] = SiteTrials.training,
-    half: bool = False,
     **settings_of_method: Any,
 ) -> tuple[dict[str, SplitModule], dict[str, float]]:
     """Train all sites round by round in this process; give each site's network and its CPU seconds."""
@@ -53,19 +52,11 @@ def train_together(
                 optimiser_state=states[name],
             )
             seconds[name] += time.process_time() - began
-        layers = [
-            (weights[name] / sum(weights.values()), _sent(networks[name].common_state(), half))
-            for name in sorted(networks)
-        ]
+        layers = [(weights[name] / sum(weights.values()), networks[name].common_state()) for name in sorted(networks)]
         mean = {
             key: sum((part * state[key] for part, state in layers[1:]), layers[0][0] * layers[0][1][key])
             for key in layers[0][1]
         }
         for network in networks.values():
-            network.load_common(_sent(mean, half))
+            network.load_common(mean)
     return networks, seconds
-
-
-def _sent(layers: dict[str, Tensor], half: bool) -> dict[str, Tensor]:
-    """Return layers as they arrive."""
-    return {name: values.half().float() for name, values in layers.items()} if half else layers

@@ -15,14 +15,12 @@ from sklearn.utils.validation import check_array, check_is_fitted, check_X_y
 from threadpoolctl import threadpool_limits
 
 from mfscsn.common_space import ELECTRODES
-from mfscsn.exported import CommonLayers, read_exported
+from mfscsn.exported import SITE, CommonLayers, read_exported
 from mfscsn.extractors import EXTRACTORS
 from mfscsn.heads import start_by_label
 from mfscsn.inputs import Alignment, check_alignment
 from mfscsn.network import COMMON_SPACE, Architecture, Branch
 from mfscsn.training import BranchTrials, Settings, derive_seed, predict, train_round
-
-SITE = "site"  # the one branch of the network
 
 
 @contextmanager

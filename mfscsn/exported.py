@@ -1,18 +1,24 @@
 """Common layers in one file: what `mfscsn export` writes, and `mfscsn.MFSCSNClassifier` continues from."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from mfscsn.heads import start_by_label
 from mfscsn.inputs import Alignment
-from mfscsn.network import Architecture
+from mfscsn.network import Anchored, Architecture, Branch
 
 FILE = "common.safetensors"
 KIND = "mfscsn common layers"
+SITE = "site"  # the one branch of a network around them
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,31 @@ class CommonLayers:
     alignment: Alignment
     seed: int
     layers: dict[str, Tensor] = field(repr=False)
+
+    def network_for(self, labels: Sequence[str], inputs: NDArray[np.float32]) -> Anchored:
+        """Return a network for a headset that has no labelled trial; its one branch is `SITE`.
+
+        The norms' running averages are fitted on the signals alone, and the head has its labels' rows.
+
+        Parameters
+        ----------
+        labels : sequence of str
+            Named as the federation names them.
+        inputs : array, shape (n_trials, n_electrodes, n_times), float32
+            Trials in the common space, as `alignment` gives them.
+
+        Raises
+        ------
+        ValueError
+            For layers of another kind of network.
+        """
+        network = self.architecture.build({SITE: Branch(inputs.shape[1], len(labels), tuple(labels))})
+        if not isinstance(network, Anchored):
+            raise ValueError(f"{self.name}: its headsets have first layers of their own, so a new one must train some")
+        start_by_label(network.head(SITE), tuple(labels), self.seed)
+        network.load_common(self.layers)
+        network.fit_norms(torch.from_numpy(inputs), SITE)
+        return network
 
 
 def read_exported(path: str | Path) -> CommonLayers:

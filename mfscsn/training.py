@@ -20,15 +20,15 @@ from mfscsn.network import SplitModule
 class Settings:
     """How every site trains. One round is `local_epochs` passes over the site's trials."""
 
-    rounds: int = 20
+    rounds: int = 200
     local_epochs: int = 1
-    batch_size: int = 64  # trials of one branch in a step
-    lr: float = 1e-3
-    schedule: str = "constant"  # or "cosine": lr falls to 0 along half a cosine, from the first round to the last
+    batch_size: int = 32  # trials of one branch in a step
+    lr: float = 8e-3
+    schedule: str = "cosine"  # lr falls to 0 along half a cosine, from the first round to the last; or "constant"
     weight_decay: float = 0.01
     mmd: float = 0.0  # weight of the discrepancy between the branches of a site
     private_first: int = 0  # passes over the private layers alone, then the common ones alone (FedRep); 0 is together
-    fine_tune: int = 30  # passes over a target subject's own calibration after the last round; they stay at the site
+    fine_tune: int = 0  # passes over a target subject's own calibration after the last round; they stay at the site
     proximal_mu: float = 0.0  # FedProx: pull of the common layers to where the round began
     sharpness: float = 0.0  # radius of sharpness-aware minimisation (Foret et al. 2021, ICLR); 0 is none
 

@@ -7,10 +7,19 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
-def test_the_readme_s_table_is_the_kept_results():
+def test_the_readme_s_tables_are_the_kept_results():
     figures = runpy.run_path(str(REPOSITORY / "docs" / "figures.py"))
     text = (REPOSITORY / "README.md").read_text()
-    assert figures["with_table"](text) == text
+    assert set(figures["ROWS"].findall(text)) == set(figures["METHODS"])
+    assert figures["with_rows"](text) == text
+
+
+def test_the_pages_quote_what_the_benchmarks_print():
+    """Of all pages, the numbers; `make figures` writes them anew."""
+    figures = runpy.run_path(str(REPOSITORY / "docs" / "figures.py"))
+    for page in figures["PAGES"]:
+        text = (REPOSITORY / page).read_text()
+        assert figures["with_printed"](text) == text, f"{page}: run `make figures`"
 
 
 def test_the_documentation_shows_the_kept_plots():

@@ -1,7 +1,8 @@
 """Audit: make a trial out of the gradient that it left, as a server could that reads updates.
 
 The first linear layer behind the extractor gives the features of a single trial exactly: the gradient of its weights
-over that of its bias. Who also has the extractor searches the trial whose features, and whose gradients, are those.
+over that of its bias. Who also has the extractor searches the trial whose features, and whose gradients, are those. In
+the common space the body's gradients are all matched, and the head's where it is seen.
 
 References
 ----------
@@ -91,15 +92,16 @@ def invert(
     form : TrialForm
     """
     generator = torch.Generator().manual_seed(seed)
-    assert isinstance(network, SeparateCommonSeparate)
-    extractor = network.extractors[network.extractor_of[branch]]
-    features = _ratio(gradients, FIRST)
+    extractor, features = None, torch.empty(0)
+    if isinstance(network, SeparateCommonSeparate):
+        extractor, features = network.extractors[network.extractor_of[branch]], _ratio(gradients, FIRST)
     n_chans, n_times, (low, high) = form.n_chans, form.n_times, form.band
     frequency = np.fft.rfftfreq(n_times, 1 / form.sfreq)
     kept = torch.from_numpy(np.flatnonzero((frequency >= low) & (frequency <= high)))
     spectrum = (5 * torch.randn(n_chans, len(kept), 2, generator=generator, dtype=torch.float64)).requires_grad_()
     parameters = dict(network.named_parameters())
-    matched = [name for name in gradients if name.startswith("extractors.") and gradients[name].any()]
+    searched = ("body.", "heads.") if extractor is None else ("extractors.",)
+    matched = [name for name in gradients if name.startswith(searched) and gradients[name].any()]
 
     def trial() -> Tensor:
         whole = torch.zeros(n_chans, len(frequency), dtype=torch.complex128)
@@ -112,13 +114,15 @@ def invert(
     def distance() -> float:
         optimiser.zero_grad()
         x = trial()
-        far = (extractor(x[None]).flatten() - features).square().mean()
+        far = torch.zeros((), dtype=torch.float64)
+        if extractor is not None:
+            far = far + (extractor(x[None]).flatten() - features).square().mean()
         if matched:
             loss = F.cross_entropy(network(x[None], branch), label[None])
             tried = torch.autograd.grad(loss, [parameters[name] for name in matched], create_graph=True)
             for name, gradient in zip(matched, tried, strict=True):
                 far = far + (gradient - gradients[name]).square().sum() / gradients[name].square().sum()
-        far.backward()
+        far.backward()  # type: ignore[no-untyped-call]
         return float(far.detach())
 
     for _ in range(SEARCHES):

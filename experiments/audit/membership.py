@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 from torch.nn import functional as F
 
-from experiments.audit.views import View, summed, trained
+from experiments.audit.views import View, trained
 from mfscsn.network import SplitModule
 from mfscsn.training import BranchTrials, Settings, derive_seed
 
@@ -43,7 +43,6 @@ def parted(trials: Mapping[str, BranchTrials], seed: int) -> Parts:
 def infer_membership(
     target: SplitModule,
     strange: SplitModule,
-    others: list[SplitModule],
     parts: Parts,
     settings: Settings,
     view: View,
@@ -54,18 +53,14 @@ def infer_membership(
     Parameters
     ----------
     target : SplitModule
-        The site's network, trained on the members.
+        The site's network, trained on the members: alone or, for a secure sum, in a federation.
     strange : SplitModule
         The attacker's, with private layers of their own before their first round.
-    others : list
-        The other sites' trained networks, for a secure sum.
     parts : mapping
         As `parted` gives it.
     """
     target, strange = copy.deepcopy(target), copy.deepcopy(strange)
     seen = {name: value for name, value in target.state_dict().items() if name in view.names(target)}
-    if view.secure:
-        seen = summed(seen, [other.state_dict() for other in others])
     if view.everything:
         attacker = target
         attacker.load_state_dict(seen, strict=False)

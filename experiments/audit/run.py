@@ -1,11 +1,13 @@
 """Audit: play a server that reads what it is sent, and a site that pries, against a finished run's own federation.
 
 Every attack is run first on an update of all layers, as FedAvg sends it, without protection: one that fails there
-shows nothing. Then on the common layers alone, on a secure sum, and with differential privacy; and what that costs.
+shows nothing. Then on the common layers alone, on a secure sum, and with differential privacy where the network bears
+it; and what that costs.
 """
 
 import csv
 import io
+import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import as_completed
@@ -21,13 +23,15 @@ from data.files import replaced
 from experiments.audit.byzantine import ATTACKS, STRATEGIES, score_beside
 from experiments.audit.identity import n_named
 from experiments.audit.inversion import TrialForm, gradient_of_trial, invert, likeness, log_band_powers
+from experiments.audit.labels import LAST, USUAL, named_pair, rows_by_label
 from experiments.audit.membership import auc, infer_membership, parted
 from experiments.audit.views import NOISE_MULTIPLIERS, VIEWS, Layers, View, joined, summed, trained, update_of_round
 from experiments.simulate import train_rounds
 from experiments.statistics import share_interval
-from federation.contract import Federation, Privacy, Site
+from federation.contract import Contract, Federation, Privacy, Site
+from federation.plain_loop import train_together
 from federation.run_folder import RunFolder
-from federation.site_network import site_network
+from federation.site_network import server_network, site_network
 from federation.site_scores import mean_score
 from federation.workers import start_workers, stop_workers
 from mfscsn.network import SplitModule
@@ -73,26 +77,42 @@ class Finding:
 def check_auditable(run: RunFolder, parts: Sequence[str]) -> None:
     """Raise InputError when a part cannot be played on this run."""
     federation = run.federation
-    if federation.contract.extractor != "shallow-group":
-        raise InputError(
-            f"{run.path}: extractor {federation.contract.extractor!r}; the audit compares with differential privacy,"
-            ' which needs a run with extractor = "shallow-group"'
-        )
     for site in federation.site:
         if site.privacy is not None:
             raise InputError(f"{run.path}: site {site.name!r} has privacy; audit a run without, noise is added here")
     if any(dataset.subjects is None for site in federation.site for dataset in site.dataset):
         raise InputError(f"{run.path}: does not name its subjects; audit a run that `mfscsn simulate` made")
-    try:
-        private(federation, NOISE_MULTIPLIERS[0])
-    except ValueError as error:
-        raise InputError(f"{run.path}: cannot be compared with differential privacy: {error}") from error
+    if "price" in parts:
+        try:
+            private(federation, NOISE_MULTIPLIERS[0])
+        except ValueError as error:
+            raise InputError(
+                f"{run.path}: has no price of differential privacy; leave price out of --parts: {error}"
+            ) from error
+    if "inversion" in parts and not _of_signals(federation.contract):
+        raise InputError(f"{run.path}: its network takes covariances, not signals; leave inversion out of --parts")
+    if "labels" in parts and LAST not in server_network(federation).common_names():
+        raise InputError(f"{run.path}: its heads are drawn by nobody but the site; leave labels out of --parts")
     if "identity" in parts and all(sum(len(d.subjects or []) for d in site.dataset) < 2 for site in federation.site):
         raise InputError(f"{run.path}: no site has two subjects to tell apart; leave identity out of --parts")
     if "byzantine" in parts and len(federation.site) < KRUM_NEEDS:
         raise InputError(
             f"{run.path}: {len(federation.site)} sites; of {KRUM_NEEDS} one may be Byzantine; leave it out of --parts"
         )
+
+
+def playable(run: RunFolder) -> list[str]:
+    """List the parts that can be played on a run; raise InputError where none can."""
+
+    def refused(part: str) -> InputError | None:
+        try:
+            check_auditable(run, [part])
+        except InputError as error:
+            return error
+        return None
+
+    check_auditable(run, [])
+    return [part for part in PARTS if refused(part) is None]
 
 
 def private(federation: Federation, noise: float) -> Federation:
@@ -112,7 +132,8 @@ def inversion(run: RunFolder, number: int, seed: int, work: Path) -> list[Findin
     known = number == len(VIEWS)
     view = View() if known else VIEWS[number]
     network = site_network(run.federation, run.trials(site)).double().eval()
-    attacker = network if view.everything or known else _strange(run, site).double().eval()
+    in_space = bool(contract.space)  # what is its own is drawn by nobody there, or from the run's seed
+    attacker = network if view.everything or known or in_space else _strange(run, site).double().eval()
     usual = log_band_powers(trials.signals, contract.sfreq).mean(axis=0)
     rng = np.random.default_rng(seed)
     likenesses = []
@@ -137,7 +158,10 @@ def inversion(run: RunFolder, number: int, seed: int, work: Path) -> list[Findin
 
 
 def membership(run: RunFolder, number: int, seed: int, work: Path) -> list[Finding]:
-    """Tell trials that trained, of every site, from others of the same subjects; the number is a noise's, 0 is none."""
+    """Tell trials that trained, of every site, from others of the same subjects; the number is a noise's, 0 is none.
+
+    A site's own layers are seen as it trains them by itself; a sum as the last round of all sites together leaves it.
+    """
     federation, noise = run.federation, _noise(number)
     parts, networks = {}, {}
     for site in federation.site:
@@ -145,13 +169,20 @@ def membership(run: RunFolder, number: int, seed: int, work: Path) -> list[Findi
         members = {name: of_branch[0] for name, of_branch in parts[site.name].items()}
         start, words = site_network(federation, run.trials(site)), derive_seed(seed, site.name, "membership")
         networks[site.name] = trained(start, members, federation.settings, View(noise_multiplier=noise), words)
+    together: dict[str, SplitModule] = {}
+    if any(view.secure for view in _views(noise)):
+        together, _ = train_together(
+            federation,
+            run.store,
+            trials_of=lambda opened: {name: of_branch[0] for name, of_branch in parts[opened.site.name].items()},
+        )
     findings = []
     for view in _views(noise):
         scores, truth = [], []
         for site in federation.site:
-            others = [networks[name] for name in networks if name != site.name]
+            target = (together if view.secure else networks)[site.name]
             of_site, trained_on = infer_membership(
-                networks[site.name], _strange(run, site), others, parts[site.name], federation.settings, view, seed
+                target, _strange(run, site), parts[site.name], federation.settings, view, seed
             )
             scores.append(of_site.argsort().argsort() / len(of_site))  # losses of two sites have no common scale
             truth.append(trained_on)
@@ -222,6 +253,26 @@ def identity(run: RunFolder, number: int, seed: int, work: Path) -> list[Finding
     return findings
 
 
+def labels(run: RunFolder, number: int, seed: int, work: Path) -> list[Finding]:
+    """Name two labels that a site has, from what one round changes of its common layers."""
+    federation = run.federation
+    known = {name for site in federation.site for dataset in site.dataset for name in dataset.task_map.values()}
+    may_be = sorted(known | set(USUAL))
+    right, by_chance = 0, []
+    for site in federation.site:
+        trials = run.trials(site)
+        network = site_network(federation, trials)
+        words = derive_seed(seed, site.name, "labels")
+        update = update_of_round(network, trials.training(), federation.settings, View(), words)[LAST]
+        n_features = network.head(next(iter(trials.labels()))).in_features
+        rows = rows_by_label(n_features, len(update), may_be, federation.training.seed)
+        own = {name for names in trials.labels().values() for name in names}
+        right += set(named_pair(update, rows)) <= own
+        by_chance.append(math.comb(len(own), 2) / math.comb(len(may_be), 2))
+    n, chance = len(federation.site), float(np.mean(by_chance))
+    return [Finding("labels", str(View()), "named rightly", right / n, n, *share_interval(right, n), chance, seed)]
+
+
 def price(run: RunFolder, number: int, seed: int, work: Path) -> list[Finding]:
     """Train the federation with a noise at every site, and score it; number 0 is without."""
     noise = _noise(number)
@@ -257,13 +308,32 @@ def byzantine(run: RunFolder, number: int, seed: int, work: Path) -> list[Findin
 
 Halves = Mapping[str, BranchTrials]
 Play = Callable[[RunFolder, int, int, Path], list[Finding]]
-PARTS: dict[str, tuple[Play, int]] = {  # how a part is played, and how many jobs a seed has
+N_NOISES = 1 + len(NOISE_MULTIPLIERS)
+PARTS: dict[str, tuple[Play, int]] = {  # how a part is played, and how many jobs a seed has, the noisy ones last
     "inversion": (inversion, len(VIEWS) + 1),
-    "membership": (membership, len(NOISE_MULTIPLIERS) + 1),
-    "identity": (identity, len(NOISE_MULTIPLIERS) + 1),
-    "price": (price, len(NOISE_MULTIPLIERS) + 1),
+    "membership": (membership, N_NOISES),
+    "identity": (identity, N_NOISES),
+    "labels": (labels, 1),
+    "price": (price, N_NOISES),
     "byzantine": (byzantine, len(ATTACKS) * len(STRATEGIES)),
 }
+
+
+def plays_of(run: RunFolder, parts: Sequence[str], seeds: int) -> list[tuple[str, int, int]]:
+    """List a part, a number and a seed of all that is played; without noise where the network bears none."""
+    try:
+        private(run.federation, NOISE_MULTIPLIERS[0])
+        noisy = True
+    except ValueError:
+        noisy = False
+    numbers = {part: list(range(PARTS[part][1])) for part in parts}
+    if not noisy:
+        numbers |= {part: [0] for part in ("membership", "identity") if part in parts}
+    if "inversion" in parts:
+        noiseless = [k for k, view in enumerate(VIEWS) if view.noise_multiplier is None]
+        of_extractor = [] if run.federation.contract.space else [len(VIEWS)]
+        numbers["inversion"] = [*(range(len(VIEWS)) if noisy else noiseless), *of_extractor]
+    return [(part, number, seed) for part in parts for seed in range(seeds) for number in numbers[part]]
 
 
 def audit(
@@ -286,7 +356,7 @@ def audit(
     check_auditable(run, parts)
     work = run.path / "audit"
     shutil.rmtree(work, ignore_errors=True)
-    jobs = [(part, number, seed) for part in parts for seed in range(seeds) for number in range(PARTS[part][1])]
+    jobs = plays_of(run, parts, seeds)
     of_job: dict[tuple[str, int, int], list[Finding]] = {}
     pool = start_workers(n_parallel, threads=1)
     try:
@@ -315,6 +385,10 @@ def _write(path: Path, findings: Sequence[Finding]) -> None:
 def _play(path: Path, job: tuple[str, int, int], work: Path) -> list[Finding]:
     part, number, seed = job
     return PARTS[part][0](RunFolder(path), number, seed, work)
+
+
+def _of_signals(contract: Contract) -> bool:
+    return contract.extractor != "riemann" and contract.body != "tangent"
 
 
 def _noise(number: int) -> float | None:

@@ -18,6 +18,7 @@ COLUMNS = {  # part, measure -> head of the column
     ("membership", "AUC"): "trained on it? AUC",
     ("subject", "named rightly"): "subject named",
     ("site", "named rightly"): "site named",
+    ("labels", "named rightly"): "two labels named",
     ("price", "score"): "score",
     ("price", "epsilon"): "epsilon",
 }

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -65,17 +65,19 @@ def trained(
     view: View,
     seed: int,
     frozen: Sequence[str] = (),
+    rounds: int | None = None,
 ) -> SplitModule:
-    """Train a copy of a network for all rounds of `settings`, with the view's noise; `frozen` layers stay."""
+    """Train a copy of a network for the first or all rounds of `settings`, with the view's noise; `frozen` stays."""
     network = copy.deepcopy(network)
     kept = {name: value.clone() for name, value in network.state_dict().items() if name in frozen}
     state: OptimiserState | None = None
-    for number in range(1, settings.rounds + 1):
+    for number in range(1, (rounds or settings.rounds) + 1):
+        of_round = settings.in_round(number)
         if view.noise_multiplier is None:
-            _, state = train_round(network, trials, settings, seed=derive_seed(seed, number), optimiser_state=state)
+            _, state = train_round(network, trials, of_round, seed=derive_seed(seed, number), optimiser_state=state)
         else:
             mechanism = Mechanism(view.noise_multiplier, MAX_GRAD_NORM)
-            _, state = train_round_privately(network, trials, settings, mechanism, optimiser_state=state)
+            _, state = train_round_privately(network, trials, of_round, mechanism, optimiser_state=state)
         if kept:
             network.load_state_dict(kept, strict=False)
     return network
@@ -85,7 +87,7 @@ def update_of_round(
     network: SplitModule, trials: Mapping[str, BranchTrials], settings: Settings, view: View, seed: int
 ) -> Layers:
     """Return how one round changes the layers that are seen."""
-    after = trained(network, trials, replace(settings, rounds=1), view, seed)
+    after = trained(network, trials, settings, view, seed, rounds=1)
     before, now = dict(network.named_parameters()), dict(after.named_parameters())
     return {name: (now[name] - before[name]).detach() for name in view.names(network)}
 

@@ -33,6 +33,9 @@ from mfscsn.network import SplitModule
 from mfscsn.training import predict
 
 ABOUT = "beetl.json"
+# Of the organisers' network, a ShallowConvNet for each subject
+BASELINE = {"extractor": "shallow", "alignment": "standard"}
+BASELINE_TRAINING = {"rounds": 40, "batch_size": 32, "lr": 5e-4, "schedule": "constant", "fine_tune": 0}
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,8 @@ def beetl_federation(
             raise InputError(f"{where}: {table!r}: expected the tables [contract] and [training] alone")
         document[table] |= values
     if task.method == "baseline":
-        document["contract"] |= {"channels": COMMON_MONTAGE.split(), "alignment": "standard"}
+        document["contract"] |= {**BASELINE, "channels": COMMON_MONTAGE.split()}
+        document["training"] = {**BASELINE_TRAINING, **(settings or {}).get("training", {})}
     for site in document["site"]:
         (dataset,) = site["dataset"]
         if site["name"] in TARGETS:
@@ -166,7 +170,7 @@ def begin_or_reopen(
 
 
 def _check_transductive(task: Task, federation: Federation) -> None:
-    if task.transductive and federation.contract.alignment != "euclidean":
+    if task.transductive and federation.contract.alignment in ("standard", "none"):
         raise InputError(
             f"--transductive: the alignment {federation.contract.alignment!r} of {task.method} fits nothing, so a"
             " second answer would be the first one; leave it out"

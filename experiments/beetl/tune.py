@@ -26,7 +26,7 @@ from federation.contract import Federation
 from federation.run_folder import RunFolder
 
 FOLDS = range(1, 6)
-DEFAULT_TRIES = ("contract.shrinkage=0.0,0.1,0.3,0.5",)
+DEFAULT_TRIES = ("training.lr=0.004,0.008",)
 
 
 @dataclass(frozen=True)

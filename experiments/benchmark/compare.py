@@ -42,9 +42,16 @@ def is_control(method: str) -> bool:
     return method.endswith(CONTROLS)
 
 
-def strongest_alone(rows: pd.DataFrame) -> str | None:
-    """Name the best of the methods that share nothing; chosen by the test itself, which favours the rival."""
-    alone = [method for method in dict.fromkeys(rows["method"]) if shares_nothing(method)]
+def strongest_alone(rows: pd.DataFrame, who: str = "") -> str | None:
+    """Name the best of the methods that share nothing; chosen by the test itself, which favours the rival.
+
+    Parameters
+    ----------
+    rows : DataFrame
+    who : str
+        With "own-", of those that see one subject's trials alone.
+    """
+    alone = [name for name in dict.fromkeys(rows["method"]) if shares_nothing(name) and name.startswith(who)]
     means = {method: estimate(rows, method).mean for method in alone}
     return max(means, key=lambda method: means[method], default=None)
 
@@ -120,15 +127,22 @@ def _of_subjects(rows: pd.DataFrame, method: str, rival: str) -> dict[Subject, t
     rng = np.random.default_rng(0)
     found = {}
     for subject in sorted(ours.keys() & theirs.keys()):
-        labels = list(ours[subject][0].lower())
+        labels = _in_order(ours[subject][0])
         told, told_by_rival = (np.mean(_right(seeds, labels), axis=0) for seeds in (ours[subject], theirs[subject]))
         found[subject] = swapped_differences(told, told_by_rival, labels, rng)
     return found
 
 
 def _right(seeds: Sequence[str], labels: Sequence[str]) -> list[list[bool]]:
-    assert all(list(answers.lower()) == labels for answers in seeds), "answers to other trials"
+    assert all(_in_order(answers) == labels for answers in seeds), "answers to other trials"
     return [[letter.isupper() for letter in answers] for answers in seeds]
+
+
+def _in_order(answers: str) -> list[str]:
+    """Return the trials' labels, numbered as they first come: where sites share one label list, letters are others."""
+    letters = answers.lower()
+    known = list(dict.fromkeys(letters))
+    return [str(known.index(letter)) for letter in letters]
 
 
 def _answers(rows: pd.DataFrame, method: str) -> dict[Subject, list[str]]:

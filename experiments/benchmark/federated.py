@@ -14,13 +14,13 @@ import numpy as np
 from torch import nn
 
 from data.trials import shuffled_within
-from federation.contract import Federation, Training
+from federation.contract import Federation
 from federation.plain_loop import train_together
 from federation.site_network import server_network
 from federation.site_scores import fine_tuned
 from federation.site_trials import SiteTrials
 from mfscsn.network import COMMON_SPACE, SHARES_EXTRACTOR, SHARES_HEAD, Anchored, SplitModule
-from mfscsn.training import BranchTrials, derive_seed, predict
+from mfscsn.training import BranchTrials, predict
 
 # Names of a centralised training. Seeds are derived from them: kept results are of these
 CENTRE, JOINT = "one-place", "--in-one-place--"  # the one site; between the names of a site and of its data set
@@ -33,8 +33,8 @@ class Method:
 
     Parameters
     ----------
-    contract, training, site : mapping
-        Values in place of the file's; `site` is of every site.
+    contract, training : mapping
+        Values in place of the file's.
     proximal_mu, sharpness, private_first
         As in `mfscsn.training.Settings`.
     batch_norm_of_batch : bool
@@ -48,15 +48,10 @@ class Method:
         A control: the other sites' labels are shuffled within each run, so that nothing can be learned from them.
     frozen : bool
         A control: common layers stay at their random start, and each site trains its own ones around them.
-    half : bool
-        The common layers travel at half precision, both ways.
-    ensemble : int
-        Networks, from seeds of their own, whose probabilities are averaged.
     """
 
     contract: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
-    site: Mapping[str, Any] = field(default_factory=dict)
     proximal_mu: float = 0.0
     sharpness: float = 0.0
     private_first: int = 0
@@ -66,8 +61,6 @@ class Method:
     centralised: bool = False
     null: bool = False
     frozen: bool = False
-    half: bool = False
-    ensemble: int = 1
 
 
 SHALLOW = {"extractor": "shallow", "alignment": "euclidean", "heads": "site"}
@@ -90,26 +83,15 @@ def _rival_in_space(share: str, **other: Any) -> Method:
     return Method(there, merged_labels=share in SHARES_HEAD, **other)
 
 
-RIEMANN = {"extractor": "riemann", "heads": "site"}  # what a federation had before the common space: own extractors
-RIEMANN_TRAINING = Training().model_dump(exclude={"seed"})
+# The paper's form, an extractor of each headset's own; it was the default before the common space
+RIEMANN = {"extractor": "riemann", "heads": "site"}
+RIEMANN_TRAINING = {"rounds": 20, "batch_size": 64, "lr": 1e-3, "schedule": "constant", "fine_tune": 30}
 
 METHODS: dict[str, Method] = {
     "mf-scsn": Method(),
     "mf-scsn-unshared": Method({"share": "none"}),
     "mf-scsn-null": Method(null=True),
     "mf-scsn-frozen": Method(frozen=True),
-    "mf-scsn-recentred": Method({"alignment": "recentred"}),
-    "mf-scsn-half-precision": Method(half=True),
-    "mf-scsn-ensemble": Method(ensemble=5),
-    "mf-scsn-no-fine-tuning": Method(training={"fine_tune": 0}),
-    "mf-scsn-sam": Method(sharpness=0.05),
-    "mf-scsn-branch-by-subject": Method(site={"branch_by": "subject"}),
-    "mf-scsn-branch-by-subject-mmd": Method(training={"mmd": 1.0}, site={"branch_by": "subject"}),
-    "mf-scsn-label-heads": Method({"heads": "label"}),
-    "mf-scsn-label-heads-unshared": Method({"heads": "label", "share": "none"}),
-    "mf-scsn-label-heads-no-fine-tuning": Method({"heads": "label"}, {"fine_tune": 0}),
-    "mf-scsn-shallow": Method(SHALLOW, SHALLOW_TRAINING),
-    "mf-scsn-shallow-unshared": Method({**SHALLOW, "share": "none"}, SHALLOW_TRAINING),
     "fedavg": _rival("all"),
     "fedprox": _rival("all", proximal_mu=0.01),
     "fedbn": _rival("all-but-norm"),
@@ -117,8 +99,6 @@ METHODS: dict[str, Method] = {
     "fedrep": _rival("all-but-head", private_first=1),
     "fleeg-like": _rival("all-but-extractor"),
     "fedbs": _rival("all-but-norm", sharpness=0.05, batch_norm_of_batch=True),
-    "fedavg-riemann": Method({"share": "all"}, common_channels=True, merged_labels=True),
-    "fedper-riemann": Method({"share": "all-but-head"}, common_channels=True, merged_labels=True),
     "fedavg-common-space": _rival_in_space("all"),  # FLEEG-like too: there is no extractor to learn
     "fedprox-common-space": _rival_in_space("all", proximal_mu=0.01),
     "fedbn-common-space": _rival_in_space("all-but-norm"),
@@ -168,7 +148,6 @@ def configured(federation: Federation, method: Method, seed: int) -> Federation:
     if "extractor" in changes and "alignment" not in changes:
         del document["contract"]["alignment"]
     document["training"] |= {**method.training, "seed": seed}
-    document["site"] = [{**site, **method.site} for site in document["site"]]
     if method.centralised:
         datasets = [
             {**dataset, "name": f"{site['name']}{JOINT}{dataset['name']}"}
@@ -191,18 +170,6 @@ def averaged(network: Scored, other: Scored, weight: float) -> Scored:
 
 def run_method(federation: Federation, method: Method, seed: int, store: Path) -> list[Scored]:
     """Train a method on prepared trials and predict all target subjects' test trials."""
-    if method.ensemble > 1:
-        alone = replace(method, ensemble=1)
-        members = [run_method(federation, alone, derive_seed(seed, k), store) for k in range(method.ensemble)]
-        return [
-            replace(
-                parts[0],
-                probabilities=np.mean([p.probabilities for p in parts], axis=0),
-                seconds=sum(p.seconds for p in parts),
-                n_bytes=sum(p.n_bytes for p in parts),
-            )
-            for parts in zip(*members, strict=True)
-        ]
     wanted = configured(federation, method, seed)
     if not method.null:
         return _trained_and_predicted(wanted, method, store, None)
@@ -232,15 +199,12 @@ def _trained_and_predicted(federation: Federation, method: Method, store: Path, 
         store,
         lambda network: _changed(network, method),
         trials_of,
-        half=method.half,
         sharpness=method.sharpness,
         proximal_mu=method.proximal_mu,
         private_first=training.local_epochs if method.frozen else method.private_first,
         local_epochs=0 if method.frozen else training.local_epochs,
     )
-    common = sum(
-        array.numel() * (2 if method.half else 4) for array in server_network(federation).common_state().values()
-    )
+    common = sum(4 * array.numel() for array in server_network(federation).common_state().values())
     rows = []
     for site in federation.site:
         n_bytes = 0 if contract.share == "none" or method.centralised or method.frozen else 2 * training.rounds * common

@@ -45,7 +45,7 @@ Classify = Callable[[Signals, NDArray[np.int64], Signals, Given], tuple[NDArray[
 
 FILTER_BANK = ((6.0, 14.0), (12.0, 20.0), (18.0, 32.0))  # Hz
 ONE_BAND = ((8.0, 32.0),)
-NETWORK_BATCH = 16  # of an own network
+NETWORK_BATCH, OWN_PASSES = 16, 20  # of an own network: it is shown as many trials as so many passes over its site's
 SITE_BATCH, SITE_PASSES = 32, 50  # of a site's network: passes over its trials
 RIDGE = 1000.0
 # Electrodes that see the eyes, or where a subject attends, and little of the motor strip
@@ -69,7 +69,7 @@ def _own(classify: Classify) -> Callable[[Federation, int, Path], Iterator[Score
         for site in federation.site:
             opened = SiteTrials(site, contract, store)
             own = opened.calibration()
-            n_shown = federation.training.rounds * federation.settings.local_epochs * opened.n_training()
+            n_shown = OWN_PASSES * opened.n_training()
             for target in opened.targets():
                 began = time.process_time()
                 trials = own[target.dataset, target.subject]

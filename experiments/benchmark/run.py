@@ -4,7 +4,7 @@ import hashlib
 import itertools
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from data.trials import shuffled_within
 from experiments.benchmark.federated import AVERAGES, METHODS, Scored, averaged, configured, run_method
 from experiments.benchmark.local import ALONE, REGIONS, SEEDED, of_region, run_alone
 from experiments.benchmark.show import ALL
+from experiments.benchmark.unseen import NO_LABEL, UNSEEN, run_unseen
 from experiments.prepare import prepare_sites
 from federation.contract import Federation, Site, load_federation
 from federation.site_scores import balanced_accuracy, chosen_outputs
@@ -75,7 +76,8 @@ class Bench(Table):
         Run all with so many calibration trials of each target subject, the first in time; all where there are fewer.
         With 0 their signals fit the subject's mean, and no label trains.
     new_site : bool
-        Each site in turn is a new one: it has its targets' calibration, and all trials of the other sites train.
+        A fold for each site, in which it is a new one: it has its targets' calibration, and all trials of the other
+        sites train.
     results : str, optional
         The CSV of results, relative to this file.
     """
@@ -93,7 +95,10 @@ class Bench(Table):
 
 @dataclass(frozen=True)
 class Job:
-    """One method with one seed, one amount of calibration, None is all of it, and one fold of so many, if any."""
+    """One method with one seed, one amount of calibration, None is all of it, and one fold of so many, if any.
+
+    With `new_site`, the fold is the place of the new site.
+    """
 
     method: str
     seed: int
@@ -112,9 +117,13 @@ def load_bench(path: Path, data_root: Path | None = None) -> tuple[Bench, Federa
         The last is what results are made with: the federation's file in JSON types, and whether sites are new.
     """
     bench = parse_table(Bench, read_toml(path), str(path))
-    known = [*ALONE, *METHODS, *AVERAGES]
+    known = [*ALONE, *METHODS, *AVERAGES, UNSEEN, NO_LABEL]
     for method in bench.methods:
         check_method(method, known, str(path))
+    if bench.new_site and bench.folds:
+        raise InputError(f"{path}: new_site = true has a fold for each site; leave folds out")
+    if {UNSEEN, NO_LABEL} & set(bench.methods) and not bench.new_site:
+        raise InputError(f"{path}: {UNSEEN}: which site is unseen? It needs new_site = true")
     for method in bench.only:
         check_method(method, _trained(bench.methods), f"{path}: only")
     described = (path.parent / bench.federation).resolve()
@@ -140,15 +149,16 @@ def check_method(method: str, known: Sequence[str], where: str) -> None:
         )
 
 
-def jobs_of(bench: Bench) -> list[Job]:
+def jobs_of(bench: Bench, n_sites: int) -> list[Job]:
     """List all jobs, seed by seed, so that what is broken off is whole for the first seeds."""
     calibrations: list[int | None] = [*bench.calibration] if bench.calibration else [None]
+    folds = n_sites if bench.new_site else bench.folds or 1
     return [
         Job(method, seed, calibration, bench.new_site, fold, bench.folds)
         for seed, calibration, fold, method in itertools.product(
-            range(bench.seeds), calibrations, range(bench.folds or 1), _trained(bench.methods)
+            range(bench.seeds), calibrations, range(folds), _trained(bench.methods)
         )
-        if (seed == 0 or method in METHODS or method in SEEDED) and _asked_for(bench, method, seed, fold)
+        if (seed == 0 or method not in ALONE or method in SEEDED) and _asked_for(bench, method, seed, fold)
     ]
 
 
@@ -158,11 +168,12 @@ def _asked_for(bench: Bench, method: str, seed: int, fold: int) -> bool:
 
 
 def _trained(methods: Sequence[str]) -> list[str]:
-    """List what must be run: an average comes with the network in it."""
-    return list(dict.fromkeys(AVERAGES[name][0] if name in AVERAGES else name for name in methods))
+    """List what must be run: an average comes with the network in it, no label with few."""
+    of = {name: network for name, (network, _, _) in AVERAGES.items()} | {NO_LABEL: UNSEEN}
+    return list(dict.fromkeys(of.get(name, name) for name in methods))
 
 
-def missing_jobs(bench: Bench, rows: pd.DataFrame) -> list[Job]:
+def missing_jobs(bench: Bench, rows: pd.DataFrame, n_sites: int) -> list[Job]:
     """List the jobs that have no rows yet."""
     done = {
         Job(
@@ -178,7 +189,7 @@ def missing_jobs(bench: Bench, rows: pd.DataFrame) -> list[Job]:
     asked_for = {method: _trained([method])[0] for method in bench.methods}
     return [
         job
-        for job in jobs_of(bench)
+        for job in jobs_of(bench, n_sites)
         if any(replace(job, method=name) not in done for name, run in asked_for.items() if run == job.method)
     ]
 
@@ -227,12 +238,12 @@ def run_benchmark(
     """
     trials = _trials(federation, store)
     rows = read_results(results, made_with, trials)
-    missing, total = missing_jobs(bench, rows), len(jobs_of(bench))
+    n_sites = len(federation.site)
+    missing, total = missing_jobs(bench, rows, n_sites), len(jobs_of(bench, n_sites))
     report("benchmark", total - len(missing), total)
     pool = start_workers(n_parallel, threads=1)
     try:
-        averages = [method for method in bench.methods if method in AVERAGES]
-        futures = [pool.submit(run_job, job, federation, store, averages) for job in missing]
+        futures = [pool.submit(run_job, job, federation, store, bench.methods) for job in missing]
         for n, future in enumerate(as_completed(futures), total - len(missing) + 1):
             rows = pd.concat([rows, pd.DataFrame(future.result())], ignore_index=True)
             rows = rows.drop_duplicates([*KEYS, "site", "dataset", "subject"], keep="last")
@@ -254,15 +265,19 @@ def prepare_bench(bench: Bench, federation: Federation, store: Path, progress: C
     return prepared
 
 
-def run_job(job: Job, federation: Federation, store: Path, averages: Sequence[str] = ()) -> list[dict[str, object]]:
-    """Run one job and score it; a row for each target subject, and for each of the averages that it is part of."""
+def run_job(job: Job, federation: Federation, store: Path, wanted: Sequence[str] = ()) -> list[dict[str, object]]:
+    """Run one job and score it; a row for each target subject, and for each method wanted that comes with it."""
     federation = with_calibration(of_fold(federation, job), job.calibration)
-    scored = [(job.method, row) for row in _scored(job, federation, store)]
-    for name in averages:
+    if job.method == UNSEEN:
+        scored = run_unseen(federation, job.seed, store)
+    else:
+        scored = [(job.method, row) for row in _scored(job.method, federation, job.seed, store)]
+    by_method = [row for name, row in scored if name == job.method]
+    for name in set(wanted) & set(AVERAGES):
         network, alone, weight = AVERAGES[name]
         if network == job.method:
-            other = _scored(replace(job, method=alone), federation, store)
-            scored += [(name, averaged(row, o, weight)) for (_, row), o in zip(scored, other, strict=True)]
+            other = _scored(alone, federation, job.seed, store)
+            scored += [(name, averaged(row, o, weight)) for row, o in zip(by_method, other, strict=True)]
     sizes = {
         (site.name, subject): len(trials.labels)
         for site in federation.site
@@ -295,20 +310,18 @@ def _answers(row: Scored) -> str:
     return "".join(letter.upper() if hit else letter for letter, hit in zip(letters, right, strict=True))
 
 
-def _scored(job: Job, federation: Federation, store: Path) -> list[Scored]:
-    """Run a method for all targets, each site's in turn where sites are new."""
-    scored = []
-    for federation_of_job, names in _in_turn(federation, job):
-        if job.method in ALONE:
-            of_method = run_alone(job.method, federation_of_job, job.seed, store)
-        else:
-            of_method = run_method(federation_of_job, METHODS[job.method], job.seed, store)
-        scored += [row for row in of_method if row.site in names]
-    return scored
+def _scored(method: str, federation: Federation, seed: int, store: Path) -> list[Scored]:
+    if method in ALONE:
+        return run_alone(method, federation, seed, store)
+    return run_method(federation, METHODS[method], seed, store)
 
 
 def of_fold(federation: Federation, job: Job) -> Federation:
     """Keep the targets of a job's fold as such; the others train whole."""
+    if job.new_site:
+        unshared = job.method in METHODS and METHODS[job.method].contract.get("share") == "none"
+        sites = [site if k == job.fold else _all_train(site) for k, site in enumerate(federation.site)]
+        return federation.model_copy(update={"site": [sites[job.fold]] if unshared else sites})
     if job.folds is None:
         return federation
     sites = []
@@ -326,17 +339,6 @@ def _number(subject: str) -> int:
     if not digits:
         raise InputError(f"target {subject!r} has no number, which folds go by; rename it, or leave folds out")
     return int(digits)
-
-
-def _in_turn(federation: Federation, job: Job) -> Iterator[tuple[Federation, set[str]]]:
-    """Return the federations that a job trains, and the sites whose targets are scored in each."""
-    if not job.new_site:
-        yield federation, {site.name for site in federation.site}
-        return
-    alone = job.method in ALONE or METHODS[job.method].contract.get("share") == "none"
-    for new in federation.site:
-        others = [] if alone else [_all_train(site) for site in federation.site if site is not new]
-        yield federation.model_copy(update={"site": [new, *others]}), {new.name}
 
 
 def _all_train(site: Site) -> Site:

@@ -78,7 +78,7 @@ def gain_table(rows: pd.DataFrame, searched: Sequence[int] = ()) -> Table | None
         Folds that settings were searched on: the gain is shown without them too.
     """
     methods = list(dict.fromkeys(rows["method"]))
-    alone = strongest_alone(rows)
+    alone, own = strongest_alone(rows), strongest_alone(rows, "own-")
     shared = [m for m in methods if not shares_nothing(m) and not is_control(m)]
     if alone is None or not shared:
         return None
@@ -88,14 +88,16 @@ def gain_table(rows: pd.DataFrame, searched: Sequence[int] = ()) -> Table | None
     others = rows[~rows["fold"].isin(searched)] if searched else None
     if others is not None:
         table.add_column(f"minus {alone}, {_folds(others)}", justify="right", no_wrap=True)
-    for head in (f"minus {alone}", "minus its null", "of the centralised gain", "lose > 5, over chance"):
+    rivals = [alone] if own in (None, alone) else [alone, own]
+    for head in (*(f"minus {r}" for r in rivals), "minus its null", "of the centralised gain", "lose > 5, over chance"):
         table.add_column(head, justify="right", no_wrap=True)
     for method in shared:
         cells = []
         if others is not None:
             cells.append(gain_cell(paired(others, method, alone)))
         null, excess = null_of(rows, method), excess_losers(rows, method, alone)
-        cells += [gain_cell(paired(rows, method, alone)), gain_cell(paired(rows, method, null)) if null else "-"]
+        cells += [gain_cell(paired(rows, method, rival)) for rival in rivals if rival]
+        cells.append(gain_cell(paired(rows, method, null)) if null else "-")
         cells += [_of_centralised(rows, method, alone), "-" if excess is None else f"{excess:+.1f} %"]
         table.add_row(method, *cells)
     return table

@@ -135,7 +135,7 @@ class Tune(Training):
         typer.Option(
             "--try",
             help="Values of one setting, such as training.lr=5e-4,1e-3; several are crossed."
-            "  \\[default: contract.shrinkage=0.0,0.1,0.3,0.5]",
+            "  \\[default: training.lr=0.004,0.008]",
             metavar="KEY=VALUES",
         ),
     ] = None

@@ -70,7 +70,7 @@ def benchmark(asked: Benchmark) -> None:
     name = asked.bench.stem + ("" if shuffle is None else f"-shuffled-{shuffle}")
     table = asked.results or results_path(plan, asked.bench, name)
     rows = read_results(table, made_with)
-    if missing_jobs(plan, rows):
+    if missing_jobs(plan, rows, len(federation.site)):
         with ProgressLines() as show:
             federation = prepare_bench(plan, federation, store, show.prepared)
             if shuffle is not None:
@@ -128,21 +128,26 @@ def report(
 def audit(
     run: Annotated[Path, typer.Argument(help="The run's folder.", metavar="RUN", show_default=False)],
     parts: Annotated[
-        str, typer.Option(help="What to play, with commas between.", metavar="PART,...")
-    ] = "inversion,membership,identity,price,byzantine",
+        str | None,
+        typer.Option(
+            help="What to play, with commas between: inversion, membership, identity, labels, price, byzantine."
+            "  \\[default: all that the run allows]",
+            metavar="PART,...",
+        ),
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="How often, each time with another seed.")] = 3,
     jobs: Jobs = None,
 ) -> None:
     """Attack a finished simulation, as server and as site."""
-    from experiments.audit.run import PARTS
+    from experiments.audit.run import PARTS, playable
     from experiments.audit.run import audit as play
     from experiments.audit.show import plot_price, print_audit
     from experiments.cli.show import ProgressLines
     from experiments.progress import Progress
     from federation.run_folder import RunFolder
 
-    chosen = _parts(parts, list(PARTS))
     opened = RunFolder(run)
+    chosen = playable(opened) if parts is None else _parts(parts, list(PARTS))
     with ProgressLines() as show:
         findings = play(
             opened,

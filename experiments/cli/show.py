@@ -168,5 +168,18 @@ def harm_lines(run: "RunFolder") -> None:
         )
 
 
+def control_line(scores: Sequence[Score], site: str, with_nothing: float) -> None:
+    """Say what a site's federated model has beside centres that know something, and beside such that know nothing."""
+
+    ours, alone = (
+        mean(100 * s.balanced_accuracy for s in scores if (s.site, s.method) == (site, method))
+        for method in ("mf-scsn", "local-site")
+    )
+    print(
+        f"control: beside centres whose EEG holds no imagery, mf-scsn has {100 * with_nothing:.1f} at the {site};"
+        f" beside those of the demonstration {ours:.1f}; the {site} alone (local-site) {alone:.1f}"
+    )
+
+
 def _percent(row: Sequence[float]) -> list[str]:
     return [f"{value:.1f}" for value in row]

@@ -24,7 +24,8 @@ app = typer.Typer()
 FedFile = Annotated[Path, typer.Argument(help="The federation's file.", metavar="FED.toml", show_default=False)]
 Rounds = Annotated[int | None, typer.Option(min=1, help="Rounds, in place of the file's.")]
 Seed = Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Seed, in place of the file's.")]
-DEMO = Path(str(files("experiments") / "federations" / "demo.toml"))
+FEDERATIONS = Path(str(files("experiments") / "federations"))
+DEMO, CONTROL = FEDERATIONS / "demo.toml", FEDERATIONS / "demo-null.toml"
 Resume = Annotated[
     Path | None, typer.Option(help="Continue the run in this folder, with its own store and threads.", metavar="RUN")
 ]
@@ -81,8 +82,32 @@ def simulate(asked: Simulation) -> None:
 def demo(
     out: Out = None, resume: Resume = None, store: StoreRoot = PREPARED, rounds: Rounds = None, seed: Seed = None
 ) -> None:
-    """Run the demonstration: three simulated centres that differ."""
-    simulate(federation=DEMO, rounds=rounds, seed=seed, out=out, resume=resume, store=store)
+    """Run the demonstration, three simulated centres, and its control."""
+    path = resume or out or Path("runs") / f"demo-{time.strftime('%Y%m%d-%H%M%S')}"
+    simulate(federation=DEMO, rounds=rounds, seed=seed, out=None if resume else path, resume=resume, store=store)
+    _control(path)
+
+
+def _control(path: Path) -> None:
+    """Train a demonstration's last site once more, beside centres that have nothing to teach; say what it got."""
+    from experiments.cli.show import ProgressLines, control_line
+    from experiments.evaluate import evaluate as score_run
+    from experiments.simulate import train_rounds
+    from federation.run_folder import RunFolder
+    from federation.site_scores import mean_score
+
+    run = RunFolder(path)
+    training, place = run.federation.training, path / "control"
+    if place.exists():
+        control = RunFolder(place)
+        prepare_shown(control.federation, control.store)
+    else:
+        federation = load(CONTROL, None).model_copy(update={"training": training})
+        control = RunFolder.create(place, prepare_shown(federation, run.store), run.store, 1)
+    with ProgressLines() as show:
+        train_rounds(control, show.progress)
+    site = control.federation.site[-1]
+    control_line(score_run(run), site.name, mean_score(control, site)["balanced_accuracy"])
 
 
 @app.command()

@@ -8,7 +8,7 @@ import torch
 from conftest import LoopGrid, mfscsn, refused, write_bids
 
 from data.errors import InputError
-from experiments.adopt import _around, _private_alone, _train, adopting
+from experiments.adopt import adopting, around, private_alone, train_site
 from experiments.prepare import prepare_sites
 from federation.common_layers import export_common, read_common
 from federation.contract import Site
@@ -55,9 +55,9 @@ def test_only_the_separate_layers_are_trained(run, prepared):
     common, site = replace(read_common(run.path), trained_on=frozenset()), run.federation.site[1]
     federation = adopting(common, site)
     trials = SiteTrials(site, federation.contract, prepared)
-    network = _around(federation, trials, common)
+    network = around(federation, trials, common)
     before = network.private_state()
-    for _ in _train(network, federation, trials, _private_alone(federation.settings)):
+    for _ in train_site(network, federation, trials, private_alone(federation.settings)):
         pass
     after, kept = network.private_state(), network.common_state()
     assert all(torch.equal(kept[name], value) for name, value in common.layers.items())
@@ -76,11 +76,11 @@ def test_another_seed_moves_what_is_the_sites_own_and_no_row_of_a_label(make_run
     for seed in (None, 5):
         federation = adopting(common, site, seed)
         trials = SiteTrials(federation.site[0], federation.contract, prepared)
-        network = _around(federation, trials, common)
+        network = around(federation, trials, common)
         heads.append(network.head("laboratory").weight.clone())
         for name, value in common.layers.items():
             assert torch.equal(network.common_state()[name], value)
-        ways = [log for _, log, _ in _train(network, federation, trials, _private_alone(federation.settings))]
+        ways = [log for _, log, _ in train_site(network, federation, trials, private_alone(federation.settings))]
         heads.append(network.head("laboratory").weight.clone())
         assert len(ways) == federation.training.rounds
     assert torch.equal(heads[0], heads[2]) and not torch.equal(heads[1], heads[3])

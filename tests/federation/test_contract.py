@@ -64,9 +64,13 @@ def test_tasks_may_be_renamed(tmp_path):
         (
             'extractor = "shallow"',
             'extractor = "deep"',
-            "contract, extractor: expected 'riemann', 'shallow', 'shallow-group' or 'common-space'",
+            "contract, extractor: expected 'common-space', 'riemann', 'shallow' or 'shallow-group'",
         ),
-        ('extractor = "shallow"', 'alignment = "euclidean"', "alignment 'euclidean' does not fit extractor 'riemann'"),
+        (
+            'extractor = "shallow"',
+            'alignment = "euclidean"',
+            "alignment 'euclidean' does not fit extractor 'common-space'",
+        ),
         (
             'extractor = "shallow"',
             'extractor = "shallow"\nalignment = "adaptive"',

@@ -159,4 +159,4 @@ def test_the_learning_rate_follows_its_schedule():
     settings = Settings(rounds=4, lr=0.1, schedule="cosine")
     found = [settings.in_round(number).lr for number in (1, 2, 3, 4)]
     assert found == pytest.approx([0.0962, 0.0691, 0.0309, 0.0038], abs=1e-4)
-    assert Settings(rounds=4, lr=0.1).in_round(3).lr == 0.1
+    assert Settings(rounds=4, lr=0.1, schedule="constant").in_round(3).lr == 0.1

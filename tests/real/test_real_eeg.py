@@ -46,15 +46,15 @@ def test_the_fixed_split_has_the_published_numbers_of_trials(openmi):
         for site in federation.site
     }
     targets = ("009", "010", "011", "012")
-    # Ten views: five bands in two pieces
+    # Signals in the common space
     assert found["mmidb"] == (
-        {"eegmmidb": (8 * 60 + 4 * 15, 10, 64 * 65 // 2)},
+        {"eegmmidb": (8 * 60 + 4 * 15, 21, 416)},
         [15] * 4,
         [(s, 30, 2) for s in targets],
     )
-    assert found["grasp"][0]["openbci_grasp"][1:] == (10, 15 * 16 // 2) and found["grasp"][1] == [40, 40, 40]
+    assert found["grasp"][0]["openbci_grasp"][1:] == (21, 416) and found["grasp"][1] == [40, 40, 40]
     assert [(s, n) for s, _, n in found["grasp"][2]] == [("005", 2), ("006", 2), ("007", 2)]
-    assert found["lrr"] == ({"openbci_lrr": (120, 10, 11 * 12 // 2)}, [60, 60], [("001", 475, 3), ("002", 210, 3)])
+    assert found["lrr"] == ({"openbci_lrr": (120, 21, 416)}, [60, 60], [("001", 475, 3), ("002", 210, 3)])
 
 
 @OPENMI

@@ -1,6 +1,7 @@
 """The audit's attacks work where nothing protects, and are honest where something does."""
 
 import csv
+import itertools
 
 import numpy as np
 import pytest
@@ -12,17 +13,19 @@ from data.store import Store
 from experiments.audit.byzantine import flipped_store, score_beside, spoiled
 from experiments.audit.identity import n_named
 from experiments.audit.inversion import TrialForm, gradient_of_trial, invert, likeness, log_band_powers
+from experiments.audit.labels import LAST, named_pair, rows_by_label
 from experiments.audit.membership import auc, infer_membership, parted
-from experiments.audit.run import audit, check_auditable
+from experiments.audit.run import audit, check_auditable, playable, plays_of
 from experiments.audit.views import View, joined, summed, trained, update_of_round
 from experiments.prepare import prepare_sites
 from federation.run_folder import RunFolder
 from federation.server_app import federate
 from federation.site_scores import mean_score
+from mfscsn.heads import start_by_label
 from mfscsn.network import Architecture, Branch, SeparateCommonSeparate
 from mfscsn.training import BranchTrials, Settings
 
-AUDITED = tiny_toml(contract='alignment = "standard"\nweighting = "equal"').replace('"shallow"', '"shallow-group"')
+AUDITED = tiny_toml('alignment = "standard"\nweighting = "equal"', "lr = 1e-3").replace('"shallow"', '"shallow-group"')
 
 
 def network_of(seed: int, n_chans: int = 4) -> SeparateCommonSeparate:
@@ -89,7 +92,7 @@ def test_what_trained_is_told_by_its_loss_and_by_the_common_layers_much_less(tri
     parts = parted({"a": trials}, 0)
     target = trained(network_of(0), {"a": parts["a"][0]}, settings, View(), seed=0)
     found = {
-        view: auc(*infer_membership(target, network_of(1), [], parts, settings, view, seed=0))
+        view: auc(*infer_membership(target, network_of(1), parts, settings, view, seed=0))
         for view in (View(everything=True), View())
     }
     assert found[View(everything=True)][0] > 0.8 and found[View()][0] < found[View(everything=True)][0]
@@ -129,6 +132,60 @@ def test_frozen_layers_stay(trials):
     after = trained(network, {"a": trials}, Settings(rounds=2), View(), 0, frozen=network.common_names())
     assert torch.equal(after.common[0].weight, network.common[0].weight)
     assert not torch.equal(after.heads["of-a"][0].weight, network.heads["of-a"][0].weight)
+
+
+IN_SPACE = Architecture(256, 128.0, "common-space", electrodes=("FC3", "FC4", "C3", "Cz", "C4", "CP3", "CP4"))
+WORDS = ("feet", "hands", "left_hand", "rest", "right_hand", "tongue")
+
+
+def anchored(names, seed=0):
+    """A site in the common space as a run starts it: layers of the run's seed, a head of its labels' rows."""
+    network = IN_SPACE.build({"a": Branch(4, len(names), names)}, seed)
+    start_by_label(network.head("a"), names, seed)
+    network.anchor_heads()
+    return network
+
+
+def test_an_update_of_the_common_layers_names_two_labels_of_its_site_and_another_seed_does_not():
+    rng, rows, right = np.random.default_rng(0), {}, {0: 0, 1: 0}
+    pairs = list(itertools.combinations(WORDS, 2))
+    for names in pairs:
+        signals = rng.standard_normal((96, 7, 256)).astype(np.float32)
+        trials = BranchTrials(signals, rng.integers(0, 2, 96), names)
+        network = anchored(names)
+        update = update_of_round(network, {"a": trials}, Settings(), View(), seed=1)[LAST]
+        for seed in (0, 1):  # the run's, and one that a server does not know
+            rows = rows_by_label(network.head("a").in_features, len(update), WORDS, seed)
+            right[seed] += named_pair(update, rows) == names
+    assert right[0] >= 12 and right[1] <= 4, right  # of 15; by chance one
+
+
+def test_in_the_common_space_all_but_noise_is_played(tmp_path, prepared):
+    text = tiny_toml().replace('"shallow"', '"common-space"')
+    run = RunFolder.create(tmp_path / "space", prepare_sites(federation_of(text, tmp_path), prepared), prepared, 1)
+    assert playable(run) == ["inversion", "membership", "identity", "labels"]
+    jobs = plays_of(run, ["inversion", "membership", "labels"], 1)
+    assert len(jobs) == 4 + 1 + 1
+    findings = audit(run, ["membership", "identity", "labels"], 1, 1, lambda *step: None)
+    assert {f.part for f in findings} == {"membership", "subject", "site", "labels"}
+    assert not any("noise" in f.view for f in findings)
+    (named,) = [f for f in findings if f.part == "labels"]
+    assert named.n == 2 and named.chance == pytest.approx((1 / 15 + 3 / 15) / 2)
+
+
+def test_a_trial_of_the_common_space_is_searched_by_all_that_is_seen():
+    network, rng = anchored(("left_hand", "right_hand")).double().eval(), np.random.default_rng(1)
+    frequency = np.fft.rfftfreq(256, 1 / 128)
+    spectra = np.fft.rfft(rng.standard_normal((2, 7, 256))) * ((frequency >= 4) & (frequency <= 38))
+    x, other = torch.from_numpy(np.fft.irfft(spectra, 256))
+    label, form, far = torch.tensor(1), TrialForm(7, 256, 128.0, (4.0, 38.0)), []
+    gradients = gradient_of_trial(network, "a", x, label, View())
+    assert gradients.keys() == set(network.common_names())
+    made = invert(network, "a", gradients, label, form, seed=0)
+    for trial in (made, other):
+        again = gradient_of_trial(network, "a", trial, label, View())
+        far.append(float((joined(again) - joined(gradients)).norm() / joined(gradients).norm()))
+    assert far[0] < 0.2 * far[1]  # a trial that leaves the same gradient, though perhaps not the one that did
 
 
 def test_what_a_byzantine_sends():
@@ -212,7 +269,20 @@ def test_sites_of_one_subject_each_have_nobody_to_tell_apart(tmp_path, prepared)
     check_auditable(run, ["membership"])
 
 
-def test_what_cannot_be_audited_is_refused(tmp_path, audited, make_run):
-    assert "extractor 'shallow'; the audit compares" in refused("audit", make_run("plain").path, cwd=tmp_path)
-    assert "2 sites; of 5 one may be Byzantine" in refused("audit", audited.path, cwd=tmp_path)
+def test_what_cannot_be_audited_is_refused(tmp_path, audited, make_run, prepared):
+    assert "does not name its subjects" in refused("audit", make_run("nameless").path, cwd=tmp_path)
+
+    def run_with(extractor):
+        federation = prepare_sites(federation_of(tiny_toml(extractor=extractor), tmp_path), prepared)
+        return RunFolder.create(tmp_path / extractor, federation, prepared, 1)
+
+    shallow, covariances = run_with("shallow"), run_with("riemann")
+    for part, why in (("price", "has no price of differential privacy"), ("labels", "drawn by nobody but the site")):
+        line = refused("audit", shallow.path, "--parts", part, cwd=tmp_path)
+        assert why in line and f"leave {part} out of --parts" in line
+    with pytest.raises(InputError, match="takes covariances, not signals; leave inversion out"):
+        check_auditable(covariances, ["inversion"])
+    assert playable(covariances) == ["membership", "identity"]
+    byzantine = refused("audit", audited.path, "--parts", "byzantine", cwd=tmp_path)
+    assert "2 sites; of 5 one may be Byzantine" in byzantine
     assert "did you mean 'price'?" in refused("audit", audited.path, "--parts", "prise", cwd=tmp_path)

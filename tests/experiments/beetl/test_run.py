@@ -184,7 +184,7 @@ def test_a_run_goes_on_with_its_own_files_alone(linked, tmp_path, beetl_store):
 
 
 def test_a_second_answer_that_would_be_the_first_is_refused(competition):
-    for changes in ({"method": "baseline"}, {"settings": {"contract": {"alignment": "none"}}}):
+    for changes in ({"method": "baseline"}, {"settings": {"contract": {"extractor": "shallow", "alignment": "none"}}}):
         settings = changes.pop("settings", None)
         with pytest.raises(InputError, match="--transductive: the alignment .* fits nothing"):
             beetl_federation(Task(str(competition), transductive=True, **changes), settings)

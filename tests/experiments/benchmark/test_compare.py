@@ -99,6 +99,10 @@ def test_losers_are_counted_over_those_that_chance_makes():
     worse = many.assign(answers=[answers(0.4 if method == "x" else 0.7) for method in many["method"]])
     assert excess_losers(worse, "x", "y") > 40
     assert excess_losers(worse, "y", "x") < -20
+    merged = worse["answers"].where(
+        worse["method"] == "x", worse["answers"].str.translate(str.maketrans("aAbB", "cCaA"))
+    )
+    assert excess_losers(worse.assign(answers=merged), "x", "y") > 40  # a rival's one list of labels: other letters
     one_seed = worse[(worse["method"] == "x") | (worse["seed"] == 1)]  # a rival that ran once, with any seed
     assert excess_losers(one_seed, "x", "y") > 40 and losing_sites(one_seed, "x", "y") == ["a", "b"]
 

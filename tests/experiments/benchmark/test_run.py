@@ -14,12 +14,13 @@ from experiments.benchmark import federated as benchmark_federated
 from experiments.benchmark import run as benchmark
 from experiments.benchmark.compare import estimate
 from experiments.benchmark.federated import METHODS, configured, run_method
-from experiments.benchmark.local import ALONE, REGIONS, of_region, run_alone
+from experiments.benchmark.local import ALONE, OWN_PASSES, REGIONS, of_region, run_alone
 from experiments.benchmark.run import (
     Bench,
     Job,
     jobs_of,
     load_bench,
+    of_fold,
     prepare_bench,
     read_results,
     run_benchmark,
@@ -34,8 +35,8 @@ from federation.site_network import server_network, site_network
 from federation.site_trials import SiteTrials
 from mfscsn.common_space import mirrored
 
-RIEMANN = tiny_toml().replace('extractor = "shallow"\n', "").replace("fine_tune = 0", "fine_tune = 2")
-SPACE = 'extractor = "common-space"'
+RIEMANN = tiny_toml().replace('"shallow"', '"riemann"').replace("fine_tune = 0", "fine_tune = 2")
+IN_SPACE = RIEMANN.replace('"riemann"', '"common-space"')
 SPLIT = ("calibration = { first = 12 }", "calibration = { first = 12 }\ntest = { after = 12 }")
 
 
@@ -71,16 +72,16 @@ def here(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "contract",
+    ("text", "contract"),
     [
-        'weighting = "trials"',
-        'weighting = "equal"',
-        'extractor = "common-space"',
-        'extractor = "common-space"\nbody = "tangent"',
+        (RIEMANN, 'weighting = "trials"'),
+        (RIEMANN, 'weighting = "equal"'),
+        (IN_SPACE, 'body = "eegnet"'),
+        (IN_SPACE, 'body = "tangent"'),
     ],
 )
-def test_trained_together_is_what_flower_trains(tmp_path, prepared, contract):
-    text = RIEMANN.replace("[contract]", f"[contract]\n{contract}")
+def test_trained_together_is_what_flower_trains(tmp_path, prepared, text, contract):
+    text = text.replace("[contract]", f"[contract]\n{contract}")
     federation = federation_of(text.replace("[training]", '[training]\nschedule = "cosine"'), tmp_path)
     run = RunFolder.create(tmp_path / "run", federation, prepared, 1)
     federate(LoopGrid(run), run)
@@ -115,7 +116,7 @@ def test_bytes_are_the_common_layers_down_and_up(tiny, prepared):
     assert row.n_bytes == 2 * 2 * 4 * (50 * 50 + 50)
 
 
-def test_null_and_ensemble_are_made_of_single_runs(tiny, prepared, monkeypatch):
+def test_the_null_is_a_run_for_each_site(tiny, prepared, monkeypatch):
     runs = []
     trained = benchmark_federated._trained_and_predicted
     monkeypatch.setattr(
@@ -123,12 +124,6 @@ def test_null_and_ensemble_are_made_of_single_runs(tiny, prepared, monkeypatch):
     )
     found = run_method(tiny, METHODS["mf-scsn-null"], 0, prepared)
     assert [words[3] for words in runs] == ["north", "south"] and [f.site for f in found] == ["north", "south", "south"]
-    runs.clear()
-    ensemble = run_method(tiny, METHODS["mf-scsn-ensemble"], 0, prepared)
-    single = [trained(*words) for words in runs]
-    assert len(single) == 5
-    mean = np.mean([members[0].probabilities for members in single], axis=0)
-    np.testing.assert_allclose(ensemble[0].probabilities, mean)
 
 
 def test_in_the_null_labels_are_shuffled_within_each_run_of_the_others_alone(tiny, prepared, monkeypatch):
@@ -171,8 +166,8 @@ def test_an_own_network_is_shown_as_many_trials_as_its_sites(tiny, prepared, mon
 
     monkeypatch.setattr(braindecode.models, "EEGNet", Counted)
     run_alone("own-eegnet", tiny.model_copy(update={"site": tiny.site[:1]}), 0, prepared)
-    wanted = tiny.training.rounds * SiteTrials(tiny.site[0], tiny.contract, prepared).n_training()
-    assert wanted == 80 and sum(shown) == 80
+    wanted = OWN_PASSES * SiteTrials(tiny.site[0], tiny.contract, prepared).n_training()
+    assert wanted == 800 and sum(shown) == 800
 
 
 def test_in_centralised_all_is_one_site(tiny):
@@ -186,17 +181,17 @@ def test_in_centralised_all_is_one_site(tiny):
 
 def test_a_new_site_has_its_calibration_and_the_others_all_trials(tiny, prepared):
     job = Job("mf-scsn", 0, None, new_site=True)
-    turns = list(benchmark._in_turn(tiny, job))
-    assert [(new, [s.name for s in f.site]) for f, new in turns] == [
-        ({"north"}, ["north", "south"]), ({"south"}, ["south", "north"]),
+    found = [of_fold(tiny, replace(job, fold=k)) for k in (0, 1)]
+    assert [[site.dataset[0].targets for site in f.site] for f in found] == [[["3"], []], [[], ["1", "2"]]]
+    assert [site.name for site in of_fold(tiny, replace(job, method="mf-scsn-unshared", fold=1)).site] == ["south"]
+    assert [row["site"] for k in (0, 1) for row in run_job(replace(job, fold=k), tiny, prepared)] == [
+        "north", "south", "south",
     ]  # fmt: skip
-    assert turns[0][0].site[0].dataset[0].targets == ["3"] and turns[0][0].site[1].dataset[0].targets == []
-    assert len(run_job(job, tiny, prepared)) == 3
 
 
 def test_methods_without_randomness_run_once():
     bench = Bench(federation="", methods=["own-csp-lda", "own-shallow", "mf-scsn"], seeds=2, calibration=[5, 10])
-    jobs = jobs_of(bench)
+    jobs = jobs_of(bench, 1)
     assert len(jobs) == 2 * (3 + 2)
     assert [job.seed for job in jobs if job.method == "own-csp-lda"] == [0, 0]
 
@@ -275,7 +270,7 @@ def test_shuffled_labels_stay_with_their_subject_and_run(tiny, prepared, tmp_pat
         assert any(before[name]["labels"] != after[name]["labels"] for name in before)
 
 
-@pytest.mark.parametrize("method", ["own-adaptive", "site-weighted-adaptive", "mf-scsn", "mf-scsn-shallow", "fedbs"])
+@pytest.mark.parametrize("method", ["own-adaptive", "site-weighted-adaptive", "mf-scsn", "mf-scsn-riemann", "fedbs"])
 def test_test_trials_of_noise_change_no_training(tiny, copied_store, method, monkeypatch):
     """What is trained, to the last bit, does not depend on the signals or labels of test trials."""
     bench = Bench(federation="", methods=[method], seeds=1)
@@ -337,7 +332,7 @@ def test_a_costly_method_has_its_own_seeds_and_folds(tmp_path, bench):
         folds=2,
         only={"mf-scsn-null": {"seeds": 1, "folds": [1]}},
     )
-    assert [(job.method, job.seed, job.fold) for job in jobs_of(found)] == [
+    assert [(job.method, job.seed, job.fold) for job in jobs_of(found, 2)] == [
         ("mf-scsn", 0, 0), ("mf-scsn", 0, 1), ("mf-scsn-null", 0, 1), ("mf-scsn", 1, 0), ("mf-scsn", 1, 1),
     ]  # fmt: skip
     bench.write_text(bench.read_text() + '[only]\n"mf-scsn-nul" = { seeds = 1 }\n')
@@ -363,10 +358,10 @@ def test_the_command_prints_again_what_it_has(tmp_path, bench, copied_store):
 def test_in_folds_each_subject_is_a_target_once_and_the_others_train_whole(tiny, prepared, here, tmp_path):
     """The tiny federation's targets are 3 of north, 1 and 2 of south."""
     bench = Bench(federation="", methods=["site-averaged", "own-recentred"], seeds=1, folds=2)
-    assert [(job.method, job.fold) for job in jobs_of(bench)] == [
+    assert [(job.method, job.fold) for job in jobs_of(bench, 2)] == [
         ("mf-scsn-unshared", 0), ("own-recentred", 0), ("mf-scsn-unshared", 1), ("own-recentred", 1),
     ]  # fmt: skip
-    even, odd = (benchmark.of_fold(tiny, job) for job in jobs_of(bench)[1::2])
+    even, odd = (of_fold(tiny, job) for job in jobs_of(bench, 2)[1::2])
     assert [site.dataset[0].targets for site in even.site] == [[], ["2"]]
     assert [site.dataset[0].targets for site in odd.site] == [["3"], ["1"]]
     n_whole = SiteTrials(even.site[0], tiny.contract, prepared).n_training()
@@ -380,12 +375,12 @@ def test_in_folds_each_subject_is_a_target_once_and_the_others_train_whole(tiny,
         100 * rows[rows["method"] == "own-recentred"]["balanced_accuracy"].mean()
     )
     both = bench.model_copy(update={"methods": ["mf-scsn-unshared", "site-averaged"]})
-    assert benchmark.missing_jobs(both, read_results(tmp_path / "rows.csv", {"folds": 2})) == []
+    assert benchmark.missing_jobs(both, read_results(tmp_path / "rows.csv", {"folds": 2}), 2) == []
     north = tiny.site[0]
     dataset = north.dataset[0].model_copy(update={"targets": ["x"]})
     nameless = tiny.model_copy(update={"site": [north.model_copy(update={"dataset": [dataset]})]})
     with pytest.raises(InputError, match="target 'x' has no number, which folds go by"):
-        benchmark.of_fold(nameless, jobs_of(bench)[0])
+        of_fold(nameless, jobs_of(bench, 2)[0])
 
 
 def test_an_average_is_of_probabilities_and_costs_both(tiny, prepared):
@@ -412,9 +407,9 @@ def test_sites_help_a_linear_decoder_in_the_common_space_and_shuffled_ones_do_no
     np.testing.assert_array_equal(again[0].probabilities, null[0].probabilities)
 
 
-@pytest.mark.parametrize("contract", ["", SPACE])
-def test_frozen_common_layers_stay_as_they_began_and_the_sites_own_do_not(tmp_path, prepared, monkeypatch, contract):
-    federation = federation_of(RIEMANN.replace("[contract]", f"[contract]\n{contract}"), tmp_path)
+@pytest.mark.parametrize("text", [RIEMANN, IN_SPACE])
+def test_frozen_common_layers_stay_as_they_began_and_the_sites_own_do_not(tmp_path, prepared, monkeypatch, text):
+    federation = federation_of(text, tmp_path)
     seen = []
     trained = benchmark_federated.train_together
     monkeypatch.setattr(
