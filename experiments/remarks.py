@@ -1,7 +1,7 @@
 """What `prepare` has seen and a user should know: what was left out, what no task names, what looks odd."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -48,18 +48,23 @@ def _of_headsets(federation: Federation, store: Path) -> Iterator[str]:
             opened = Store(dataset.recipe(federation.contract).folder(store))
             channels = opened.trials((dataset.subjects or opened.subjects())[0]).channels
             most = max(most, len(channels))
-            nearness = positions(channels) @ positions(MOTOR).T
-            missing = [name for name, best in zip(MOTOR, nearness.max(axis=0), strict=True) if best < np.cos(NEAR)]
-            if missing:
-                yield (
-                    f"Site {site.name}, data set {dataset.name}: no electrode near {' and '.join(missing)}; of what a"
-                    " hand's imagery changes there, the common layers will see little."
-                )
+            if (seen := little_seen(channels)) is not None:
+                yield f"Site {site.name}, data set {dataset.name}: {seen}."
     if len(electrodes) > most:
         yield (
             f"The common space has {len(electrodes)} electrodes, and no headset more than {most} channels: what none of"
             " them sees is 0."
         )
+
+
+def little_seen(channels: Sequence[str]) -> str | None:
+    """Say where a headset has no electrode and a hand's imagery shows; None where it has them."""
+    nearness = positions(channels) @ positions(MOTOR).T
+    missing = [name for name, best in zip(MOTOR, nearness.max(axis=0), strict=True) if best < np.cos(NEAR)]
+    if not missing:
+        return None
+    where = " and ".join(missing)
+    return f"no electrode near {where}; of what a hand's imagery changes there, the common layers will see little"
 
 
 def odd_paces(federation: Federation, site: Site, store: Path) -> Iterator[str]:

@@ -72,6 +72,7 @@ def adopt(asked: Adoption) -> None:
     from experiments.adopt import adopting
     from experiments.cli.show import ProgressLines, score_table
     from experiments.prepare import prepare_sites
+    from experiments.remarks import remarks
     from experiments.report.run import report
     from federation.common_layers import read_common
     from federation.run_folder import RunFolder
@@ -86,9 +87,12 @@ def adopt(asked: Adoption) -> None:
         federation = prepare_sites(federation, asked.store, show.prepared)
         run = RunFolder.create(path, federation, asked.store, 1)
         scores = train_around(run, common, show.progress)
+    for line in remarks(federation, asked.store):
+        typer.echo(line)
     score_table(scores)
     typer.echo(
-        f"mf-scsn: around the layers of {common.name}; local-site: the same network with common layers of its own"
+        f"mf-scsn: around the layers of {common.name}, which stay as they are; local-site: the strongest without them."
+        " A label that no site there has trained is learned from your trials alone"
     )
     typer.echo(f"run folder: {os.path.relpath(run.path)}\nreport: {os.path.relpath(report(run))}")
 
@@ -128,6 +132,7 @@ class Prediction:
 def predict(asked: Prediction) -> None:
     """Tell the tasks of recordings without labels, as a table."""
     from experiments.predict import FederatedModel, Model, OwnModel, UnseenModel, predict_recordings, write_predictions
+    from experiments.remarks import little_seen
     from federation.common_layers import is_exported, read_common
     from federation.run_folder import RunFolder
 
@@ -157,6 +162,8 @@ def predict(asked: Prediction) -> None:
         if one.known:
             how = "its own training trials; of trials that trained the network, the probabilities say nothing"
         typer.echo(f"subject {one.subject}: {len(one.trials)} trials, aligned by {how}")
+        if asked.tasks is not None and (seen := little_seen(one.trials.channels)) is not None:
+            typer.echo(f"subject {one.subject}: {seen}")
     write_predictions(asked.out, predictions)
     typer.echo(f"probabilities: {asked.out}")
 

@@ -41,6 +41,14 @@ def test_an_unseen_headset_is_told_from_one_file(run, tmp_path):
     assert (tmp_path / "same.csv").read_bytes() == (tmp_path / "probabilities.csv").read_bytes()
 
 
+def test_a_headset_far_from_the_motor_strip_is_warned_of(run, tmp_path):
+    write_bids(tmp_path / "today", ["7"], ["1"], ["O1", "Oz", "O2"], names=("cue",), n=6)
+    words = ("--data", "bids:today", "--cues", "cue", "--tasks", "right_hand,rest")
+    code, out, err = mfscsn("predict", run.path, *words, cwd=tmp_path)
+    assert code == 0, out + err
+    assert "subject 7: no electrode near C3 and C4" in out and "will see little" in out
+
+
 def test_norms_are_fitted_on_the_new_signals(run, monkeypatch):
     fitted, fit = [], Anchored.fit_norms
     monkeypatch.setattr(Anchored, "fit_norms", lambda self, x, branch: fitted.append(len(x)) or fit(self, x, branch))
