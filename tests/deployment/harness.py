@@ -53,6 +53,14 @@ def family(process):
     return [found, *found.children(recursive=True)]
 
 
+def ended(process):
+    """Tell whether a process has ended, also where nobody has asked for its exit code yet."""
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
 def kill(process):
     for member in family(process):
         member.kill()
@@ -144,10 +152,12 @@ class Deployment:
         for process in self.running.values():
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
-        _, left = psutil.wait_procs(everything, timeout=20)
+        _, left = psutil.wait_procs(everything, timeout=60)  # a fork server that still imports sees its end late
+        left = [member for member in left if not ended(member)]
+        words = [member.cmdline() for member in left]
         for member in left:
             member.kill()
-        assert not left, left
+        assert not left, words
 
 
 def whole_federation(deployment, names):
