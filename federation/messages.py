@@ -14,4 +14,13 @@ REFUSALS = {
     BUDGET_SPENT: "has spent its privacy budget, and trains no more",
 }
 
+LONGEST = 200  # characters of what is kept and printed of another's words
+
+
+def cleaned(text: str) -> str:
+    """Return another's words as one short line that any terminal and any CSV bears."""
+    line = "".join(c if c.isprintable() else "?" for c in text[: LONGEST + 1])
+    return line if len(line) <= LONGEST else f"{line[: LONGEST - 1]}…"
+
+
 FEWEST = 4  # sites of a secure sum: of two, each knows the other's update; of three, two that tell know the third's

@@ -13,7 +13,18 @@ from flwr.serverapp.strategy import FedAdam, FedAvg, FedMedian, FedProx, FedTrim
 
 from data.errors import FailedError
 from federation.contract import Contract
-from federation.messages import COMMON, CONFIG, FEWEST, MAY_LEAVE, METRICS, N_TRIALS, REFUSALS, SCORES_MAY_LEAVE, SITE
+from federation.messages import (
+    COMMON,
+    CONFIG,
+    FEWEST,
+    MAY_LEAVE,
+    METRICS,
+    N_TRIALS,
+    REFUSALS,
+    SCORES_MAY_LEAVE,
+    SITE,
+    cleaned,
+)
 from federation.register import read_nodes
 from federation.run_folder import RunFolder
 
@@ -199,7 +210,8 @@ class CheckedStrategy(FedAvg):
         if reply.has_error():
             return REFUSALS.get(reply.error.code, f"failed: Flower's error {reply.error.code}")
         try:
-            return self._content_fault(reply, records, metrics)
+            fault = self._content_fault(reply, records, metrics)
+            return fault if fault is None else cleaned(fault)  # it may hold the site's words
         except Exception as error:  # whatever a site sends, it can only leave itself out
             return f"sent what cannot be read ({type(error).__name__})"
 

@@ -292,6 +292,31 @@ def test_a_bad_reply_is_left_out_and_named(make_run, spoil, status):
     )
 
 
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda content: content.__setitem__("x" * 10**6 + "\n\x1b[2J", ConfigRecord({})),
+        lambda content: content.__setitem__(METRICS, MetricRecord({**content[METRICS], "y" * 10**6: 1.0})),
+        lambda content: content.__setitem__(COMMON, ArrayRecord({"z\r" * 10**6: torch.zeros(1)})),
+    ],
+)
+def test_a_site_s_words_are_cut_and_cleaned_before_they_are_kept(make_run, spoil):
+    """A name of a million characters stood in history.csv, which no CSV reader takes back: the run could not go on."""
+    run = make_run(contract="min_sites = 1")
+
+    def wordy_south(number, site, reply):
+        if site == "south":
+            spoil(reply.content)
+        return reply
+
+    federate(LoopGrid(run, wordy_south), run)
+    rows = [row for row in history(run) if row["site"] == "south"]
+    assert len(rows) == 2 and all(len(row["status"]) <= 200 and row["status"].isprintable() for row in rows)
+    again = RunFolder(run.path)
+    assert again.last_round() == 2
+    federate(LoopGrid(again), again)  # goes on, with nothing left to do
+
+
 def test_a_run_in_which_too_few_sites_answer_fails_and_says_who(make_run, copied_store):
     run = make_run(store=copied_store)
     next(copied_store.glob("clinic-*/sub-2.npy")).write_bytes(b"half")
