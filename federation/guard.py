@@ -22,6 +22,7 @@ from typing import Any
 from data.errors import InputError
 
 PR_SET_CHILD_SUBREAPER = 36
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def start_guarded(
@@ -63,6 +64,13 @@ def flower_environment(home: Path) -> dict[str, str]:
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "PYTHONSAFEPATH": "1",  # a folder `data` where the user stands is not our package
     }
+
+
+def keep_loopback_direct() -> None:
+    """Let no proxy of the environment take what stays on this machine, here and in all that is started from here."""
+    for name in ("no_proxy", "NO_PROXY"):
+        known = [place for place in os.environ.get(name, "").split(",") if place]
+        os.environ[name] = ",".join(dict.fromkeys([*known, *LOOPBACK]))
 
 
 def end_with(pid: int) -> None:

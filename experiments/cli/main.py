@@ -18,6 +18,7 @@ from experiments.cli.privacy import app as privacy_app
 from experiments.cli.server import app as server_app
 from experiments.cli.site import app as site_app
 from experiments.cli.train import app as train_app
+from federation.guard import keep_loopback_direct
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -57,6 +58,7 @@ def _options(
 def main(words: Sequence[str] | None = None) -> None:
     """Run the command that was typed, or `words`; turn what a user can mend into one line."""
     os.environ.setdefault("MNE_LOGGING_LEVEL", "ERROR")
+    keep_loopback_direct()
     try:
         code = app(args=words, prog_name="mfscsn", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
