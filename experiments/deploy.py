@@ -27,8 +27,8 @@ def running_server(home: ServerHome) -> SuperLink:
     return link
 
 
-def begin(home: ServerHome, rounds: int | None) -> RunFolder:
-    """Begin a run with the registered sites; raise InputError when they are too few."""
+def begin(home: ServerHome, rounds: int | None, wait: float, report: Callable[[Progress], None]) -> RunFolder:
+    """Begin a run with the registered sites; raise InputError when too few are registered, or connected in time."""
     federation = home.federation_of_sites(rounds)
     link = running_server(home)
     for run in home.runs():
@@ -37,13 +37,14 @@ def begin(home: ServerHome, rounds: int | None) -> RunFolder:
                 f"{run.path}: this run goes on; follow it with --resume, or end it with `mfscsn server stop`"
             )
     check_min_sites(federation, str(home.path / "federation.toml"))
+    wait_for_sites(home, federation.min_sites, wait, report)
     path = home.path / "runs" / f"{federation.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     # No trials are prepared at a server; whoever looks for them finds nothing
     return RunFolder.create(path, federation, home.path / "prepared", threads=1)
 
 
-def reopen(home: ServerHome) -> RunFolder:
-    """Open the newest run to go on with; raise InputError when there is none, or the contract has changed since."""
+def reopen(home: ServerHome, wait: float, report: Callable[[Progress], None]) -> RunFolder:
+    """Open the newest run to go on with, as `begin`; raise InputError too when the contract has changed since."""
     runs = home.runs()
     if not runs:
         raise InputError(f"{home.path}: no run to resume; begin one with `mfscsn server train {home.path}`")
@@ -55,10 +56,12 @@ def reopen(home: ServerHome) -> RunFolder:
         raise InputError(
             f"{run.path}: cannot be resumed with another contract: {change}; undo that, or begin a new run"
         )
+    if not _goes_on(run, running_server(home)):
+        wait_for_sites(home, now.min_sites, wait, report)
     return run
 
 
-def train_deployed(home: ServerHome, run: RunFolder, wait: float, report: Callable[[Progress], None]) -> None:
+def train_deployed(home: ServerHome, run: RunFolder, report: Callable[[Progress], None]) -> None:
     """Start a run, or find it running, and follow it to its end.
 
     Parameters
@@ -66,8 +69,6 @@ def train_deployed(home: ServerHome, run: RunFolder, wait: float, report: Callab
     home : ServerHome
         Of a server that runs.
     run : RunFolder
-    wait : float
-        Seconds to wait until all registered sites are connected; after that, those that are there begin.
     report : callable
         Called with a `Progress` at every step.
 
@@ -82,7 +83,6 @@ def train_deployed(home: ServerHome, run: RunFolder, wait: float, report: Callab
     if _goes_on(run, link):  # an earlier command was cut off from it
         flower_run = started.read_text().strip()
     else:
-        _wait_for_sites(home, wait, report)
         (run.path / "failure.txt").unlink(missing_ok=True)
         values = {"run": str(run.path), "store": str(run.store), "nodes": str(home.nodes)}
         flower_run = link.start_run(values)
@@ -183,7 +183,14 @@ def _is_whole(run: RunFolder) -> bool:
     return run.last_round() == run.federation.training.rounds
 
 
-def _wait_for_sites(home: ServerHome, wait: float, report: Callable[[Progress], None]) -> None:
+def wait_for_sites(home: ServerHome, fewest: int, wait: float, report: Callable[[Progress], None]) -> None:
+    """Wait until all registered sites are connected, for so many seconds; then those that are there begin.
+
+    Raises
+    ------
+    InputError
+        When `fewest` are not there by then: who is missing, and since when.
+    """
     names, end = list(home.sites()), time.monotonic() + wait
     while True:
         nodes = home.connected()
@@ -192,5 +199,12 @@ def _wait_for_sites(home: ServerHome, wait: float, report: Callable[[Progress], 
             Progress("sites", len(names) - len(missing), len(names), f"waits for {', '.join(missing)}" * bool(missing))
         )
         if not missing or time.monotonic() > end:
-            return
+            break
         time.sleep(POLL_SECONDS)
+    there = len(names) - len(missing)
+    if there < fewest:
+        since = {name: f"since {nodes[name].since}" if name in nodes else "not seen yet" for name in missing}
+        raise InputError(
+            f"{home.path}: {there} of {len(names)} sites are connected after {wait:g} s, {fewest} must be; missing:"
+            f" {', '.join(f'{name} ({words})' for name, words in since.items())}; nothing was started"
+        )

@@ -153,12 +153,13 @@ def train(
     if resume and rounds is not None:
         raise InputError("a resumed run has the number of rounds that it began with: leave out --rounds")
     running_server(opened)
-    started = reopen(opened) if resume else begin(opened, rounds)
+    with ProgressLines() as show:
+        started = reopen(opened, wait, show.progress) if resume else begin(opened, rounds, wait, show.progress)
     if opened.ready():
         typer.echo(CHANGED)
     try:
         with ProgressLines() as show:
-            train_deployed(opened, started, wait, show.progress)
+            train_deployed(opened, started, show.progress)
     except KeyboardInterrupt:
         typer.echo("no longer followed; what has started goes on: `--resume` follows it, `mfscsn server stop` ends it")
         raise typer.Exit(130) from None

@@ -65,6 +65,18 @@ def test_a_key_that_is_not_registered(one_site):
     d.join("south")
 
 
+def test_training_without_its_sites_starts_nothing_and_says_who_is_missing(one_site):
+    d = one_site
+    code, _, err = d.train("--wait", 1)
+    assert code == 2 and "0 of 1 sites are connected after 1 s, 1 must be; missing: north (since 20" in err, err
+    assert ("nothing was started" in err and not (d.server / "runs").exists()) or not any((d.server / "runs").iterdir())
+    d.join("north")
+    d.running["north"].terminate()
+    wait_for(lambda: not d.connected()["north"])
+    code, _, err = d.train("--wait", 0)
+    assert code == 2 and "missing: north (since 20" in err, err
+
+
 def test_a_key_that_was_taken_off_the_register(one_site):
     d = one_site
     d.join("north")
