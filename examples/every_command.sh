@@ -38,9 +38,10 @@ run 0 mfscsn report run
 run 0 mfscsn export run --to exported
 run 0 mfscsn adopt exported --data bids:bids --tasks right_hand,rest --out adopted
 run 0 mfscsn predict run --site clinic --data bids:bids --cues right_hand,rest
+run 0 mfscsn predict exported --tasks right_hand,rest --data bids:bids --cues right_hand,rest --out unseen.csv
 cp -r "$here/experiments/benchmark/results" kept
 run 0 mfscsn benchmark "$here/experiments/benchmark/openmi.toml" --out kept/openmi.csv
-run 2 mfscsn audit run # the demonstration's extractor has no differential privacy to compare with
+run 0 mfscsn audit run --parts labels --seeds 1 # without --parts all that the run allows, which takes longer
 run 0 mfscsn privacy plan --trials 300 --noise-multiplier 1 --rounds 50
 run 0 mfscsn beetl simulate competition
 run 0 mfscsn beetl check competition
