@@ -101,8 +101,14 @@ def read_certificate(path: Path) -> x509.Certificate:
         raise InputError(f"{path}: no certificate in PEM format") from error
 
 
-def check_server_certificate(certificate: Path, key: Path, authority: Path) -> None:
-    """Check a certificate of the coordinator's own: that the key fits and the authority signed it."""
+def check_server_certificate(certificate: Path, key: Path, authority: Path, wanted: Sequence[str]) -> None:
+    """Check a certificate of the coordinator's own: its key, who signed it, when it is valid, and for which names.
+
+    Raises
+    ------
+    InputError
+        One line that names the file and what does not fit.
+    """
     shown, secret, issuer = read_certificate(certificate), _read_key(key), read_certificate(authority)
     if _public(secret.public_key()) != _public(shown.public_key()):
         raise InputError(f"{key}: not the key of the certificate {certificate}")
@@ -110,6 +116,17 @@ def check_server_certificate(certificate: Path, key: Path, authority: Path) -> N
         shown.verify_directly_issued_by(issuer)
     except Exception as error:
         raise InputError(f"{certificate}: was not signed by the authority in {authority}") from error
+    now, begins, ends = datetime.datetime.now(datetime.UTC), shown.not_valid_before_utc, shown.not_valid_after_utc
+    if not begins <= now < ends:
+        raise InputError(
+            f"{certificate}: is valid from {begins:%Y-%m-%d %H:%M} to {ends:%Y-%m-%d %H:%M} UTC, and it is"
+            f" {now:%Y-%m-%d %H:%M}: sites would refuse it"
+        )
+    names = hosts(certificate)
+    for host in wanted:
+        if host not in names and f"*.{host.partition('.')[2]}" not in names:
+            known = ", ".join(sorted(names)) or "no host (it has no subjectAltName)"
+            raise InputError(f"{certificate}: is for {known}, and not for {host}: sites would refuse it")
 
 
 def hosts(certificate: Path) -> set[str]:

@@ -98,7 +98,7 @@ class ServerHome:
         """
         check_free(path, "name another folder")
         if own is not None:
-            keys.check_server_certificate(*own)
+            keys.check_server_certificate(*own, server.hosts)
         path.mkdir(parents=True, exist_ok=True)
         path.chmod(0o700)
         (path / "sites").mkdir()

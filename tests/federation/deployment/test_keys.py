@@ -96,9 +96,22 @@ def test_a_certificate_of_ones_own_authority(made, tmp_path):
 
     openssl("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=it")
     openssl("req", "-newkey", "rsa:2048", "-nodes", "-keyout", "own.key", "-out", "own.csr", "-subj", "/CN=localhost")
-    openssl("x509", "-req", "-in", "own.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-out", "own.pem")
-    check_server_certificate(tmp_path / "own.pem", tmp_path / "own.key", tmp_path / "ca.pem")
+    (tmp_path / "names").write_text("subjectAltName=DNS:fl.example.org,DNS:*.lab.example.org,IP:127.0.0.1")
+    sign = ["x509", "-req", "-in", "own.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial"]
+    openssl(*sign, "-extfile", "names", "-out", "own.pem")
+    openssl(*sign, "-out", "nameless.pem")
+    openssl(*sign, "-extfile", "names", "-days", "-1", "-out", "old.pem")
+    key, authority = tmp_path / "own.key", tmp_path / "ca.pem"
+    good = ["fl.example.org", "127.0.0.1", "eeg.lab.example.org"]
+    check_server_certificate(tmp_path / "own.pem", key, authority, good)
     with pytest.raises(InputError, match="own.key: not the key of the certificate"):
-        check_server_certificate(made / "server.pem", tmp_path / "own.key", made / "authority.pem")
+        check_server_certificate(made / "server.pem", key, made / "authority.pem", [])
     with pytest.raises(InputError, match="own.pem: was not signed by the authority"):
-        check_server_certificate(tmp_path / "own.pem", tmp_path / "own.key", made / "authority.pem")
+        check_server_certificate(tmp_path / "own.pem", key, made / "authority.pem", [])
+    for host in ("example.org", "other.example.org", "a.b.lab.example.org", "10.0.0.1"):
+        with pytest.raises(InputError, match=rf"own.pem: is for .*fl.example.org, and not for {host}: sites would"):
+            check_server_certificate(tmp_path / "own.pem", key, authority, [*good, host])
+    with pytest.raises(InputError, match="is for no host .it has no subjectAltName., and not for localhost"):
+        check_server_certificate(tmp_path / "nameless.pem", key, authority, ["localhost"])
+    with pytest.raises(InputError, match="old.pem: is valid from .* UTC, and it is 20"):
+        check_server_certificate(tmp_path / "old.pem", key, authority, good)
