@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from data.errors import InputError
 from data.files import replaced
 
 
@@ -24,7 +25,10 @@ def write_nodes(path: Path, nodes: Mapping[int, Node]) -> None:
 
 
 def read_nodes(path: Path) -> dict[int, Node]:
-    """Read the register; empty before the server ran for the first time."""
+    """Read the register; empty before the server ran for the first time; raise InputError when it is damaged."""
     if not path.exists():
         return {}
-    return {int(number): Node(**node) for number, node in json.loads(path.read_text()).items()}
+    try:
+        return {int(number): Node(**node) for number, node in json.loads(path.read_text()).items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: damaged; remove it, a running server writes it anew") from error

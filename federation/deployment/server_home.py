@@ -215,7 +215,12 @@ class ServerHome:
     def command_port(self) -> int | None:
         """Return the port of 127.0.0.1 where the running server takes commands; None when it never ran."""
         path = self.flower / "port.json"
-        return int(json.loads(path.read_text())) if path.exists() else None
+        if not path.exists():
+            return None
+        try:
+            return int(json.loads(path.read_text()))
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{path}: damaged; remove it, and start the server again") from error
 
     def runs(self) -> Sequence[RunFolder]:
         """Open all runs, the oldest first."""

@@ -201,6 +201,19 @@ def test_nodes_are_read_as_they_were_written(tmp_path):
     assert read_nodes(tmp_path / "nodes.json") == nodes and read_nodes(tmp_path / "nothing.json") == {}
 
 
+@pytest.mark.parametrize(
+    "junk", ["", "{", "[1]", '{"7": 3}', '{"x": {"site": "a", "online": true, "since": ""}}', "null"]
+)
+def test_files_that_the_server_writes_are_one_line_where_they_are_damaged(server, junk):
+    (server.path / "nodes.json").write_text(junk)
+    with pytest.raises(InputError, match="nodes.json: damaged; remove it, a running server writes it anew"):
+        server.connected()
+    server.flower.mkdir(exist_ok=True)
+    (server.flower / "port.json").write_text(junk)
+    with pytest.raises(InputError, match="port.json: damaged; remove it, and start the server again"):
+        server.command_port()
+
+
 def test_the_bundle_changes_with_the_code_and_with_nothing_else(tmp_path, monkeypatch):
     first = app_bundle.bundle_hash()
     assert first == app_bundle.bundle_hash()
