@@ -48,6 +48,9 @@ from federation.site_home import SiteHome
 from federation.workers import nameless_main, warm_up
 
 POLL_SECONDS, AGAIN_SECONDS = 0.1, 5.0
+WHOLE_SECONDS = (
+    120.0  # for a message to come whole: of a run that ended meanwhile Flower keeps the first part, and waits
+)
 ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
 
 
@@ -203,15 +206,19 @@ def _answer_messages(
             time.sleep(POLL_SECONDS)
             continue
         if answer.token:
-            began = time.monotonic()
-            process = context.Process(target=answer_message, args=(address, answer.token, approved, os.getpid()))
+            began, whole = time.monotonic(), context.Event()
+            words = (address, answer.token, approved, os.getpid(), whole)
+            process = context.Process(target=answer_message, args=words)
             with nameless_main():
                 process.start()
             while process.is_alive():
                 process.join(timeout=POLL_SECONDS * 10)
-                if supernode.poll() is not None:  # nobody is left to take the answer
+                late = not whole.is_set() and time.monotonic() > began + WHOLE_SECONDS
+                if late or supernode.poll() is not None:  # nobody is left to take the answer
                     process.kill()
-            if process.exitcode:
+            if process.exitcode and not whole.is_set():
+                say(f"a message did not come whole in {WHOLE_SECONDS:g} s, and is given up: its run may have ended")
+            elif process.exitcode:
                 say(f"the process for a message ended with {process.exitcode}; this site has no answer in this round")
             else:
                 say(f"answered a message in {time.monotonic() - began:.3f} s")
@@ -219,8 +226,11 @@ def _answer_messages(
     client.close()
 
 
-def answer_message(address: str, token: str, approved: str, command: int) -> None:
-    """Answer one message with the installed app, if that is what the server asks for; end when the command ends."""
+def answer_message(address: str, token: str, approved: str, command: int, whole: Any) -> None:
+    """Answer one message with the installed app, if that is what the server asks for; end when the command ends.
+
+    `whole` is an event, set when the message is here.
+    """
     end_with(command)  # or it would save private layers beside the next process of this site
     from federation import client_app
 
@@ -228,6 +238,7 @@ def answer_message(address: str, token: str, approved: str, command: int) -> Non
     heartbeat = HeartbeatSender(make_task_heartbeat_fn_http(client))
     heartbeat.start()
     message, context, _, bundle = pull_task_input(client)
+    whole.set()
     sent_hash = hashlib.sha256(bundle.content).hexdigest()
     if sent_hash == approved:
         reply = client_app.app(message, context)
