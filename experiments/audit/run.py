@@ -82,17 +82,15 @@ def check_auditable(run: RunFolder, parts: Sequence[str]) -> None:
             raise InputError(f"{run.path}: site {site.name!r} has privacy; audit a run without, noise is added here")
     if any(dataset.subjects is None for site in federation.site for dataset in site.dataset):
         raise InputError(f"{run.path}: does not name its subjects; audit a run that `mfscsn simulate` made")
-    if "price" in parts:
-        try:
-            private(federation, NOISE_MULTIPLIERS[0])
-        except ValueError as error:
-            raise InputError(
-                f"{run.path}: has no price of differential privacy; leave price out of --parts: {error}"
-            ) from error
+    if "price" in parts and (why := why_no_noise(federation)) is not None:
+        raise InputError(f"{run.path}: has no price of differential privacy; leave price out of --parts: {why}")
     if "inversion" in parts and not _of_signals(federation.contract):
         raise InputError(f"{run.path}: its network takes covariances, not signals; leave inversion out of --parts")
     if "labels" in parts and LAST not in server_network(federation).common_names():
-        raise InputError(f"{run.path}: its heads are drawn by nobody but the site; leave labels out of --parts")
+        raise InputError(
+            f"{run.path}: labels are looked for in {LAST} of the common space, which it does not have; leave labels out"
+            " of --parts"
+        )
     if "identity" in parts and all(sum(len(d.subjects or []) for d in site.dataset) < 2 for site in federation.site):
         raise InputError(f"{run.path}: no site has two subjects to tell apart; leave identity out of --parts")
     if "byzantine" in parts and len(federation.site) < KRUM_NEEDS:
@@ -115,6 +113,15 @@ def playable(run: RunFolder) -> list[str]:
     return [part for part in PARTS if refused(part) is None]
 
 
+def why_no_noise(federation: Federation) -> str | None:
+    """Say why a federation does not bear differential privacy; None where it does."""
+    try:
+        private(federation, NOISE_MULTIPLIERS[0])
+    except ValueError as error:
+        return str(error)
+    return None
+
+
 def private(federation: Federation, noise: float) -> Federation:
     """Return the federation with noise at every site, and a budget that stops none."""
     privacy = Privacy(epsilon=ENOUGH, noise_multiplier=noise)
@@ -132,8 +139,7 @@ def inversion(run: RunFolder, number: int, seed: int, work: Path) -> list[Findin
     known = number == len(VIEWS)
     view = View() if known else VIEWS[number]
     network = site_network(run.federation, run.trials(site)).double().eval()
-    in_space = bool(contract.space)  # what is its own is drawn by nobody there, or from the run's seed
-    attacker = network if view.everything or known or in_space else _strange(run, site).double().eval()
+    attacker = network if view.everything or known else _strange(run, site).double().eval()
     usual = log_band_powers(trials.signals, contract.sfreq).mean(axis=0)
     rng = np.random.default_rng(seed)
     likenesses = []
@@ -308,31 +314,30 @@ def byzantine(run: RunFolder, number: int, seed: int, work: Path) -> list[Findin
 
 Halves = Mapping[str, BranchTrials]
 Play = Callable[[RunFolder, int, int, Path], list[Finding]]
-N_NOISES = 1 + len(NOISE_MULTIPLIERS)
-PARTS: dict[str, tuple[Play, int]] = {  # how a part is played, and how many jobs a seed has, the noisy ones last
-    "inversion": (inversion, len(VIEWS) + 1),
-    "membership": (membership, N_NOISES),
-    "identity": (identity, N_NOISES),
-    "labels": (labels, 1),
-    "price": (price, N_NOISES),
-    "byzantine": (byzantine, len(ATTACKS) * len(STRATEGIES)),
+PARTS: dict[str, Play] = {
+    "inversion": inversion,
+    "membership": membership,
+    "identity": identity,
+    "labels": labels,
+    "price": price,
+    "byzantine": byzantine,
 }
 
 
 def plays_of(run: RunFolder, parts: Sequence[str], seeds: int) -> list[tuple[str, int, int]]:
     """List a part, a number and a seed of all that is played; without noise where the network bears none."""
-    try:
-        private(run.federation, NOISE_MULTIPLIERS[0])
-        noisy = True
-    except ValueError:
-        noisy = False
-    numbers = {part: list(range(PARTS[part][1])) for part in parts}
-    if not noisy:
-        numbers |= {part: [0] for part in ("membership", "identity") if part in parts}
-    if "inversion" in parts:
-        noiseless = [k for k, view in enumerate(VIEWS) if view.noise_multiplier is None]
-        of_extractor = [] if run.federation.contract.space else [len(VIEWS)]
-        numbers["inversion"] = [*(range(len(VIEWS)) if noisy else noiseless), *of_extractor]
+    noisy = why_no_noise(run.federation) is None
+    noises = list(range(1 + len(NOISE_MULTIPLIERS) if noisy else 1))
+    views = [k for k, view in enumerate(VIEWS) if noisy or view.noise_multiplier is None]
+    with_extractor = [] if run.federation.contract.space else [len(VIEWS)]  # in the common space there is none to know
+    numbers = {
+        "inversion": views + with_extractor,
+        "membership": noises,
+        "identity": noises,
+        "labels": [0],
+        "price": noises,
+        "byzantine": list(range(len(ATTACKS) * len(STRATEGIES))),
+    }
     return [(part, number, seed) for part in parts for seed in range(seeds) for number in numbers[part]]
 
 
@@ -384,7 +389,7 @@ def _write(path: Path, findings: Sequence[Finding]) -> None:
 
 def _play(path: Path, job: tuple[str, int, int], work: Path) -> list[Finding]:
     part, number, seed = job
-    return PARTS[part][0](RunFolder(path), number, seed, work)
+    return PARTS[part](RunFolder(path), number, seed, work)
 
 
 def _of_signals(contract: Contract) -> bool:

@@ -170,7 +170,6 @@ def harm_lines(run: "RunFolder") -> None:
 
 def control_line(scores: Sequence[Score], site: str, with_nothing: float) -> None:
     """Say what a site's federated model has beside centres that know something, and beside such that know nothing."""
-
     ours, alone = (
         mean(100 * s.balanced_accuracy for s in scores if (s.site, s.method) == (site, method))
         for method in ("mf-scsn", "local-site")

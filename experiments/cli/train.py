@@ -97,12 +97,12 @@ def _control(path: Path) -> None:
     from federation.site_scores import mean_score
 
     run = RunFolder(path)
-    training, place = run.federation.training, path / "control"
+    place, same = path / "control", {key: getattr(run.federation, key) for key in ("contract", "training")}
     if place.exists():
         control = RunFolder(place)
         prepare_shown(control.federation, control.store)
     else:
-        federation = load(CONTROL, None).model_copy(update={"training": training})
+        federation = load(CONTROL, None).model_copy(update=same)
         control = RunFolder.create(place, prepare_shown(federation, run.store), run.store, 1)
     with ProgressLines() as show:
         train_rounds(control, show.progress)

@@ -48,9 +48,8 @@ from federation.site_home import SiteHome
 from federation.workers import nameless_main, warm_up
 
 POLL_SECONDS, AGAIN_SECONDS = 0.1, 5.0
-WHOLE_SECONDS = (
-    120.0  # for a message to come whole: of a run that ended meanwhile Flower keeps the first part, and waits
-)
+# For a message to come whole: of one whose run has ended, Flower keeps a part, and waits for hours
+WHOLE_SECONDS = 120.0
 ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
 
 
@@ -206,7 +205,7 @@ def _answer_messages(
             time.sleep(POLL_SECONDS)
             continue
         if answer.token:
-            began, whole = time.monotonic(), context.Event()
+            began, whole, late = time.monotonic(), context.Event(), False
             words = (address, answer.token, approved, os.getpid(), whole)
             process = context.Process(target=answer_message, args=words)
             with nameless_main():
@@ -216,7 +215,7 @@ def _answer_messages(
                 late = not whole.is_set() and time.monotonic() > began + WHOLE_SECONDS
                 if late or supernode.poll() is not None:  # nobody is left to take the answer
                     process.kill()
-            if process.exitcode and not whole.is_set():
+            if late:
                 say(f"a message did not come whole in {WHOLE_SECONDS:g} s, and is given up: its run may have ended")
             elif process.exitcode:
                 say(f"the process for a message ended with {process.exitcode}; this site has no answer in this round")
@@ -289,10 +288,10 @@ def sends(home: SiteHome) -> list[str]:
         ]
     decoder = []
     stays = "or a layer of the site's own"
-    if contract.space:
+    if contract.space and contract.share == "middle":
         decoder = [
             "that is a decoder whole but for its heads: with the seed of the run it tells which labels a site has"
-            + (", of one site to nobody" if contract.secure_aggregation else "; secure_aggregation hides that"),
+            + ("; of the sum, not whose" if contract.secure_aggregation else "; secure_aggregation hides whose"),
         ]
         stays = "electrodes, means of subjects, averages of norms, or a head"
     return [

@@ -254,5 +254,5 @@ def test_a_site_in_the_common_space_says_that_a_decoder_leaves(tmp_path, masked)
     (home / "site.toml").write_text(tomli_w.dumps({"site": [read_tiny(tmp_path)["site"][0]]}))
     lines = sends(SiteHome(home))
     (decoder,) = [line for line in lines if "a decoder whole but for its heads" in line]
-    assert ("of one site to nobody" in decoder) == masked and ("secure_aggregation hides that" in decoder) != masked
+    assert ("of the sum, not whose" in decoder) == masked and ("secure_aggregation hides whose" in decoder) != masked
     assert "never: recordings, trials, labels, channel lists, subjects, electrodes, means of subjects" in lines[-1]
