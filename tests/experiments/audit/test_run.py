@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+from collections import defaultdict
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from conftest import LoopGrid, federation_of, mfscsn, refused, tiny_toml
 
 from data.errors import InputError
 from data.store import Store
+from experiments.audit import run as audit_run
 from experiments.audit.byzantine import flipped_store, score_beside, spoiled
 from experiments.audit.identity import n_named
 from experiments.audit.inversion import TrialForm, gradient_of_trial, invert, likeness, log_band_powers
@@ -171,6 +173,19 @@ def test_in_the_common_space_all_but_noise_is_played(tmp_path, prepared):
     assert not any("noise" in f.view for f in findings)
     (named,) = [f for f in findings if f.part == "labels"]
     assert named.n == 2 and named.chance == pytest.approx((1 / 15 + 3 / 15) / 2)
+
+
+def test_a_sum_is_attacked_as_a_federation_leaves_it(audited, tmp_path, monkeypatch):
+    """Layers of sites that each trained alone, averaged at the end, decode nothing, and would hide what trained."""
+    seen = defaultdict(list)
+
+    def spy(target, strange, parts, settings, view, seed):
+        seen[str(view)].append(joined(target.common_state()))
+        return np.array([0.1, 0.2]), np.array([True, False])
+
+    monkeypatch.setattr(audit_run, "infer_membership", spy)
+    audit_run.membership(audited, 0, 0, tmp_path)
+    assert torch.equal(*seen["common layers, secure sum"]) and not torch.equal(*seen["common layers"])
 
 
 def test_a_trial_of_the_common_space_is_searched_by_all_that_is_seen():

@@ -7,6 +7,7 @@ import pytest
 from conftest import LoopGrid, federation_of, refused, tiny_toml
 
 from experiments.adopt import adopt, adopting
+from experiments.benchmark import unseen
 from experiments.benchmark.run import Job, of_fold, run_job
 from experiments.benchmark.unseen import NO_LABEL, UNSEEN, run_unseen
 from federation.common_layers import read_common
@@ -40,6 +41,14 @@ def test_the_unseen_site_adopts_what_the_others_trained(tmp_path, prepared, in_s
     for row in rows:
         if row["method"] == UNSEEN:
             assert row["balanced_accuracy"] == pytest.approx(scores[row["subject"]], abs=1e-6)
+
+
+def test_the_unseen_site_takes_no_part_in_training(prepared, in_space, monkeypatch):
+    trained, together = [], unseen.train_together
+    monkeypatch.setattr(unseen, "train_together", lambda f, store: trained.append(f) or together(f, store))
+    run_unseen(of_fold(in_space, SOUTH), 0, prepared)
+    (federation,) = trained
+    assert [(site.name, site.dataset[0].targets) for site in federation.site] == [("north", [])]
 
 
 def test_without_a_label_no_label_is_looked_at(prepared, in_space, monkeypatch):
