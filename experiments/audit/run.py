@@ -33,6 +33,7 @@ from federation.plain_loop import train_together
 from federation.run_folder import RunFolder
 from federation.site_network import server_network, site_network
 from federation.site_scores import mean_score
+from federation.tables import parse_table
 from federation.workers import start_workers, stop_workers
 from mfscsn.network import SplitModule
 from mfscsn.training import BranchTrials, derive_seed
@@ -117,7 +118,7 @@ def why_no_noise(federation: Federation) -> str | None:
     """Say why a federation does not bear differential privacy; None where it does."""
     try:
         private(federation, NOISE_MULTIPLIERS[0])
-    except ValueError as error:
+    except InputError as error:
         return str(error)
     return None
 
@@ -126,7 +127,8 @@ def private(federation: Federation, noise: float) -> Federation:
     """Return the federation with noise at every site, and a budget that stops none."""
     privacy = Privacy(epsilon=ENOUGH, noise_multiplier=noise)
     sites = [site.model_copy(update={"privacy": privacy, "metrics": [], "scores": []}) for site in federation.site]
-    return Federation.model_validate(federation.model_copy(update={"site": sites}).model_dump())
+    document = federation.model_copy(update={"site": sites}).model_dump(mode="json", exclude_none=True)
+    return parse_table(Federation, document, "with noise")
 
 
 def inversion(run: RunFolder, number: int, seed: int, work: Path) -> list[Finding]:
