@@ -88,6 +88,8 @@ def stop_workers(pool: ProcessPoolExecutor) -> None:
     """End a pool at once, whatever its processes are doing."""
     for process in list((pool._processes or {}).values()):
         process.kill()
+    if (answers := pool._result_queue) is not None:
+        answers._writer.close()  # type: ignore[attr-defined]  # or an answer cut short by a kill is waited for for ever
     pool.shutdown(cancel_futures=True)
 
 

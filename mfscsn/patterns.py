@@ -98,7 +98,7 @@ def label_patterns(
     logits -= logits.mean(axis=1, keepdims=True)
     ends = np.cumsum([len(signals) for signals in recorded])[:-1]
     # Without each subject's own mean in the outputs, what tells subjects apart has no part in the covariance
-    outputs = np.concatenate([part - part.mean(axis=0) for part in np.split(logits, ends)])
+    outputs = np.concatenate([part - part.mean(axis=0) for part in np.split(logits, ends) if len(part)])
     powers = [np.concatenate([log_power(signals, sfreq, band) for signals in recorded]) for band in BANDS.values()]
     return np.stack([haufe(power, outputs) for power in powers], axis=1)
 

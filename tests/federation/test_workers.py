@@ -2,7 +2,9 @@
 
 import os
 import resource
+import struct
 import sys
+import threading
 
 import torch
 
@@ -48,3 +50,14 @@ def test_the_callers_process_is_left_as_it_was(monkeypatch):
         stop_workers(pool)
     assert sys.modules["__main__"].__file__ == "the user's script"
     assert [os.environ.get(name) for name in names] == [None] * (len(names) - 1) + ["7"]
+
+
+def test_a_pool_ends_though_a_process_was_killed_in_the_middle_of_its_answer():
+    pool = start_workers(1, threads=1)
+    pool.submit(os.getpid).result()
+    # what is left of such an answer: that it has 1000 bytes, and none of them
+    os.write(pool._result_queue._writer.fileno(), struct.pack("!i", 1000))
+    end = threading.Thread(target=stop_workers, args=(pool,), daemon=True)
+    end.start()
+    end.join(60.0)
+    assert not end.is_alive()
