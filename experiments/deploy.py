@@ -144,9 +144,9 @@ def status(home: ServerHome) -> dict[str, object]:
     return {
         "server": "running" if alive else "not running",
         "sites": {
-            name: {"connected": nodes[name].online, "since": nodes[name].since}
+            name: {"connected": nodes[name].online, "since": nodes[name].since, "heard": nodes[name].heard or None}
             if alive and name in nodes
-            else {"connected": False, "since": None}
+            else {"connected": False, "since": None, "heard": None}
             for name in home.sites()
         },
         "run": _run_status(runs[-1], link if alive else None) if runs else None,

@@ -11,11 +11,12 @@ from data.files import replaced
 
 @dataclass(frozen=True)
 class Node:
-    """A registered site as Flower knows it; `since` is when it went online or offline."""
+    """A registered site as Flower knows it; `since` is when it went online or offline, `heard` when it last asked."""
 
     site: str
     online: bool
     since: str
+    heard: str = ""
 
 
 def write_nodes(path: Path, nodes: Mapping[int, Node]) -> None:

@@ -60,7 +60,9 @@ def init(asked: Init) -> None:
         raise InputError("a certificate of your own needs --certificate, --key and --authority")
     federation = _agreed(asked.home, asked.like, asked.sites)
     own = (given[0], given[1], given[2]) if given else None
-    made = ServerHome.create(asked.home, ServerFile(hosts=asked.host, port=asked.port), federation, own)
+    listen = "::" if ":" in asked.host[0] else "0.0.0.0"
+    server = ServerFile(hosts=asked.host, port=asked.port, listen=listen)
+    made = ServerHome.create(asked.home, server, federation, own)
     typer.echo(f"server folder: {_shown(made.path)}; what sites agree on: {_shown(made.path / 'federation.toml')}")
     if federation.contract.secure_aggregation:
         typer.echo(f"secure_aggregation = true: this server will see the sum of at least {FEWEST} sites, no site's own")
@@ -132,7 +134,21 @@ def add_site(
     chosen = opened.add_site(public_key, name)
     typer.echo(
         f"site {chosen!r} is registered; {len(opened.sites())} in all;"
-        f" to take it away again, remove {_shown(opened.sites()[chosen])}"
+        f" to take it off again: mfscsn server remove-site {_shown(opened.path)} {chosen}"
+    )
+
+
+@app.command("remove-site")
+def remove_site(
+    home: Home, name: Annotated[str, typer.Argument(help="As it was registered.", metavar="NAME", show_default=False)]
+) -> None:
+    """Take a site off the register; a running server refuses its key at once."""
+    from federation.deployment.server_home import ServerHome
+
+    gone = ServerHome(home).remove_site(name)
+    typer.echo(
+        f"site {name!r} is no longer registered; its key is kept, and it may come back with:"
+        f" mfscsn server add-site {_shown(home)} {_shown(gone)} --name {name}"
     )
 
 

@@ -92,7 +92,9 @@ def server_status(answer: Mapping[str, Any]) -> None:
     """Print how a server, its sites and its newest run stand."""
     print(f"server: {answer['server']}; its certificate runs for {answer['certificate_days']} more days")
     for name, site in answer["sites"].items():
-        print(f"site {name}: {'connected' if site['connected'] else 'not connected'}, since {site['since'] or 'never'}")
+        state = "connected" if site["connected"] else "not connected"
+        heard = f", last heard {site['heard']}" if site["heard"] else ""
+        print(f"site {name}: {state}, since {site['since'] or 'never'}{heard}")
     run = answer["run"]
     if run is None:
         print("no run yet")

@@ -13,15 +13,19 @@ import os
 import secrets
 import ssl
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from pathlib import Path
 from typing import Any
 
 import httpx
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 from flwr.app import Error, Message
-from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL, SubStatus
+from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL, SYSTEM_TIME_TOLERANCE, TIMESTAMP_TOLERANCE, SubStatus
 from flwr.proto.fleet_pb2 import ActivateNodeRequest, DeactivateNodeRequest
 from flwr.proto.runtime_pb2 import AcquireTaskRequest
 from flwr.supercore.constant import TaskType
@@ -41,13 +45,16 @@ from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, 
 from data.errors import InputError
 from data.files import replaced
 from federation.deployment.app_bundle import bundle_hash
-from federation.guard import end_guarded, end_with, flower_environment, free_port, program, start_guarded
+from federation.guard import end_guarded, end_with, flower_environment, free_port, start_guarded
 from federation.messages import REFUSALS, UNAPPROVED_APP
 from federation.privacy.ledger import LEDGER, Ledger
 from federation.site_home import SiteHome
 from federation.workers import nameless_main, warm_up
 
-POLL_SECONDS, AGAIN_SECONDS = 0.1, 5.0
+POLL_SECONDS = 0.1
+AGAIN_SECONDS, LONGEST_PAUSE = 5.0, 60.0  # before another try; it doubles
+SILENT_SECONDS = 120.0  # without a question to the server a SuperNode is taken for dead
+LOG_BYTES = 5 * 2**20
 # For a message to come whole: of one whose run has ended, Flower keeps a part, and waits for hours
 WHOLE_SECONDS = 120.0
 ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
@@ -71,28 +78,33 @@ def run_site(home: SiteHome, say: Callable[[str], object]) -> None:
     InputError
         When the server is not the one of the invitation, or does not know this site's key.
     """
-    approved, waiting = bundle_hash(), False
+    approved, told, pause = bundle_hash(), "", AGAIN_SECONDS
     say(f"approved app bundle: {approved}")
     if home.invitation.app != approved:
         say(f"the invitation was made with another version of mfscsn (bundle {home.invitation.app}): rounds will fail")
     private = ["federation.privacy.private_training"] if home.site.privacy else []
     warm_up(home.threads, "federation.deployment.launcher", *private)
     context = multiprocessing.get_context("forkserver")
+    with nameless_main(), context.Pool(1) as pool:
+        most_bytes = pool.apply(largest_message, (str(home.path),))
     while True:
         try:
             check_connection(home)
         except Unreachable as error:
-            if not waiting:
-                say(f"{error}; tries again every {AGAIN_SECONDS:g} s")
-            waiting = True
-            time.sleep(AGAIN_SECONDS)
-            continue
-        waiting = False
-        with _supernode(home) as (supernode, address, secret):
-            say(f"connected to {home.invitation.server}")
-            _answer_messages(context, supernode, address, secret, approved, say)
-        say(f"the connection ended; {home.path / 'flower' / 'supernode.log'} says why; tries again")
-        time.sleep(AGAIN_SECONDS)
+            if str(error) != told:
+                say(f"{error}; tries again")
+            told = str(error)
+        else:
+            told, began = "", time.monotonic()
+            with _supernode(home, most_bytes) as supernode:
+                say(f"connected to {home.invitation.server}")
+                _answer_messages(context, supernode, approved, say)
+            log = home.path / "flower" / "supernode.log"
+            say(f"the connection ended; {log} says why; tries again")
+            if time.monotonic() > began + LONGEST_PAUSE:
+                pause = AGAIN_SECONDS
+        time.sleep(pause)
+        pause = min(2 * pause, LONGEST_PAUSE)
 
 
 def check_connection(home: SiteHome) -> None:
@@ -134,6 +146,11 @@ def check_connection(home: SiteHome) -> None:
         except httpx.HTTPStatusError as error:
             if error.response.status_code >= 500:
                 raise Unreachable(f"{where}: answers with HTTP {error.response.status_code}") from error
+            if (off := _clock_is_off(error.response)) is not None:
+                raise Unreachable(
+                    f"{where}: this machine's clock is {abs(off):.0f} s {'ahead of' if off > 0 else 'behind'} the"
+                    " server's, and what it signs is refused; set the clock (NTP)"
+                ) from error
             if error.response.status_code not in (401, 412):
                 raise InputError(
                     f"{where}: answers with HTTP {error.response.status_code}; check that it is the server of the"
@@ -141,13 +158,23 @@ def check_connection(home: SiteHome) -> None:
                 ) from error
             raise InputError(
                 f"{where}: does not know this site's key; send {home.public_key.name} to the coordinator, who adds it"
-                " with `mfscsn server add-site` (it also says so when this key is connected from elsewhere, or when"
-                " this machine's clock is wrong)"
+                " with `mfscsn server add-site` (it also says so when this key is connected from elsewhere)"
             ) from error
         except httpx.TransportError as error:
             raise _transport_fault(where, error) from error
     with replaced(remembered) as out:
         out.write(json.dumps(node).encode())
+
+
+def _clock_is_off(answer: httpx.Response) -> float | None:
+    """Return by how many seconds this machine is ahead of the server, where a signature is refused for it."""
+    try:
+        off = time.time() - parsedate_to_datetime(answer.headers["date"]).timestamp()
+    except (KeyError, ValueError):
+        return None
+    # A second either way is the header's, which has whole ones
+    ahead, behind = SYSTEM_TIME_TOLERANCE - 1, TIMESTAMP_TOLERANCE + SYSTEM_TIME_TOLERANCE - 1
+    return off if answer.status_code == 401 and not -behind < off < ahead else None
 
 
 def _transport_fault(where: str, error: Exception) -> InputError:
@@ -157,48 +184,63 @@ def _transport_fault(where: str, error: Exception) -> InputError:
     if isinstance(cause, ssl.SSLCertVerificationError):
         return InputError(
             f"{where}: shows a certificate that does not fit the invitation ({cause.verify_message});"
-            " it may be another server: ask the coordinator for a new invitation"
+            " it may be another server: ask the coordinator for a new invitation; or this machine's clock is wrong"
         )
     if cause is not None:
         return InputError(f"{where}: does not speak TLS ({cause.reason}); check the address in invitation.toml")
     return Unreachable(f"{where}: cannot be reached ({error}); check that it runs and that the firewall lets you out")
 
 
+@dataclass(frozen=True)
+class _SuperNode:
+    """A SuperNode's process, the address and secret to ask it for work, and the file that shows when it last asked."""
+
+    process: "subprocess.Popen[bytes]"
+    address: str
+    secret: bytes
+    asked: Path
+
+    def silent(self) -> float:
+        """Return for how many seconds it has asked the server nothing."""
+        return time.time() - self.asked.stat().st_mtime
+
+
 @contextmanager
-def _supernode(home: SiteHome) -> "Iterator[tuple[subprocess.Popen[bytes], str, bytes]]":
-    """Run Flower's SuperNode as long as the block lasts; return it with the address and secret to ask it for work."""
+def _supernode(home: SiteHome, most_bytes: int) -> Iterator[_SuperNode]:
+    """Run Flower's SuperNode as long as the block lasts."""
     folder = home.path / "flower"
     folder.mkdir(exist_ok=True, mode=0o700)
     secret, certificate, port = folder / "secret", folder / "authority.pem", free_port()
+    asked = folder / "asked"
+    asked.touch()
+    if (log := folder / "supernode.log").exists() and log.stat().st_size > LOG_BYTES:
+        log.replace(folder / "supernode.log.1")
     secret.touch(mode=0o600)
     secret.write_bytes(secrets.token_bytes(32))
     certificate.write_text(home.invitation.certificate)
     command = [
-        program("flower-supernode"), "--superlink", home.invitation.server, "--root-certificates", str(certificate),
+        sys.executable, "-P", "-m", "federation.deployment.supernode", str(asked), str(most_bytes),
+        "--superlink", home.invitation.server, "--root-certificates", str(certificate),
         "--auth-supernode-private-key", str(home.key), "--isolation", "process", "--host", "127.0.0.1",
         "--port", str(port), "--superexec-auth-secret-file", str(secret),
         "--node-config", f"site={json.dumps(str(home.path))}",
     ]  # fmt: skip
-    supernode = start_guarded(command, folder / "supernode.log", flower_environment(folder), folder)
+    supernode = start_guarded(command, log, flower_environment(folder), folder)
     try:
-        yield supernode, f"127.0.0.1:{port}", secret.read_bytes()
+        yield _SuperNode(supernode, f"127.0.0.1:{port}", secret.read_bytes(), asked)
     finally:
         end_guarded(supernode)
 
 
-def _answer_messages(
-    context: Any,
-    supernode: "subprocess.Popen[bytes]",
-    address: str,
-    secret: bytes,
-    approved: str,
-    say: Callable[[str], object],
-) -> None:
+def _answer_messages(context: Any, supernode: _SuperNode, approved: str, say: Callable[[str], object]) -> None:
     """Take up ClientApp tasks one after another, each in a process of its own, until the SuperNode ends."""
-    proof = SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods=frozenset({ACQUIRE}))
-    client = _runtime(address, "SuperExec", proof)
+    proof = SuperExecAuthHttpInterceptor(master_secret=supernode.secret, protected_methods=frozenset({ACQUIRE}))
+    client = _runtime(supernode.address, "SuperExec", proof)
     wanted = AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP])
-    while supernode.poll() is None:
+    while supernode.process.poll() is None:
+        if supernode.silent() > SILENT_SECONDS:
+            say(f"the SuperNode has asked the server nothing for {SILENT_SECONDS:g} s; it is started again")
+            break
         try:
             answer = client.AcquireTask(wanted)
         except httpx.HTTPError:  # it starts, or it ends
@@ -206,14 +248,14 @@ def _answer_messages(
             continue
         if answer.token:
             began, whole, late = time.monotonic(), context.Event(), False
-            words = (address, answer.token, approved, os.getpid(), whole)
+            words = (supernode.address, answer.token, approved, os.getpid(), whole)
             process = context.Process(target=answer_message, args=words)
             with nameless_main():
                 process.start()
             while process.is_alive():
                 process.join(timeout=POLL_SECONDS * 10)
                 late = not whole.is_set() and time.monotonic() > began + WHOLE_SECONDS
-                if late or supernode.poll() is not None:  # nobody is left to take the answer
+                if late or supernode.process.poll() is not None:  # nobody is left to take the answer
                     process.kill()
             if late:
                 say(f"a message did not come whole in {WHOLE_SECONDS:g} s, and is given up: its run may have ended")
@@ -221,8 +263,17 @@ def _answer_messages(
                 say(f"the process for a message ended with {process.exitcode}; this site has no answer in this round")
             else:
                 say(f"answered a message in {time.monotonic() - began:.3f} s")
+            supernode.asked.touch()  # while it waited for this answer it asked nothing
         time.sleep(POLL_SECONDS)
     client.close()
+
+
+def largest_message(home: str) -> int:
+    """Return how many bytes a message of the server can have under a site's contract, with room to spare."""
+    from federation.site_network import server_network
+
+    layers = server_network(SiteHome(home).federation).common_state()
+    return 2 * sum(values.numel() * values.element_size() for values in layers.values()) + 2 * 2**20
 
 
 def answer_message(address: str, token: str, approved: str, command: int, whole: Any) -> None:

@@ -7,16 +7,18 @@ to every site; ``sites/NAME.pub`` is the register: who has a file there may join
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import tomli_w
 from pydantic import Field
 
-from data.errors import InputError
+from data.errors import InputError, nearest
 from data.files import check_free, replaced
 from federation.contract import NAME, Contract, Federation, Name, Site, Training
 from federation.deployment import keys
 from federation.deployment.app_bundle import bundle_hash
+from federation.events import AUDIT, record
 from federation.invitation import Invitation, write_invitation
 from federation.register import Node, read_nodes
 from federation.run_folder import RunFolder, runs_in
@@ -168,15 +170,49 @@ class ServerHome:
             if known == key:
                 raise InputError(f"{public_key}: this key is registered already, for site {other!r}")
             if other == chosen:
-                raise InputError(f"site {other!r} has another key already; remove {path} first, or give another --name")
+                raise InputError(
+                    f"site {other!r} has another key already; take it off first with `mfscsn server remove-site`, or"
+                    " give another --name"
+                )
         with replaced(self.path / "sites" / f"{chosen}.pub") as out:
             out.write(public_key.read_bytes())
         return chosen
 
+    def remove_site(self, name: str) -> Path:
+        """Take a site off the register; return where its key lies now, from where it may come back.
+
+        Raises
+        ------
+        InputError
+            When there is no such site.
+        """
+        sites = self.sites()
+        if name not in sites:
+            raise InputError(f"{self.path}: no site {name!r}{nearest(name, list(sites))}; there are {', '.join(sites)}")
+        (self.path / "removed").mkdir(exist_ok=True)
+        number = sum(1 for _ in (self.path / "removed").glob(f"{name}-*.pub"))
+        gone = self.path / "removed" / f"{name}-{number + 1}.pub"
+        sites[name].rename(gone)
+        return gone
+
     def sites(self) -> dict[str, Path]:
         """Return the registered sites' public keys by name, sorted."""
-        public_keys = sorted((self.path / "sites").glob("*.pub"))
-        return {path.stem: path for path in public_keys if re.fullmatch(NAME, path.stem)}
+        return _public_keys(self.path / "sites")
+
+    def removed(self) -> dict[str, Path]:
+        """Return the public keys that were taken off the register."""
+        return _public_keys(self.path / "removed")
+
+    def record(self, what: str, **about: object) -> None:
+        """Add a line to the audit trail, ``audit.jsonl``."""
+        record(self.path / AUDIT, what, **about)
+
+    def nodes_before(self) -> dict[int, Node]:
+        """Return the register of the server that ran last; empty when it cannot be read."""
+        try:
+            return {number: replace(node, online=False) for number, node in read_nodes(self.nodes).items()}
+        except InputError:
+            return {}
 
     def federation_of_sites(self, rounds: int | None = None) -> Federation:
         """Return the federation as its run freezes it: the registered sites have a name and nothing else.
@@ -225,3 +261,7 @@ class ServerHome:
     def runs(self) -> Sequence[RunFolder]:
         """Open all runs, the oldest first."""
         return runs_in(self.path / "runs")
+
+
+def _public_keys(folder: Path) -> dict[str, Path]:
+    return {path.stem: path for path in sorted(folder.glob("*.pub")) if re.fullmatch(NAME, path.stem)}

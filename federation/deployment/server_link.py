@@ -3,8 +3,8 @@
 Run as a module, below a guard, because Flower's processes for a run would outlive a SuperLink that was killed.
 
 Flower 1.41 serves sites, commands and its own apps on one port, and asks commands for no proof of who sends them: with
-that port open, anyone could register a key of their own. Here sites get a port over TLS that answers nothing but
-Flower's Fleet API, where every request is signed with a registered key; commands get a port of 127.0.0.1.
+that port open, anyone could register a key of their own. Here sites get a port over TLS behind
+`federation.deployment.door`, where every request is signed with a registered key; commands get a port of 127.0.0.1.
 """
 
 import json
@@ -12,14 +12,18 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Any
 
 import uvicorn
 from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL, NOOP_ACCOUNT_NAME, NOOP_FLWR_AID, TRANSPORT_TYPE_GRPC_RERE
+from flwr.supercore import sql_mixin
 from flwr.supercore.constant import NodeStatus
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+from flwr.supercore.utils import int64_to_uint64
 from flwr.superlink.auth_plugin import NoOpControlAuthnPlugin
 from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
 from flwr.superlink.config_loader import SuperLinkLifespanConfig
@@ -27,43 +31,16 @@ from flwr.superlink.main import create_app
 
 from data.errors import InputError
 from data.files import replaced
+from federation.deployment.door import Door, connections_of
 from federation.deployment.keys import read_public_key
 from federation.deployment.server_home import ServerHome
 from federation.events import event
 from federation.guard import free_port
 from federation.register import Node, write_nodes
 
-REGISTER_SECONDS = 1.0
-FOR_SITES = ("/v1/fleet/", "/health")
-LONGEST_BYTES, MOST_CONNECTIONS = 64 * 2**20, 256
-
-
-class ForSites:
-    """An ASGI app that hands on what is for sites, and answers 404 to all else."""
-
-    def __init__(self, app: Callable[..., Any]):
-        self.app = app
-
-    async def __call__(self, scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
-        """Answer one request."""
-        if scope["type"] == "http" and scope["path"].startswith(FOR_SITES):
-            await self.app(scope, _limited(receive), send)
-        elif scope["type"] == "http":
-            await send({"type": "http.response.start", "status": 404, "headers": []})
-            await send({"type": "http.response.body", "body": b""})
-
-
-def _limited(receive: Any) -> Any:
-    """Cut a request off that is longer than any of ours: Flower reads all of it before it asks whose it is."""
-    n_bytes = 0
-
-    async def limited() -> Any:
-        nonlocal n_bytes
-        part = await receive()
-        n_bytes += len(part.get("body", b""))
-        return part if n_bytes <= LONGEST_BYTES else {"type": "http.disconnect"}
-
-    return limited
+REGISTER_SECONDS, HEARD_SECONDS = 1.0, 5.0
+DATABASE_SECONDS = 60.0  # that a question waits for Flower's database, in place of five
+LOG_BYTES, LOGS = 5 * 2**20, 5
 
 
 def serve(home: ServerHome, say: Callable[[str], object]) -> None:
@@ -81,6 +58,8 @@ def serve(home: ServerHome, say: Callable[[str], object]) -> None:
         When a port is taken.
     """
     _log_to(home.flower / "superlink.log")
+    pragmas: Any = sql_mixin
+    pragmas.SQLITE_PRAGMAS = (*pragmas.SQLITE_PRAGMAS, ("busy_timeout", str(int(1000 * DATABASE_SECONDS))))
     config = SuperLinkLifespanConfig(
         control_address="",
         health_server_address=None,
@@ -106,32 +85,34 @@ def serve(home: ServerHome, say: Callable[[str], object]) -> None:
         runtime_dependency_install=False,
     )
     app = create_app(config, SuperLinkLifespan)
+    door = Door(app, lambda message, node: _was_sent(app.state.linkstate_factory.state(), message, node))
     quiet: dict[str, Any] = {"log_config": None, "access_log": False}
     commands = uvicorn.Server(uvicorn.Config(app, host=config.host, port=config.port, **quiet))
     sites = uvicorn.Server(
         uvicorn.Config(
-            ForSites(app),
+            door,
             host=home.server.listen,
             port=home.server.port,
             ssl_certfile=home.path / "server.pem",
             ssl_keyfile=str(home.path / "server.key"),
             lifespan="off",
-            limit_concurrency=MOST_CONNECTIONS,
+            http=connections_of(door),
+            ws="none",
             **quiet,
         )
     )
     ended = threading.Event()
-    door = threading.Thread(target=_run, args=(sites, commands, ended), daemon=True)
+    listens = threading.Thread(target=_run, args=(sites, commands, ended), daemon=True)
 
     def begin() -> None:
         while not commands.started and not ended.is_set():
             time.sleep(0.05)
         if ended.is_set():
             return
-        register = _Register(home, app.state.linkstate_factory.state(), say)
+        register = _Register(home, app.state.linkstate_factory.state(), door, say)
         register.update()  # before anybody may knock
-        door.start()
-        while not sites.started and door.is_alive():
+        listens.start()
+        while not sites.started and listens.is_alive():
             time.sleep(0.05)
         if sites.started:
             with replaced(home.flower / "port.json") as out:
@@ -146,8 +127,8 @@ def serve(home: ServerHome, say: Callable[[str], object]) -> None:
         listened = sites.started
         ended.set()
         sites.should_exit = True
-        if door.ident is not None:
-            door.join(timeout=10)
+        if listens.ident is not None:
+            listens.join(timeout=10)
     if not commands.started:
         raise InputError(f"Flower's SuperLink did not start; {home.flower / 'superlink.log'} says why")
     if not listened:
@@ -168,13 +149,23 @@ def _run(sites: uvicorn.Server, commands: uvicorn.Server, ended: threading.Event
         commands.should_exit = True
 
 
-class _Register:
-    """Makes Flower's register equal to the folder of keys, and writes down which site is there."""
+def _was_sent(state: Any, message: str, node: int) -> bool:
+    """Return whether a message was sent to a node, and waits for its answer."""
+    sent = state.get_valid_message_ins(message)
+    return sent is not None and int64_to_uint64(sent["dst_node_id"]) == node
 
-    def __init__(self, home: ServerHome, state: Any, say: Callable[[str], object]):
-        self.home, self.state, self.say = home, state, say
-        self.nodes: dict[int, Node] = {}
-        self.refused: set[bytes] = set()
+
+class _Register:
+    """Makes Flower's register and the door's equal to the folder of keys, and writes down which site is there.
+
+    A key goes by command alone (``removed/``), and the door refuses it then; Flower keeps it, for it takes none twice.
+    """
+
+    def __init__(self, home: ServerHome, state: Any, door: Door, say: Callable[[str], object]):
+        self.home, self.state, self.door, self.say = home, state, door, say
+        self.nodes = home.nodes_before()
+        self.written = 0.0
+        self.missing: set[str] = set()
 
     def keep(self, ended: threading.Event) -> None:
         """Bring it up to date as long as the server runs."""
@@ -186,50 +177,73 @@ class _Register:
 
     def update(self) -> None:
         """Bring it up to date once."""
-        names: dict[bytes, str] = {}
-        for name, path in self.home.sites().items():
-            try:
-                names[public_key_to_bytes(read_public_key(path)[0])] = name
-            except InputError as error:
-                logging.getLogger("flwr").error("%s", error)
-        known = {info.public_key: info.node_id for info in self._infos()}
-        for key in names.keys() - known.keys() - self.refused:
-            try:
-                self.state.create_node(NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, key, HEARTBEAT_DEFAULT_INTERVAL)
-            except ValueError:
-                self.refused.add(key)
-                self.say(
-                    f"site {names[key]} is not registered: its key was removed once, and Flower takes no key twice;"
-                    " let the site make another one with `mfscsn site new-key`"
-                )
-        for key in known.keys() - names.keys():
-            self.state.delete_node(NOOP_FLWR_AID, known[key])
+        names = self._keys(self.home.sites())
+        removed = self._keys(self.home.removed()).keys() - names.keys()
+        known = {info.public_key: info for info in self._infos()}
+        for key in names.keys() - known.keys():
+            self.state.create_node(NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, key, HEARTBEAT_DEFAULT_INTERVAL)
+        infos = {info.public_key: info for info in self._infos()}
+        for key in removed & infos.keys():
+            if infos[key].status == NodeStatus.ONLINE:
+                self.state.deactivate_node(infos[key].node_id)
+        kept = {
+            key: names[key] if key in names else self.nodes[info.node_id].site
+            for key, info in infos.items()
+            if key in names or (key not in removed and info.node_id in self.nodes)
+        }
+        for name in sorted(set(kept.values()) - set(names.values()) - self.missing):
+            self.say(
+                f"site {name}: its key is not in {self.home.path / 'sites'}, or cannot be read; it stays registered:"
+                f" put it back, or take the site off with `mfscsn server remove-site`"
+            )
+        self.missing = set(kept.values()) - set(names.values())
+        self.door.nodes = {key: infos[key].node_id for key in kept}
 
-        nodes = {info.node_id: self._node(info, names[info.public_key]) for info in self._infos()}
+        nodes = {infos[key].node_id: self._node(infos[key], name) for key, name in kept.items()}
         for node_id in self.nodes.keys() - nodes.keys():
             self.say(f"site {self.nodes[node_id].site} is no longer registered")
-        if nodes != self.nodes or not self.home.nodes.exists():
+            self.home.record("removed", site=self.nodes[node_id].site)
+        alike = {n: replace(node, heard="") for n, node in nodes.items()} == {
+            n: replace(node, heard="") for n, node in self.nodes.items()
+        }
+        if not alike or not self.home.nodes.exists() or time.monotonic() > self.written + HEARD_SECONDS:
             write_nodes(self.home.nodes, nodes)
+            self.written = time.monotonic()
         self.nodes = nodes
+
+    def _keys(self, files: Mapping[str, Path]) -> dict[bytes, str]:
+        keys = {}
+        for name, path in files.items():
+            try:
+                keys[public_key_to_bytes(read_public_key(path)[0])] = name
+            except InputError as error:
+                if name not in self.missing:
+                    logging.getLogger("flwr").error("%s", error)
+        return keys
 
     def _node(self, info: Any, site: str) -> Node:
         online, last = info.status == NodeStatus.ONLINE, self.nodes.get(info.node_id)
+        at = self.door.heard.get(info.node_id)
+        heard = _moment(at) if at is not None else last.heard if last is not None else ""
         if last is not None and last.online == online:
-            return last
-        if online:
-            self.say(f"site {site} is connected")
-        else:
-            self.say(f"site {site} {'is registered' if last is None else 'is gone'}")
-        return Node(site, online, time.strftime("%Y-%m-%d %H:%M:%S"))
+            return replace(last, site=site, heard=heard)
+        what = "connected" if online else "registered" if last is None else "gone"
+        self.say(f"site {site} is {what}")
+        self.home.record(what, site=site)
+        return Node(site, online, _moment(time.time()), heard)
 
     def _infos(self) -> list[Any]:
         infos = self.state.get_node_info(owner_aids=[NOOP_FLWR_AID])
         return [info for info in infos if info.status != NodeStatus.UNREGISTERED]
 
 
+def _moment(at: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
+
+
 def _log_to(path: Path) -> None:
-    """Send what Flower and uvicorn log to a file instead of the terminal."""
-    handler = logging.FileHandler(path)
+    """Send what Flower and uvicorn log to a file instead of the terminal; of old ones, a few are kept."""
+    handler = RotatingFileHandler(path, maxBytes=LOG_BYTES, backupCount=LOGS)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     for name in ("flwr", "uvicorn", "uvicorn.error"):
         logger = logging.getLogger(name)

@@ -1,8 +1,11 @@
 """What is killed comes back: a site with its own layers, a server with its last whole round."""
 
+import contextlib
 import os
 import signal
+import sqlite3
 import subprocess
+import time
 
 import torch
 from conftest import LoopGrid, mfscsn
@@ -149,3 +152,19 @@ def test_a_site_does_not_outlive_the_command_not_even_while_it_trains(three_tiny
     os.killpg(following.pid, signal.SIGKILL)
     following.communicate()
     assert subprocess.run(["pgrep", "-f", str(d.folder / "north")], capture_output=True).stdout == b""
+
+
+def test_a_database_that_is_locked_for_longer_than_flower_waits_loses_no_site(three_tiny_sites):
+    d = three_tiny_sites(rounds=3)
+    d.join("north", "south", "west")
+    command = d.train_beside()
+    wait_for(lambda: d.last_round() >= 1, 120)
+    with contextlib.closing(sqlite3.connect(d.server / "flower" / "state.db", isolation_level=None)) as database:
+        database.execute("PRAGMA busy_timeout = 60000")
+        database.execute("BEGIN IMMEDIATE")
+        time.sleep(15.0)
+        database.execute("ROLLBACK")
+    _, err = command.communicate(timeout=300)
+    assert command.returncode == 0, err
+    assert all(row["status"] == "ok" for row in d.run().history())
+    assert not any("the connection ended" in d.said(name) for name in ("north", "south", "west"))

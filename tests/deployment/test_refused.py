@@ -1,15 +1,25 @@
 """Whoever does not belong is refused, and the line that its user sees says why."""
 
-import shutil
+import json
 import socket
 import ssl
 import threading
+import time
 import urllib.error
 import urllib.request
 
+import httpx
 import pytest
 from conftest import mfscsn
+from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 from deployment.harness import TINY, tiny_site, wait_for
+from flwr.proto.fleet_pb2 import PushMessagesRequest
+from flwr.proto.message_pb2 import Message as FlowerMessage
+from flwr.proto.message_pb2 import Metadata, ObjectTree
+from flwr.proto.node_pb2 import Node as FlowerNode
+from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpInterceptor
+from flwr.supernode.fleet_http_client import FleetHttpClient
+from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from experiments.deploy import running_server
 from federation.deployment.server_home import ServerHome
@@ -77,24 +87,71 @@ def test_training_without_its_sites_starts_nothing_and_says_who_is_missing(one_s
     assert code == 2 and "missing: north (since 20" in err, err
 
 
-def test_a_key_that_was_taken_off_the_register(one_site):
+def test_a_key_goes_by_command_alone_and_comes_back(one_site):
     d = one_site
     d.join("north")
-    (d.server / "sites" / "north.pub").rename(d.folder / "kept.pub")
+    (d.server / "sites").rename(d.server / "away")
+    wait_for(lambda: "site north: its key is not in" in d.said("server"))
+    time.sleep(3.0)
+    assert d.connected()["north"] and d.running["north"].poll() is None
+    (d.server / "away").rename(d.server / "sites")
+
+    kept = (d.server / "sites" / "north.pub").read_bytes()
+    (d.server / "sites" / "north.pub").write_bytes(b"no key")
+    time.sleep(3.0)
+    assert d.connected()["north"]
+    (d.server / "sites" / "north.pub").write_bytes(kept)
+
+    code, out, err = mfscsn("server", "remove-site", d.server, "north", cwd=d.folder)
+    assert code == 0 and "site 'north' is no longer registered" in out, err
     wait_for(lambda: "site north is no longer registered" in d.said("server"))
     wait_for(lambda: d.running["north"].poll() is not None, 120)
     assert "does not know this site's key" in d.said("north")
 
-    shutil.copy(d.folder / "kept.pub", d.server / "sites" / "north.pub")
-    wait_for(lambda: "Flower takes no key twice" in d.said("server"))
-    (d.server / "sites" / "north.pub").unlink()
-    for words in (
-        ("site", "new-key", d.folder / "north"),
-        ("server", "add-site", d.server, d.folder / "north/north.pub"),
-    ):
-        code, _, err = mfscsn(*words, cwd=d.folder)
-        assert code == 0, err
-    d.join("north")
+    words = ("server", "add-site", d.server, d.server / "removed" / "north-1.pub", "--name", "north")
+    code, _, err = mfscsn(*words, cwd=d.folder)
+    assert code == 0, err
+    d.join("north")  # with the key that it had
+    trail = [json.loads(line) for line in (d.server / "audit.jsonl").read_text().splitlines()]
+    assert [line["event"] for line in trail if line["site"] == "north"][:3] == ["registered", "connected", "removed"]
+
+
+def test_a_registered_site_commands_no_other(two_sites):
+    """The attack: an instruction to train an invented run, in the server's name, sent with the key of a site."""
+    d = two_sites
+    d.serve()
+    d.join("north", "south")
+    nodes = {node["site"]: int(n) for n, node in json.loads((d.server / "nodes.json").read_text()).items()}
+    d.running["south"].terminate()
+    d.running["south"].wait()
+    wait_for(lambda: not d.connected()["south"])
+    run = d.train_beside("--wait", 0)
+    wait_for(lambda: list(d.server.glob("runs/*/flower-run.txt")))  # of a run that goes on Flower takes instructions
+    (started,) = d.server.glob("runs/*/flower-run.txt")
+    run_id = int(started.read_text())
+    private = load_ssh_private_key((d.folder / "south" / "site.key").read_bytes(), None)
+    client = FleetHttpClient.from_server_address(
+        f"127.0.0.1:{d.port}", False, (d.server / "authority.pem").read_bytes(),
+        interceptors=[
+            RuntimeVersionHttpInterceptor(component_name="SuperNode"),
+            NodeAuthHttpInterceptor(private, private.public_key()),
+        ],
+    )  # fmt: skip
+    for source in (nodes["south"], 1):
+        about = Metadata(
+            run_id=run_id, message_id="a" * 64, src_node_id=source, dst_node_id=nodes["north"], message_type="train",
+            ttl=3600, created_at=time.time(),
+        )  # fmt: skip
+        request = PushMessagesRequest(
+            node=FlowerNode(node_id=nodes["south"]),
+            messages_list=[FlowerMessage(metadata=about)],
+            message_object_trees=[ObjectTree(object_id="a" * 64)],
+        )
+        with pytest.raises(httpx.HTTPStatusError) as caught:
+            client.PushMessages(request)
+        assert caught.value.response.status_code == 403
+    _, err = run.communicate(timeout=300)
+    assert run.returncode == 0, err
 
 
 def test_a_certificate_of_another_authority(one_site):
