@@ -2,7 +2,7 @@
 
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,10 +23,11 @@ from federation.messages import (
     REFUSALS,
     SITE,
     SITE_FAILED,
+    SUMMED_BEFORE,
 )
 from federation.privacy.ledger import LEDGER, BudgetSpent
 from federation.run_folder import RunFolder, run_path
-from federation.site import SiteFolder, fail
+from federation.site import AlreadySummed, SiteFolder, fail
 from federation.site_home import OtherContract, SiteHome
 from federation.site_network import server_network, site_network, site_seed
 from mfscsn.training import derive_seed, train_round
@@ -110,7 +111,11 @@ def _train_in_secret(message: Message, context: Context, run: RunFolder, site: S
         after = content.array_records[COMMON].to_torch_state_dict()
         return _common(message), dict(after), int(content.metric_records[METRICS][N_TRIALS])  # type: ignore[arg-type]
 
-    return RecordDict({**answer_stage(message, context, run.federation.contract.weighting, train), SITE: _name(site)})
+    def uncovers(nodes: Sequence[int]) -> None:
+        folder.uncovers(_number(message), nodes)
+
+    answer = answer_stage(message, context, run.federation.contract.weighting, train, uncovers)
+    return RecordDict({**answer, SITE: _name(site)})
 
 
 def _evaluate(message: Message, run: RunFolder, site: Site, folder: SiteFolder) -> RecordDict:
@@ -153,6 +158,10 @@ def _answer(
         assert folder is not None
         folder.log(f"round {number}: not trained, {error}")
         return Message(Error(BUDGET_SPENT, f"site {name!r} {REFUSALS[BUDGET_SPENT]}"), reply_to=message)
+    except AlreadySummed as error:
+        assert folder is not None
+        folder.log(f"round {number}: refused, {error}")
+        return Message(Error(SUMMED_BEFORE, f"site {name!r} {REFUSALS[SUMMED_BEFORE]}"), reply_to=message)
     except Exception as error:
         why = str(error) if isinstance(error, InputError) else traceback.format_exc(limit=-4)
         line = f"round {number}: failed with {type(error).__name__}; failure.txt"

@@ -6,12 +6,13 @@ MAY_LEAVE = {N_TRIALS, "loss", "accuracy", "seconds"}
 SCORES_MAY_LEAVE = {"n_targets", "balanced_accuracy"}
 
 # All that a site says when it cannot answer: what went wrong stays in its own folder
-SITE_FAILED, OTHER_CONTRACT, UNAPPROVED_APP, BUDGET_SPENT = 1001, 1002, 1003, 1004
+SITE_FAILED, OTHER_CONTRACT, UNAPPROVED_APP, BUDGET_SPENT, SUMMED_BEFORE = 1001, 1002, 1003, 1004, 1005
 REFUSALS = {
     SITE_FAILED: "failed; its own log says why",
     OTHER_CONTRACT: "holds another contract; send it the invitation again",
     UNAPPROVED_APP: "runs other code than the server's; install the same version at both ends",
     BUDGET_SPENT: "has spent its privacy budget, and trains no more",
+    SUMMED_BEFORE: "summed this round over other sites before, and another sum would tell one update; begin a new run",
 }
 
 LONGEST = 200  # characters of what is kept and printed of another's words

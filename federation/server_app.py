@@ -43,7 +43,7 @@ def federate(grid: Grid, run: RunFolder, nodes: Path | None = None) -> None:
     if contract.secure_aggregation:
         from federation.privacy.secure_grid import SecureGrid  # Flower's protocol, which a plain run does not need
 
-        grid = SecureGrid(grid, contract.weighting, RoundFailed, run.keep_secure_aggregation)  # type: ignore[assignment]
+        grid = SecureGrid(grid, contract, RoundFailed, run.keep_secure_aggregation)  # type: ignore[assignment]
     strategy.start(grid, ArrayRecord(layers), num_rounds=training.rounds - done, timeout=contract.deadline)
 
 

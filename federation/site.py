@@ -6,7 +6,8 @@ server never finished can be trained again from where it began.
 
 import contextlib
 import hashlib
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -18,8 +19,12 @@ from data.files import replaced
 from federation.events import event
 
 NEWEST, BEFORE = "private.safetensors", "private-before.safetensors"
-FAILURE = "failure.txt"
+FAILURE, SUMMED = "failure.txt", "summed.json"
 DIGEST = "sha256"  # of the values, in the metadata
+
+
+class AlreadySummed(InputError):
+    """A secure sum of this round, over other sites, was uncovered before."""
 
 
 class DamagedError(InputError):
@@ -89,6 +94,23 @@ class SiteFolder:
                 parts[kind][name] = value
             return parts["layer"], parts["optimiser"]
         return None
+
+    def uncovers(self, round_number: int, nodes: Sequence[int]) -> None:
+        """Write down that a round's secure sum over these nodes is about to be uncovered.
+
+        Raises
+        ------
+        AlreadySummed
+            When it was over others before, or a later round was: two sums of one round that differ by a site tell that
+            site's update. The same sum again, in a round that the server has lost, tells nothing new.
+        """
+        path, now = self.folder / SUMMED, {"round": round_number, "nodes": sorted(nodes)}
+        if path.exists():
+            before = json.loads(path.read_text())
+            if before["round"] > round_number or (before["round"] == round_number and before != now):
+                raise AlreadySummed(f"round {before['round']} was summed already, over other sites; begin a new run")
+        with replaced(path) as out:
+            out.write(json.dumps(now).encode())
 
     def log(self, line: str) -> None:
         """Add a line to the site's own log, and to what this process prints: no label, subject or channel in it."""

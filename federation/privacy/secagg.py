@@ -13,7 +13,7 @@ References
 SecAgg: Bonawitz et al. 2017, ACM CCS. SecAgg+: Bell et al. 2020, ACM CCS.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
@@ -117,6 +117,7 @@ def answer_stage(
     context: Context,
     weighting: str,
     train: Callable[[], tuple[Mapping[str, Tensor], Mapping[str, Tensor], int]],
+    uncovers: Callable[[Sequence[int]], None],
 ) -> RecordDict:
     """Answer one stage of the protocol at a site.
 
@@ -129,6 +130,8 @@ def answer_stage(
     weighting : {"trials", "equal"}
     train : callable
         Trains the round; gives the common layers before and after it, and the site's weight.
+    uncovers : callable
+        Told before the last stage which nodes' sum it will uncover; raises where that may not be.
 
     Raises
     ------
@@ -140,6 +143,8 @@ def answer_stage(
     asked = message.content.config_records[RECORD_KEY_CONFIGS]
     _check_asked(asked, context, weighting)
     over = asked[Key.STAGE] == Stage.UNMASK
+    if over:
+        uncovers(asked[Key.ACTIVE_NODE_ID_LIST])  # type: ignore[arg-type]
 
     def trained(message: Message, context: Context) -> Message:
         before, after, weight = train()

@@ -23,6 +23,7 @@ from flwr.server.workflow.secure_aggregation.secaggplus_workflow import SecAggPl
 from flwr.supercore.primitives.asymmetric import bytes_to_private_key, bytes_to_public_key
 from numpy.typing import NDArray
 
+from federation.contract import Contract
 from federation.messages import COMMON, CONFIG, METRICS, N_TRIALS, REFUSALS, SITE, SITE_FAILED
 from federation.privacy import secagg
 
@@ -33,7 +34,8 @@ class SecureGrid:
     Parameters
     ----------
     grid : Grid
-    weighting : {"trials", "equal"}
+    contract : Contract
+        Its weighting, and the fewest sites that a sum may be of.
     failed : type of exception
         Raised, with a line that says why, when a round cannot be summed.
     tell : callable
@@ -41,9 +43,14 @@ class SecureGrid:
     """
 
     def __init__(
-        self, grid: Any, weighting: str, failed: type[Exception], tell: Callable[[int, float], None] = lambda *_: None
+        self,
+        grid: Any,
+        contract: Contract,
+        failed: type[Exception],
+        tell: Callable[[int, float], None] = lambda *_: None,
     ):
-        self.grid, self.weighting, self.failed, self.tell = grid, weighting, failed, tell
+        self.grid, self.weighting, self.failed, self.tell = grid, contract.weighting, failed, tell
+        self.fewest = contract.min_sites
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.grid, name)
@@ -155,6 +162,12 @@ class _Round:
         }
         self._do(self.workflow.collect_masked_vectors_stage, context, state, "sent a masked update")
         summed = sorted(state.active_node_ids)
+        # Before the sum is uncovered: a second sum of the round, with one site more, would tell that site's update
+        if self.outer.fewest is not None and len(summed) < self.outer.fewest:
+            raise self.outer.failed(
+                f"secure aggregation: {len(summed)} of {len(self.asked)} sites sent a masked update, min_sites is"
+                f" {self.outer.fewest}; nothing of this round was uncovered"
+            )
         self._do(self.workflow.unmask_stage, context, state, "were there to uncover the sum")
         layers = secagg.added(before, self.workflow.change)
         self.outer.tell(len(summed), secagg.quantisation_error(self.workflow.weights, len(summed)))

@@ -15,6 +15,7 @@ from data.errors import InputError
 from federation.privacy import secagg
 from federation.run_folder import RunFolder
 from federation.server_app import federate
+from federation.site import AlreadySummed
 from federation.strategy import RunFailed
 
 FOUR = """
@@ -209,6 +210,34 @@ def test_two_of_four_drop_out_and_the_run_ends_clearly(four, stage):
     assert run.last_round() == 0
 
 
+def test_with_fewer_sites_than_min_sites_nothing_is_uncovered(four):
+    """The attack: the sum of three is uncovered, the round is repeated alike with four, and the difference is one's."""
+    run = four(a=("min_sites = 3", "min_sites = 4"))
+    grid = Sites(run, lambda number, at, site: "silent" if (at, site) == (Stage.COLLECT_MASKED_VECTORS, 3) else None)
+    with pytest.raises(RunFailed, match="3 of 4 sites sent a masked update, min_sites is 4; nothing of this round was"):
+        federate(grid, run)
+    assert Stage.UNMASK not in [stage for stage, _ in grid.up]
+
+
+def test_a_second_sum_of_a_round_over_other_sites_is_refused_at_the_sites(four):
+    """The attack by a server that lost its newest round, or says so: once with all four, once without one of them."""
+    run = four()
+    federate(Sites(run), run)
+    before, bound = run.load_common(2), run.secure_aggregation()["error"]
+    (run.path / "common" / "round-0002.safetensors").unlink()
+    federate(Sites(run), run)  # a backup of the server that was put back: the same sum tells nothing new
+    for name, values in run.load_common(2).items():  # but for how its values were rounded
+        torch.testing.assert_close(values, before[name], rtol=0, atol=2 * bound)
+
+    (run.path / "common" / "round-0002.safetensors").unlink()
+    grid = Sites(run, lambda number, at, site: "silent" if site == 3 else None)
+    with pytest.raises(RunFailed, match="0 of 4 sites were there to uncover the sum"):
+        federate(grid, run)
+    with pytest.raises(AlreadySummed, match="round 2 was summed already, over other sites; begin a new run"):
+        run.site("site-0").uncovers(1, [1, 2, 3, 4])
+    assert "begin a new run" in (run.path / "sites" / "site-0" / "log.txt").read_text()
+
+
 def ask(state=None, **config):
     content = RecordDict({RECORD_KEY_CONFIGS: ConfigRecord(config)})
     context = Context(1, 1, {}, RecordDict(), {})
@@ -238,7 +267,7 @@ def setup(n_sites=4, **changed):
 )
 def test_a_server_that_asks_for_less_is_refused(asked, why):
     with pytest.raises(InputError, match=why):
-        secagg.answer_stage(*setup(**asked), "equal", lambda: pytest.fail("it must not train"))
+        secagg.answer_stage(*setup(**asked), "equal", lambda: pytest.fail("it must not train"), print)
 
 
 def test_both_secrets_of_a_site_are_not_given():
@@ -246,7 +275,7 @@ def test_both_secrets_of_a_site_are_not_given():
     for alive, gone in (([1, 2, 3, 4], [4]), ([1, 2, 3, 3], []), ([1, 2, 3, 9], [])):
         config = {Key.STAGE: Stage.UNMASK, Key.ACTIVE_NODE_ID_LIST: alive, Key.DEAD_NODE_ID_LIST: gone}
         with pytest.raises(InputError, match="both secrets"):
-            secagg.answer_stage(*ask(known, **config), "equal", lambda: None)
+            secagg.answer_stage(*ask(known, **config), "equal", lambda: None, print)
 
 
 def test_a_plain_request_is_refused_where_the_contract_says_secure(four, monkeypatch):
