@@ -27,7 +27,7 @@ from federation.messages import (
 )
 from federation.privacy.ledger import LEDGER, BudgetSpent
 from federation.run_folder import RunFolder, run_path
-from federation.site import AlreadySummed, SiteFolder, fail
+from federation.site import AlreadySummed, SiteFolder, check_finite, fail
 from federation.site_home import OtherContract, SiteHome
 from federation.site_network import server_network, site_network, site_seed
 from mfscsn.training import derive_seed, train_round
@@ -86,6 +86,7 @@ def _train(message: Message, context: Context, run: RunFolder, site: Site, folde
         charged = ChargedRound(path, site.privacy, run.run_id, number)
         log, optimiser_state, epsilon = train_within_budget(charged, network, trials, settings, optimiser_state)
         folder.log(f"round {number}: epsilon {epsilon:.3g} of {site.privacy.epsilon:g}, delta {site.privacy.delta:g}")
+    check_finite(network.common_state())
     folder.save_private(number, network.private_state(), optimiser_state, trials_digest)
 
     seconds = time.monotonic() - began

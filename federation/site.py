@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -52,7 +53,14 @@ class SiteFolder:
         """Keep the state after a round, bound to the digest of the trials that it was trained on.
 
         What was there is replaced in one step, or not at all.
+
+        Raises
+        ------
+        InputError
+            When a value is not finite; nothing is replaced.
         """
+        check_finite(layers)
+        check_finite(optimiser)
         newest = self._round(self.folder / NEWEST) if self._is_intact(self.folder / NEWEST) else None
         if newest is not None and newest < round_number:  # else the round before is worth more
             (self.folder / NEWEST).replace(self.folder / BEFORE)
@@ -159,6 +167,13 @@ class SiteFolder:
         if metadata.get("run") != self.run:
             raise InputError(f"{path}: private layers of another run ({metadata.get('run')}); move them away")
         return int(metadata["round"])
+
+
+def check_finite(layers: Mapping[str, Tensor]) -> None:
+    """Raise InputError when training has left a value that is not finite: it would spoil every round after."""
+    for name, values in layers.items():
+        if not torch.isfinite(values).all():
+            raise InputError(f"training gave a value that is not finite in {name}; nothing of it is kept: lower lr")
 
 
 def fail(folder: Path, reason: str) -> None:

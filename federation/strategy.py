@@ -1,8 +1,11 @@
 """What is ours around Flower's strategies: replies are checked, ordered and counted; completed rounds are kept."""
 
+import logging
 import time
+from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
+from statistics import median_low
 from typing import Any
 
 import numpy as np
@@ -27,9 +30,16 @@ from federation.messages import (
 )
 from federation.register import read_nodes
 from federation.run_folder import RunFolder
+from federation.site_network import server_network
 
 MOST_TRIALS = 10_000_000  # a site that says it has more is not believed
-ABSURD = 10.0  # an update that many times as long as the layers it changes is no training
+# One site does not own the model: how far it may stand out
+HEAVY = 10.0  # of its weight, over the median site's; more is counted as so much
+# Of its update's length: over the median one (a large site has a hundred steps where a small one has one), or over the
+# layers at the start, where that is more
+FAR, NEAR = 100.0, 0.01
+GROWN = 10.0  # of its layers' length, over the layers at the start
+REMEMBERED = 20  # updates of the rounds before
 NO_ANSWER = "gave no answer: it went away, or took too long"
 
 
@@ -45,8 +55,9 @@ class CheckedStrategy(FedAvg):
     """Mixed in before one of Flower's strategies by `make_strategy`.
 
     A reply that failed, or whose arrays have other names, other shapes, a value that is not finite or an absurd norm,
-    is left out and named in the history. Replies are sorted by site name before they are averaged, so that sums come
-    out the same. In a deployment `nodes` is the register, which binds a site's name to its key.
+    is left out and named in the history; a weight that is far above the median counts as less. Replies are sorted by
+    site name before they are averaged, so that sums come out the same. In a deployment `nodes` is the register, which
+    binds a site's name to its key.
     """
 
     run: RunFolder
@@ -56,6 +67,8 @@ class CheckedStrategy(FedAvg):
     asked: set[int]
     sites_of_nodes: dict[int, str]
     began: float
+    start_norm: float
+    lengths: "deque[float]"
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -99,19 +112,20 @@ class CheckedStrategy(FedAvg):
             if fault is None:
                 good[name] = reply
 
+        self._leave_out_far(good, status)
+        weights = self._weights(good)
         history: list[dict[str, Any]] = []
         for name in sorted(status):
             row: dict[str, Any] = {"round": number, "site": name, "status": status[name]}
             if name in good:
                 metrics = dict(good[name].content.metric_records[METRICS])
-                weight = 1 if federation.contract.weighting == "equal" else metrics[N_TRIALS]
                 seen = federation.contract.weighting == "trials" and not federation.contract.secure_aggregation
-                row |= {"n_trials": weight if seen else ""}
+                row |= {"n_trials": weights[name] if seen else ""}
                 row |= {key: metrics[key] for key in ("loss", "accuracy") if key in metrics}
                 timing[name] = {"round": number, "site": name, "round_seconds": seconds}
                 timing[name] |= {"seconds": metrics.get("seconds", "")}
                 # Flower wants the same metrics of all; a site may have kept some to itself
-                good[name].content[METRICS] = MetricRecord({N_TRIALS: weight})
+                good[name].content[METRICS] = MetricRecord({N_TRIALS: weights[name]})
             history.append(row)
         if len(good) < federation.min_sites:
             left_out = "; ".join(f"{name}: {fault}" for name, fault in sorted(status.items()) if fault != "ok")
@@ -131,12 +145,47 @@ class CheckedStrategy(FedAvg):
         assert arrays is not None
         # FedAdam's step comes out in double precision
         layers = {name: torch.from_numpy(array.numpy().astype(np.float32)) for name, array in arrays.items()}
+        for name, values in layers.items():
+            if not torch.isfinite(values).all():
+                raise RoundFailed(f"round {number}: the average of layer {name} is not finite; nothing of it is kept")
         if not federation.contract.secure_aggregation:  # else no site's own layers are seen
             for row in history:
                 if row["site"] in good:
                     row["distance"] = _distance(good[row["site"]].content.array_records[COMMON], layers)
         self.run.finish_round(number, layers, self._optimiser_state(), history, [timing[name] for name in sorted(good)])
         return ArrayRecord(layers), None
+
+    def _leave_out_far(self, good: dict[str, Message], status: dict[str, str]) -> None:
+        """Take replies out whose update is many times as long as the median one, of this round and of those before."""
+        lengths = {name: self._length(reply.content.array_records[COMMON]) for name, reply in good.items()}
+        if not lengths:
+            return
+        typical = median_low([*self.lengths, *lengths.values()])
+        most = max(FAR * typical, NEAR * self.start_norm)
+        for name, length in lengths.items():
+            if length > most:
+                status[name] = (
+                    f"moved the layers {length / typical:.3g} times as far as sites do, at most {FAR:g} is believed"
+                )
+                del good[name]
+            else:
+                self.lengths.append(length)
+
+    def _weights(self, good: dict[str, Message]) -> dict[str, int]:
+        """Return what each site counts for: what it says, but no more than so many times what the median one says."""
+        if self.run.federation.contract.weighting == "equal" or not good:
+            return dict.fromkeys(good, 1)
+        told = {name: int(reply.content.metric_records[METRICS][N_TRIALS]) for name, reply in good.items()}  # type: ignore[arg-type]
+        most = int(HEAVY * median_low(told.values()))
+        for name, weight in told.items():
+            if weight > most:
+                logging.getLogger("flwr").warning("site %s: %d trials count as %d", name, weight, most)
+        return {name: min(weight, most) for name, weight in told.items()}
+
+    def _length(self, arrays: ArrayRecord) -> float:
+        """Return how far layers are from those that were sent."""
+        squares = (np.square(a.numpy().astype(np.float64) - self.sent[name]).sum() for name, a in arrays.items())
+        return float(sum(squares) ** 0.5)
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -233,18 +282,16 @@ class CheckedStrategy(FedAvg):
         arrays = content.array_records[COMMON]
         if arrays.keys() != self.sent.keys():
             return f"sent other layers: {sorted(arrays.keys() ^ self.sent.keys())}"
-        moved = norm = 0.0
+        square = 0.0
         for name, array in arrays.items():
-            values, before = array.numpy(), self.sent[name]
-            if values.shape != before.shape:
-                return f"layer {name} has shape {values.shape}, expected {before.shape}"
+            values, wanted = array.numpy(), self.sent[name].shape
+            if values.shape != wanted:
+                return f"layer {name} has shape {values.shape}, expected {wanted}"
             if values.dtype != np.float32 or not np.isfinite(values).all():
                 return f"layer {name} holds a value that is not a finite float32"
-            moved += float(np.square(values.astype(np.float64) - before).sum())
-            norm += float(np.square(before.astype(np.float64)).sum())
-        far = (moved / max(norm, 1e-6)) ** 0.5
-        if far > ABSURD:
-            return f"moved the layers by {far:.3g} times their norm, at most {ABSURD:g} are believed"
+            square += float(np.square(values.astype(np.float64)).sum())
+        if (grown := square**0.5 / max(self.start_norm, 1e-6)) > GROWN:
+            return f"sent layers {grown:.3g} times as long as at the start, at most {GROWN:g} is believed"
         weight = metrics.get(N_TRIALS)
         if not isinstance(weight, int) or not 0 < weight <= MOST_TRIALS:
             return f"number of trials is {weight!r}"
@@ -256,6 +303,10 @@ def _distance(arrays: ArrayRecord, average: dict[str, torch.Tensor]) -> float:
     apart = sum(float(np.square(array.numpy() - average[name].numpy()).sum()) for name, array in arrays.items())
     norm = sum(float(layer.double().square().sum()) for layer in average.values())
     return float(f"{(apart / max(norm, 1e-12)) ** 0.5:.6g}")
+
+
+def _norm(layers: Iterable[torch.Tensor]) -> float:
+    return float(sum(float(layer.double().square().sum()) for layer in layers) ** 0.5)
 
 
 def make_strategy(contract: Contract, run: RunFolder, first_round: int, nodes: Path | None = None) -> CheckedStrategy:
@@ -280,4 +331,6 @@ def make_strategy(contract: Contract, run: RunFolder, first_round: int, nodes: P
         **options,
     )
     strategy.run, strategy.nodes, strategy.first_round, strategy.sites_of_nodes = run, nodes, first_round, {}
+    start = server_network(run.federation).common_state().values()
+    strategy.start_norm, strategy.lengths = _norm(start), deque(maxlen=REMEMBERED)
     return strategy

@@ -17,12 +17,11 @@ from federation.messages import COMMON, SITE
 from federation.run_folder import RunFolder
 from federation.server_app import federate
 from federation.site_scores import mean_score
-from federation.strategy import ABSURD
+from federation.strategy import FAR
 
 STRATEGIES = ("fedavg", "fedmedian", "fedtrimmedavg", "krum")
 ATTACKS = ("none", "sign flipped", "scaled", "random", "labels flipped")
-SCALE = 50.0  # of an update that is turned round, or made longer
-LENGTH = 0.9 * ABSURD  # of random layers, over those that were sent: the server believes it
+SCALE = FAR / 2  # of an update that is turned round, made longer, or random: at first the server believes it
 
 
 class GridWithByzantineSite(LocalGrid):
@@ -57,7 +56,7 @@ def spoiled(before: Any, after: Any, attack: str, seed: int) -> dict[str, torch.
             change = SCALE * change
         elif attack == "random":
             noise = torch.randn(change.shape, generator=generator)
-            change = LENGTH * noise * before[name].norm() / noise.norm()
+            change = SCALE * noise * change.norm() / noise.norm()
         layers[name] = before[name] + change
     return layers
 

@@ -78,3 +78,15 @@ def test_a_log_line_is_one_line(tmp_path):
     site = SiteFolder(tmp_path, "run")
     site.log("first\n  second")
     assert (tmp_path / "log.txt").read_text().endswith("first second\n")
+
+
+@pytest.mark.parametrize("which", ["layers", "optimiser"])
+def test_what_is_not_finite_is_never_kept(tmp_path, which):
+    folder = SiteFolder(tmp_path, "run")
+    good, bad = {"w": torch.ones(2)}, {"w": torch.tensor([1.0, float("inf")])}
+    state = {"w": torch.zeros(2)}
+    folder.save_private(1, good, state, "digest")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(InputError, match="not finite in w; nothing of it is kept"):
+        folder.save_private(2, bad if which == "layers" else good, bad if which == "optimiser" else state, "digest")
+    assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}

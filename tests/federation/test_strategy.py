@@ -15,10 +15,12 @@ from experiments.evaluate import evaluate
 from experiments.prepare import prepare_sites
 from experiments.references import reference_jobs, train_references
 from federation import site as site_module
+from federation import strategy as strategy_module
 from federation.contract import load_federation
 from federation.register import Node, write_nodes
 from federation.run_folder import RunFolder
 from federation.server_app import deploy, federate
+from federation.site_network import server_network
 from federation.strategy import COMMON, METRICS, RunFailed, make_strategy
 
 
@@ -236,6 +238,10 @@ def far_away(content):
     content[COMMON] = ArrayRecord({k: v * 1000 for k, v in to_numpy(content).items()})
 
 
+def far_off(content):  # within the length that is believed, but another direction
+    content[COMMON] = ArrayRecord({k: -8 * v for k, v in to_numpy(content).items()})
+
+
 def huge_weight(content):
     content[METRICS] = MetricRecord({**content[METRICS], "num-examples": 10**12})
 
@@ -252,6 +258,21 @@ def to_numpy(content):
     return {k: torch.from_numpy(v.numpy().copy()) for k, v in content[COMMON].items()}
 
 
+def test_a_reply_far_beyond_the_others_is_left_out(make_run, monkeypatch):
+    monkeypatch.setattr(strategy_module, "FAR", 20.0)
+    run = make_run(contract="min_sites = 1")
+
+    def turned(number, site, reply):
+        if site == "south" and number == 2:
+            far_off(reply.content)
+        return reply
+
+    federate(LoopGrid(run, turned), run)
+    rows = {(r["round"], r["site"]): r for r in history(run)}
+    assert {rows[number, site]["status"] for number, site in rows if (number, site) != ("2", "south")} == {"ok"}
+    assert "times as far as sites do, at most 20 is believed" in rows["2", "south"]["status"]
+
+
 @pytest.mark.parametrize(
     ("spoil", "status"),
     [
@@ -266,7 +287,7 @@ def to_numpy(content):
         (infinite_weight, "number of trials is inf"),
         (huge_weight, "number of trials is 1000"),
         (list_of_losses, "loss is [0.1, 0.2], expected a finite number"),
-        (far_away, "moved the layers by"),
+        (far_away, "sent layers 1."),
         (None, "gave no answer: it went away"),
     ],
 )
@@ -510,3 +531,39 @@ def test_a_server_cannot_try_other_layers_on_a_sites_test_trials(make_run, tmp_p
         assert all(reply.has_content() == answered for reply in grid.replies) and len(grid.replies) == 2
         assert (run.path / "site-scores.csv").read_bytes() == before  # what was let out before still counts
     assert run.site("north").failure() == "the server asks for the scores of other layers"
+
+
+def test_one_site_does_not_own_the_model_by_its_weight(make_run):
+    """The attack: a site says that it has ten million trials, and sends layers of its choice."""
+    run = make_run(contract='min_sites = 1\nweighting = "trials"')
+    told = {}
+
+    def boast(number, site, reply):
+        if site == "south":
+            reply.content[METRICS] = MetricRecord({**reply.content[METRICS], "num-examples": 9_999_999})
+        else:
+            told[number] = reply.content[METRICS]["num-examples"]
+        return reply
+
+    federate(LoopGrid(run, boast), run)
+    rows = {(row["round"], row["site"]): int(row["n_trials"]) for row in history(run)}
+    assert rows["1", "north"] == told[1] and rows["1", "south"] == 10 * told[1]
+
+
+def test_one_site_does_not_make_the_layers_longer_round_after_round(tmp_path, prepared):
+    """The attack: each round nine times the layers that were sent, until private layers at the others are infinite."""
+    (tmp_path / "six.toml").write_text(tiny_toml(contract="min_sites = 1").replace("rounds = 2", "rounds = 6"))
+    run = RunFolder.create(tmp_path / "six", load_federation(tmp_path / "six.toml"), prepared, 1)
+    start = sum(float(v.square().sum()) for v in server_network(run.federation).common_state().values()) ** 0.5
+    lengths = []
+
+    def grow(number, site, reply):
+        if site == "south":
+            reply.content[COMMON] = ArrayRecord({k: 9 * v for k, v in to_numpy(reply.content).items()})
+        return reply
+
+    federate(LoopGrid(run, grow), run)
+    for number in range(1, 7):
+        lengths.append(sum(float(v.square().sum()) for v in run.load_common(number).values()) ** 0.5)
+    assert max(lengths) < 10 * start
+    assert "believed" in next(row["status"] for row in history(run) if row["site"] == "south" and row["round"] == "6")
