@@ -328,6 +328,11 @@ class Privacy(Table):
         What all rounds of all runs together may tell about one trial; before it would be passed, the site stops.
     delta : float
         With which probability more may be told; below one over the number of trials.
+    n_trials : int
+        About how many training trials the site's largest data set has: rounded, and public. Steps, their rate and their
+        mean follow from it, and never from the true number, which would tell whether one trial was there.
+    share : float
+        Of `epsilon`, what one run may take at most: a first run of one round may not spend it all.
     noise_multiplier : float, optional
         Deviation of the noise, over `max_grad_norm`; when left out, the least with which the run's rounds fit.
     max_grad_norm : float
@@ -335,6 +340,8 @@ class Privacy(Table):
     """
 
     epsilon: Positive
+    n_trials: int = Field(ge=1)
+    share: float = Field(0.25, gt=0, le=1)
     delta: float = Field(1e-5, gt=0, lt=1)
     noise_multiplier: Positive | None = None
     max_grad_norm: Positive = 1.0
@@ -437,6 +444,7 @@ class Federation(Table):
             (self.training.mmd > 0, "training.mmd = 0: it compares trials with one another"),
             (bool(site.metrics), "metrics = []: they are of the trials themselves"),
             (bool(site.scores), "scores = []: they are of layers without noise"),
+            (site.branch_by != "dataset", 'branch_by = "dataset": a subject of one trial would be a layer'),
         ):
             if fault:
                 raise ValueError(f"site {site.name!r}: privacy needs {wanted}")

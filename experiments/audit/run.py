@@ -39,7 +39,9 @@ from mfscsn.network import SplitModule
 from mfscsn.training import BranchTrials, derive_seed
 
 N_TRIALS = 6  # that are made anew of each view's gradients
+DECLARED = 200  # trials, which a site under privacy says in place of the true number
 ENOUGH = 1e6  # an epsilon that stops no run
+DECLARED = 200  # trials, which a site under privacy says in place of the true number
 KRUM_NEEDS = 5  # sites, that one may be Byzantine
 
 
@@ -125,7 +127,7 @@ def why_no_noise(federation: Federation) -> str | None:
 
 def private(federation: Federation, noise: float) -> Federation:
     """Return the federation with noise at every site, and a budget that stops none."""
-    privacy = Privacy(epsilon=ENOUGH, noise_multiplier=noise)
+    privacy = Privacy(epsilon=ENOUGH, n_trials=DECLARED, share=1.0, noise_multiplier=noise)
     sites = [site.model_copy(update={"privacy": privacy, "metrics": [], "scores": []}) for site in federation.site]
     document = federation.model_copy(update={"site": sites}).model_dump(mode="json", exclude_none=True)
     return parse_table(Federation, document, "with noise")

@@ -76,7 +76,7 @@ def trained(
         if view.noise_multiplier is None:
             _, state = train_round(network, trials, of_round, seed=derive_seed(seed, number), optimiser_state=state)
         else:
-            mechanism = Mechanism(view.noise_multiplier, MAX_GRAD_NORM)
+            mechanism = Mechanism(view.noise_multiplier, MAX_GRAD_NORM, max(len(t.labels) for t in trials.values()))
             _, state = train_round_privately(network, trials, of_round, mechanism, optimiser_state=state)
         if kept:
             network.load_state_dict(kept, strict=False)

@@ -47,7 +47,7 @@ def plan(
         raise InputError(
             f"--delta: {delta:g} lets one of {trials} trials be told whole; take one below {1 / trials:.1g}"
         )
-    steps, rate = steps_of_round({"": trials}, Settings(local_epochs=local_epochs, batch_size=batch_size))
+    steps, rate = steps_of_round(trials, Settings(local_epochs=local_epochs, batch_size=batch_size))
     if noise_multiplier is None:
         assert rounds is not None and epsilon is not None
         noise_multiplier = least_noise_multiplier(epsilon, delta, rate, rounds * steps)

@@ -30,7 +30,7 @@ metrics = ["loss", "accuracy", "seconds"]    # of training, may leave in every r
 scores = []                                  # ["balanced_accuracy"]: the mean over targets may leave after the last
 secret_seed = {seed}
 #   private layers begin from it: keep it here, for who knows it knows the extractor as it began
-# privacy = {{ epsilon = 8.0 }}               # differential privacy of one trial, over all runs; docs/privacy.md
+# privacy = {{ epsilon = 8.0, n_trials = 200 }} # differential privacy of one trial, over all runs; docs/privacy.md
 
 # One for each data set; with another headset or other tasks, add another [[site.dataset]].
 [[site.dataset]]

@@ -44,10 +44,11 @@ from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, 
 
 from data.errors import InputError
 from data.files import replaced
+from federation.contract import Privacy
 from federation.deployment.app_bundle import bundle_hash
 from federation.guard import end_guarded, end_with, flower_environment, free_port, start_guarded
 from federation.messages import REFUSALS, UNAPPROVED_APP
-from federation.privacy.ledger import LEDGER, Ledger
+from federation.privacy.ledger import LEDGER, BudgetSpent, Ledger
 from federation.site_home import SiteHome
 from federation.workers import nameless_main, warm_up
 
@@ -82,6 +83,8 @@ def run_site(home: SiteHome, say: Callable[[str], object]) -> None:
     say(f"approved app bundle: {approved}")
     if home.invitation.app != approved:
         say(f"the invitation was made with another version of mfscsn (bundle {home.invitation.app}): rounds will fail")
+    for line in _privacy(home, home.site.privacy) if home.site.privacy else []:
+        say(line)
     private = ["federation.privacy.private_training"] if home.site.privacy else []
     warm_up(home.threads, "federation.deployment.launcher", *private)
     context = multiprocessing.get_context("forkserver")
@@ -301,6 +304,27 @@ def answer_message(address: str, token: str, approved: str, command: int, whole:
     client.close()
 
 
+def _privacy(home: SiteHome, privacy: Privacy) -> list[str]:
+    """Say what noise promises, what is spent, and what the next run may take."""
+    from federation.privacy.private_training import steps_of_round
+
+    ledger, training = Ledger(home.path / LEDGER, privacy), home.federation.training
+    lines = [
+        f"with noise: all rounds of all runs tell at most epsilon {privacy.epsilon:g} (delta {privacy.delta:g}) of one"
+        f" trial, {ledger.epsilon:.3g} is spent ({LEDGER}); then this site trains no more",
+    ]
+    try:
+        lines.append(ledger.plan(training.rounds, *steps_of_round(privacy.n_trials, home.federation.settings)))
+    except BudgetSpent as error:
+        lines.append(f"no further run: {error}")
+    if ledger.account.unprotected_runs:
+        lines.append(
+            f"BUT {ledger.account.unprotected_runs} run(s) before had no noise: whatever they told of a trial is told,"
+            " and is not in that number"
+        )
+    return lines
+
+
 def _runtime(address: str, component: str, proof: Any, retry: Any = None) -> RuntimeHttpClient:
     """Talk to the SuperNode on this machine, with a proof of who asks."""
     return RuntimeHttpClient.from_server_address(
@@ -332,11 +356,7 @@ def sends(home: SiteHome) -> list[str]:
     )
     noised = []
     if site.privacy is not None:
-        spent = Ledger(home.path / LEDGER, site.privacy).epsilon
-        noised = [
-            f"with noise: all rounds of all runs tell at most epsilon {site.privacy.epsilon:g} (delta"
-            f" {site.privacy.delta:g}) of one trial, {spent:.3g} is spent ({LEDGER}); then this site trains no more"
-        ]
+        noised = _privacy(home, site.privacy)
     decoder = []
     stays = "or a layer of the site's own"
     if contract.space and contract.share == "middle":

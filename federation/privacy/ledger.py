@@ -21,7 +21,7 @@ from pydantic import Field
 from data.errors import InputError
 from data.files import replaced
 from federation.contract import Privacy
-from federation.tables import Table, parse_table
+from federation.tables import Table, parse_table, read_toml
 
 UNIT = "one trial, added or removed; not a person: of k trials in training, epsilon is up to k times as much"
 LEDGER = "privacy.json"
@@ -52,6 +52,7 @@ class Account(Table):
     budget: float
     delta: float
     epsilon: float = 0.0
+    unprotected_runs: int = 0
     rounds: list[Entry] = Field([])
 
 
@@ -68,7 +69,7 @@ class Ledger:
     Raises
     ------
     InputError
-        When the file is damaged, or was kept for another delta.
+        When the file is damaged, was kept for another delta, or is gone though the site has trained under it.
     """
 
     def __init__(self, path: Path, privacy: Privacy):
@@ -86,7 +87,13 @@ class Ledger:
                     f"{path}: kept for delta = {self.account.delta:g}, the site's file says {privacy.delta:g}; keep one"
                 )
         else:
-            self.account = Account(unit=UNIT, budget=privacy.epsilon, delta=privacy.delta)
+            unprotected = _runs_before(path)
+            self.account = Account(unit=UNIT, budget=privacy.epsilon, delta=privacy.delta, unprotected_runs=unprotected)
+
+    @property
+    def share(self) -> float:
+        """What one run may spend at most."""
+        return self.privacy.share * self.privacy.epsilon
 
     @property
     def epsilon(self) -> float:
@@ -95,6 +102,8 @@ class Ledger:
 
     def noise_multiplier_of(self, run: str, rounds: int, steps: int, sample_rate: float) -> float:
         """Return the noise multiplier of a run: the site's or, where it names none, the least for `rounds` rounds.
+
+        With it, the run stays within its share, and all runs together within the budget.
 
         Raises
         ------
@@ -106,9 +115,11 @@ class Ledger:
         for entry in self.account.rounds:
             if entry.run == run:
                 return entry.noise_multiplier
-        return least_noise_multiplier(
-            self.privacy.epsilon, self.privacy.delta, sample_rate, rounds * steps, self._spent()
-        )
+        needed = rounds * steps
+        alone = least_noise_multiplier(self.share, self.privacy.delta, sample_rate, needed)
+        if epsilon_of([*self._spent(), (alone, sample_rate, needed)], self.privacy.delta) <= self.privacy.epsilon:
+            return alone
+        return least_noise_multiplier(self.privacy.epsilon, self.privacy.delta, sample_rate, needed, self._spent())
 
     def charge(self, run: str, number: int, noise_multiplier: float, steps: int, sample_rate: float) -> float:
         """Write down a round that is about to be trained; return epsilon after it.
@@ -116,13 +127,20 @@ class Ledger:
         Raises
         ------
         BudgetSpent
-            When the round would pass the budget; nothing is then written.
+            When the round would pass the budget, or the run's share of it; nothing is then written.
         """
-        after = epsilon_of([*self._spent(), (noise_multiplier, sample_rate, steps)], self.privacy.delta)
+        now = (noise_multiplier, sample_rate, steps)
+        after = epsilon_of([*self._spent(), now], self.privacy.delta)
         if after > self.privacy.epsilon:
             raise BudgetSpent(
                 f"round {number} would bring epsilon to {after:.3g}, the site allows {self.privacy.epsilon:g}"
                 f" (delta {self.privacy.delta:g}); {self.epsilon:.3g} is spent"
+            )
+        of_run = epsilon_of([*self._spent(run), now], self.privacy.delta)
+        if of_run > self.share:
+            raise BudgetSpent(
+                f"round {number} would bring this run's epsilon to {of_run:.3g}, a run may take {self.share:g}"
+                f" (share {self.privacy.share:g} of {self.privacy.epsilon:g})"
             )
         entry = Entry(
             run=run,
@@ -137,14 +155,46 @@ class Ledger:
             budget=self.privacy.epsilon,
             delta=self.privacy.delta,
             epsilon=after,
+            unprotected_runs=self.account.unprotected_runs,
             rounds=[*self.account.rounds, entry],
         )
         with replaced(self.path) as out:
             out.write(json.dumps(self.account.model_dump(), indent=1).encode())
         return after
 
-    def _spent(self) -> list[Spent]:
-        return [(entry.noise_multiplier, entry.sample_rate, entry.steps) for entry in self.account.rounds]
+    def plan(self, rounds: int, steps: int, sample_rate: float) -> str:
+        """Say before a run what it may take, and how much noise that means."""
+        noise = self.noise_multiplier_of("", rounds, steps, sample_rate)
+        alone = self.privacy.noise_multiplier or least_noise_multiplier(
+            self.share, self.privacy.delta, sample_rate, rounds * steps
+        )
+        less = f", for less than a share is left ({alone:.3g} would do for a share)" if noise > 1.01 * alone else ""
+        return (
+            f"a run of {rounds} rounds may take epsilon {self.share:.3g} at most (share {self.privacy.share:g}), with"
+            f" noise multiplier {noise:.3g}{less}"
+        )
+
+    def _spent(self, run: str | None = None) -> list[Spent]:
+        rounds = [entry for entry in self.account.rounds if run in (None, entry.run)]
+        return [(entry.noise_multiplier, entry.sample_rate, entry.steps) for entry in rounds]
+
+
+def _runs_before(path: Path) -> int:
+    """Count the runs that a site has trained in without protection before its ledger begins.
+
+    Raises
+    ------
+    InputError
+        When it has trained in one with protection: then the ledger is gone, and nobody knows what is left.
+    """
+    trained = {file.parents[2] for file in path.parent.glob("runs/*/sites/*/private*.safetensors")}
+    protected = [run for run in trained if read_toml(run / "federation.toml")["site"][0].get("privacy")]
+    if protected:
+        raise InputError(
+            f"{path}: missing, though this site has trained under differential privacy ({protected[0].name}); restore"
+            " it from your backup: without it nobody knows what is left of the budget"
+        )
+    return len(trained)
 
 
 def epsilon_of(spent: Sequence[Spent], delta: float) -> float:

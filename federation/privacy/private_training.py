@@ -47,22 +47,26 @@ class Mechanism:
         Deviation of the noise, over `max_grad_norm`.
     max_grad_norm : float
         Greatest length of a trial's gradient.
+    n_trials : int
+        Of the largest branch, as the site declares it.
     """
 
     noise_multiplier: float
     max_grad_norm: float
+    n_trials: int
 
 
-def steps_of_round(sizes: Mapping[str, int], settings: Settings) -> tuple[int, float]:
+def steps_of_round(n_trials: int, settings: Settings) -> tuple[int, float]:
     """Return how many steps a round has, and how probably a trial is in each of them.
 
     Parameters
     ----------
-    sizes : mapping of branch name to number of training trials
+    n_trials : int
+        Of the largest branch, as the site declares it: the true number would tell whether one trial was there.
     settings : Settings
-        In the mean, as many trials of the largest branch as `batch_size` says are in a step.
+        In the mean, as many trials of such a branch as `batch_size` says are in a step.
     """
-    in_epoch = max(math.ceil(n / settings.batch_size) for n in sizes.values())
+    in_epoch = math.ceil(n_trials / settings.batch_size)
     return settings.local_epochs * in_epoch, 1 / in_epoch
 
 
@@ -91,18 +95,17 @@ def train_within_budget(
         When the round would pass the site's budget: nothing is trained.
     """
     path, privacy = charged.path, charged.privacy
-    sizes = {name: len(t.labels) for name, t in trials.items()}
-    if privacy.delta * sum(sizes.values()) >= 1:
+    if privacy.delta * privacy.n_trials * len(trials) >= 1:
         raise InputError(
-            f"privacy.delta = {privacy.delta:g} lets one of {sum(sizes.values())} trials be told whole; take a delta"
-            " well below one over their number"
+            f"privacy.delta = {privacy.delta:g} lets one of {privacy.n_trials * len(trials)} trials be told whole; take"
+            " a delta well below one over their number"
         )
-    n_steps, rate = steps_of_round(sizes, settings)
+    n_steps, rate = steps_of_round(privacy.n_trials, settings)
     with locked(path.parent, "privacy", f"{path}: another process is writing to it", wait=60.0):
         ledger = Ledger(path, privacy)
         noise_multiplier = ledger.noise_multiplier_of(charged.run, settings.rounds, n_steps, rate)
         epsilon = ledger.charge(charged.run, charged.number, noise_multiplier, n_steps, rate)
-    mechanism = Mechanism(noise_multiplier, privacy.max_grad_norm)
+    mechanism = Mechanism(noise_multiplier, privacy.max_grad_norm, privacy.n_trials)
     return *train_round_privately(network, trials, settings, mechanism, optimiser_state=optimiser_state), epsilon
 
 
@@ -127,12 +130,14 @@ def train_round_privately(
     Returns
     -------
     RoundLog, dict
-        As `mfscsn.training.train_round` gives them. The log is of the trials themselves: it may not leave the site.
+        As `mfscsn.training.train_round` gives them. Loss and accuracy are of the trials themselves: they may not leave
+        the site. The number of trials is the declared one.
     """
     signals = {name: torch.from_numpy(np.require(t.signals, requirements=["C", "W"])) for name, t in trials.items()}
     labels = {name: torch.from_numpy(t.labels) for name, t in trials.items()}
     sizes = {name: len(t.labels) for name, t in trials.items()}
-    n_steps, rate = steps_of_round(sizes, settings)
+    n_steps, rate = steps_of_round(mechanism.n_trials, settings)
+    expected = rate * mechanism.n_trials * len(trials)
     parameters = list(network.parameters())
     optimiser = torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
     restore_optimiser(optimiser, network, optimiser_state or {})
@@ -157,7 +162,6 @@ def train_round_privately(
                 total["n"] += len(drawn)
                 total["loss"] += float(loss.detach())
                 total["right"] += int((logits.argmax(1) == labels[name][drawn]).sum())
-            expected = rate * sum(sizes.values())
             for parameter, whole in zip(parameters, sums, strict=True):
                 noise = mechanism.noise_multiplier * mechanism.max_grad_norm * _normal(whole)
                 parameter.grad = (whole + noise) / expected
@@ -165,7 +169,7 @@ def train_round_privately(
             optimiser.zero_grad()
 
     n = max(1, total["n"])
-    log = RoundLog(n_trials=sum(sizes.values()), loss=total["loss"] / n, accuracy=total["right"] / n)
+    log = RoundLog(n_trials=mechanism.n_trials * len(trials), loss=total["loss"] / n, accuracy=total["right"] / n)
     return log, private_optimiser_state(optimiser, network)
 
 

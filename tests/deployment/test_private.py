@@ -19,7 +19,12 @@ def private(tmp_path_factory):
     for name, source in zip(NAMES, ("simulated:clinic", "simulated:laboratory"), strict=True):
         made.add_site(
             name,
-            {**tiny_site(source), "metrics": [], "scores": [], "privacy": {"epsilon": 1.5, "noise_multiplier": 4.0}},
+            {
+                **tiny_site(source),
+                "metrics": [],
+                "scores": [],
+                "privacy": {"epsilon": 1.5, "n_trials": 24, "share": 1.0, "noise_multiplier": 4.0},
+            },
         )
     made.serve()
     made.join(*NAMES)

@@ -127,7 +127,7 @@ def test_tasks_may_be_renamed(tmp_path):
         ("window = [0.5, 2.5]", "bad_sites = 2", "bad_sites: unknown key; 'bad_sites' is called 'n_byzantine' now"),
         (
             'name = "north"',
-            'name = "north"\nprivacy = { epsilon = 8.0, clip = 1.0 }',
+            'name = "north"\nprivacy = { epsilon = 8.0, n_trials = 24, clip = 1.0 }',
             "privacy, clip: unknown key; 'clip' is called 'max_grad_norm' now",
         ),
     ],

@@ -259,7 +259,7 @@ def to_numpy(content):
 
 
 def test_a_reply_far_beyond_the_others_is_left_out(make_run, monkeypatch):
-    monkeypatch.setattr(strategy_module, "FAR", 20.0)
+    monkeypatch.setattr(strategy_module, "FAR", 5.0)
     run = make_run(contract="min_sites = 1")
 
     def turned(number, site, reply):
@@ -270,7 +270,7 @@ def test_a_reply_far_beyond_the_others_is_left_out(make_run, monkeypatch):
     federate(LoopGrid(run, turned), run)
     rows = {(r["round"], r["site"]): r for r in history(run)}
     assert {rows[number, site]["status"] for number, site in rows if (number, site) != ("2", "south")} == {"ok"}
-    assert "times as far as sites do, at most 20 is believed" in rows["2", "south"]["status"]
+    assert "times as far as sites do, at most 5 is believed" in rows["2", "south"]["status"]
 
 
 @pytest.mark.parametrize(

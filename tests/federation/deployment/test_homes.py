@@ -231,11 +231,12 @@ def test_a_site_says_what_its_noise_lets_out(tmp_path):
     home = tmp_path / "north"
     home.mkdir()
     shutil.copy(server.path / "invitation.toml", home)
-    north = {**read_tiny(tmp_path)["site"][0], "metrics": [], "privacy": {"epsilon": 4.0}}
+    north = {**read_tiny(tmp_path)["site"][0], "metrics": [], "privacy": {"epsilon": 4.0, "n_trials": 24}}
     (home / "site.toml").write_text(tomli_w.dumps({"site": [north]}))
     opened = SiteHome(home)
     assert any("at most epsilon 4 (delta 1e-05) of one trial, 0 is spent" in line for line in sends(opened))
-    after = Ledger(home / "privacy.json", opened.site.privacy).charge("a", 1, 2.0, 4, 0.25)
+    assert any("may take epsilon 1 at most (share 0.25), with noise multiplier" in line for line in sends(opened))
+    after = Ledger(home / "privacy.json", opened.site.privacy).charge("a", 1, 9.0, 4, 0.25)
     assert 0 < after < 4 and any(f", {after:.3g} is spent" in line for line in sends(opened))
     (home / "site.toml").write_text(tomli_w.dumps({"site": [{**north, "metrics": ["loss"]}]}))
     with pytest.raises(InputError, match=r"site 'north': privacy needs metrics = \[\]"):

@@ -77,7 +77,7 @@ def test_the_most_rounds_fit_and_one_more_does_not():
 
 
 def test_rounds_of_all_runs_add_up_and_the_budget_is_never_passed(tmp_path):
-    privacy = Privacy(epsilon=3.0, noise_multiplier=2.0)
+    privacy = Privacy(epsilon=3.0, n_trials=24, share=1.0, noise_multiplier=2.0)
     number, runs = 0, iter("ab" * 500)
     with pytest.raises(BudgetSpent, match=r"would bring epsilon to 3\.\d+, the site allows 3 \(delta 1e-05\)"):
         for number, run in enumerate(runs):
@@ -92,7 +92,7 @@ def test_rounds_of_all_runs_add_up_and_the_budget_is_never_passed(tmp_path):
 
 
 def test_noise_is_found_once_a_run_and_out_of_what_is_left(tmp_path):
-    ledger = Ledger(tmp_path / "privacy.json", Privacy(epsilon=4.0))
+    ledger = Ledger(tmp_path / "privacy.json", Privacy(epsilon=4.0, n_trials=24, share=1.0))
     first = ledger.noise_multiplier_of("a", 10, 4, 0.25)
     for number in range(1, 6):
         ledger.charge("a", number, first, 4, 0.25)
@@ -103,15 +103,56 @@ def test_noise_is_found_once_a_run_and_out_of_what_is_left(tmp_path):
         ledger.charge("b", number, second, 4, 0.25)
     assert 3.9 < ledger.epsilon <= 4.0
     with pytest.raises(BudgetSpent, match="no noise brings 40 more steps within epsilon 3"):
-        Ledger(tmp_path / "privacy.json", Privacy(epsilon=3.0)).noise_multiplier_of("c", 10, 4, 0.25)
+        Ledger(tmp_path / "privacy.json", Privacy(epsilon=3.0, n_trials=24, share=1.0)).noise_multiplier_of(
+            "c", 10, 4, 0.25
+        )
 
 
 def test_a_damaged_ledger_is_not_begun_anew(tmp_path):
     path = tmp_path / "privacy.json"
     path.write_text('{"unit"')
     with pytest.raises(InputError, match="damaged"):
-        Ledger(path, Privacy(epsilon=1.0))
+        Ledger(path, Privacy(epsilon=1.0, n_trials=24))
     path.unlink()
-    Ledger(path, Privacy(epsilon=10.0)).charge("a", 1, 2.0, 4, 0.25)
+    Ledger(path, Privacy(epsilon=10.0, n_trials=24)).charge("a", 1, 2.0, 4, 0.25)
     with pytest.raises(InputError, match="kept for delta = 1e-05"):
-        Ledger(path, Privacy(epsilon=10.0, delta=1e-6))
+        Ledger(path, Privacy(epsilon=10.0, n_trials=24, delta=1e-6))
+
+
+def test_a_run_of_one_round_leaves_budget_for_the_runs_after_it(tmp_path):
+    """It took nearly all of it, and the next run of twenty rounds silently had a noise of thirty."""
+    ledger = Ledger(tmp_path / "privacy.json", Privacy(epsilon=8.0, n_trials=24))
+    assert "a run of 1 rounds may take epsilon 2 at most (share 0.25), with noise multiplier" in ledger.plan(1, 4, 0.25)
+    ledger.charge("a", 1, ledger.noise_multiplier_of("a", 1, 4, 0.25), 4, 0.25)
+    assert ledger.epsilon <= 2.0
+    with pytest.raises(BudgetSpent, match=r"this run's epsilon to \d.*, a run may take 2 \(share 0.25 of 8\)"):
+        for _ in range(50):
+            ledger.charge("a", 2, ledger.noise_multiplier_of("a", 1, 4, 0.25), 4, 0.25)
+    alone = Ledger(tmp_path / "new.json", Privacy(epsilon=8.0, n_trials=24)).noise_multiplier_of("b", 20, 4, 0.25)
+    assert ledger.noise_multiplier_of("b", 20, 4, 0.25) == pytest.approx(alone)
+    for run in map(str, range(30)):  # what is left ends, and a run is told before
+        noise = ledger.noise_multiplier_of(run, 20, 4, 0.25)
+        if noise > 1.01 * alone:
+            break
+        ledger.charge(run, 1, noise, 80, 0.25)
+    assert 6.0 < ledger.epsilon <= 8.0 and "less than a share is left" in ledger.plan(20, 4, 0.25)
+
+
+def earlier_run(home, privacy):
+    run = home / "runs" / "0"
+    (run / "sites" / "north").mkdir(parents=True)
+    (run / "sites" / "north" / "private.safetensors").touch()
+    (run / "federation.toml").write_text(f'[[site]]\nname = "north"\n{privacy}')
+
+
+def test_a_ledger_that_is_gone_does_not_begin_at_nothing(tmp_path):
+    earlier_run(tmp_path, "privacy = { epsilon = 8.0, n_trials = 24 }\n")
+    with pytest.raises(InputError, match=r"privacy.json: missing, though this site has trained under differential"):
+        Ledger(tmp_path / "privacy.json", Privacy(epsilon=8.0, n_trials=24))
+
+
+def test_runs_before_a_ledger_are_counted_as_unprotected(tmp_path):
+    earlier_run(tmp_path, "")
+    ledger = Ledger(tmp_path / "privacy.json", Privacy(epsilon=8.0, n_trials=24))
+    ledger.charge("a", 1, 20.0, 4, 0.25)
+    assert Ledger(tmp_path / "privacy.json", Privacy(epsilon=8.0, n_trials=24)).account.unprotected_runs == 1

@@ -31,7 +31,9 @@ def private_toml(privacy: str, rounds: int = 2, contract: str = "") -> str:
     text = tiny_toml(contract=f"{PRIVATE}\n{contract}").replace('"shallow"', '"shallow-group"')
     text = text.replace("rounds = 2", f"rounds = {rounds}")
     for name in ("north", "south"):
-        text = text.replace(f'name = "{name}"', f'name = "{name}"\nmetrics = []\nprivacy = {{ {privacy} }}')
+        text = text.replace(
+            f'name = "{name}"', f'name = "{name}"\nmetrics = []\nprivacy = {{ n_trials = 24, {privacy} }}'
+        )
     return text
 
 
@@ -97,11 +99,11 @@ def test_every_parameter_gets_noise_of_the_size_that_is_said(network, trials, mo
         torch.optim.AdamW, "step", lambda self: seen.append([p.grad.clone() for p in self.param_groups[0]["params"]])
     )
     settings = Settings(batch_size=4)
-    assert steps_of_round({"a": 12, "b": 7}, settings) == (3, 1 / 3)
-    train_round_privately(network, trials, settings, Mechanism(noise_multiplier=50.0, max_grad_norm=0.01))
+    assert steps_of_round(12, settings) == (3, 1 / 3)
+    train_round_privately(network, trials, settings, Mechanism(noise_multiplier=50.0, max_grad_norm=0.01, n_trials=12))
     assert len(seen) == 3
     for step in seen:
-        deviation = 50.0 * 0.01 / (19 / 3)
+        deviation = 50.0 * 0.01 / (24 / 3)  # over what two data sets of the declared size have in a step
         for gradient in step:
             if gradient.numel() > 200:
                 assert float(gradient.std()) == pytest.approx(deviation, rel=0.2)
@@ -114,7 +116,11 @@ def test_with_little_noise_it_learns(network, trials):
     state = None
     for _ in range(40):
         log, state = train_round_privately(
-            network, {"a": trials["a"]}, Settings(batch_size=6, lr=3e-3), Mechanism(0.01, 1.0), optimiser_state=state
+            network,
+            {"a": trials["a"]},
+            Settings(batch_size=6, lr=3e-3),
+            Mechanism(0.01, 1.0, 12),
+            optimiser_state=state,
         )
         losses.append(log.loss)
     assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5]) and log.n_trials == 12
@@ -128,7 +134,7 @@ def test_no_two_draws_are_alike_and_the_stream_is_a_ciphers():
 
 
 def test_a_run_keeps_a_ledger_and_ends_within_its_budget(tmp_path, prepared):
-    federation = federation_of(private_toml("epsilon = 8.0"), tmp_path)
+    federation = federation_of(private_toml("epsilon = 8.0, share = 1.0"), tmp_path)
     run = RunFolder.create(tmp_path / "run", federation, prepared, 1)
     grid = LoopGrid(run)
     federate(grid, run)
@@ -143,7 +149,7 @@ def test_a_run_keeps_a_ledger_and_ends_within_its_budget(tmp_path, prepared):
 
 
 def test_a_run_stops_at_the_budget_and_says_so(tmp_path, prepared):
-    federation = federation_of(private_toml("epsilon = 3.0, noise_multiplier = 3.0", rounds=50), tmp_path)
+    federation = federation_of(private_toml("epsilon = 3.0, share = 1.0, noise_multiplier = 3.0", rounds=50), tmp_path)
     run = RunFolder.create(tmp_path / "run", federation, prepared, 1)
     with pytest.raises(RunFailed, match="south: has spent its privacy budget, and trains no more"):
         federate(LoopGrid(run), run)
@@ -180,6 +186,8 @@ def test_a_round_is_written_down_before_it_is_trained(tmp_path, prepared, monkey
         ("batch_size = 8", "batch_size = 8\nmmd = 1.0", "privacy needs training.mmd = 0"),
         ('"equal"', '"equal"\nstrategy = "fedprox"', "privacy needs another strategy"),
         ("epsilon = 8.0", "epsilon = 8.0, sigma = 1.0", "sigma: unknown key"),
+        ("n_trials = 24, ", "", "n_trials: Field required"),
+        ("metrics = []", 'metrics = []\nbranch_by = "subject"', 'privacy needs branch_by = "dataset"'),
     ],
 )
 def test_what_would_tell_of_trials_without_noise_is_refused(tmp_path, old, new, wanted):
@@ -193,3 +201,36 @@ def test_a_delta_that_lets_a_trial_be_told_is_refused(tmp_path, prepared):
     with pytest.raises(RunFailed):
         federate(LoopGrid(run), run)
     assert "privacy.delta = 0.1" in run.site("north").failure()
+
+
+@pytest.mark.parametrize(("batch_size", "n_trials"), [(64, 64), (64, 60), (8, 64)])
+def test_a_trial_that_is_not_drawn_changes_nothing_at_all(monkeypatch, batch_size, n_trials):
+    """The attack: 64 or 65 trials at batch 64 were told apart by the number of steps, whatever the noise was.
+
+    The last trial is there or not; where no step draws it, all that leaves must be the same, bit for bit.
+    """
+    rng = np.random.default_rng(0)
+    signals, labels = rng.standard_normal((65, 5, 416), np.float32), rng.integers(0, 3, 65)
+    labels[64] = 2
+    found, ledgers = [], []
+    for n in (64, 65):
+        torch.manual_seed(0)
+        network = SeparateCommonSeparate(Architecture(416, 128.0, "shallow-group"), {"a": Branch(5, 3)})
+        network.extractors["of-a"].drop.p = 0.0
+        draws = np.random.default_rng(1)
+        noise = np.random.default_rng(2)
+
+        def uniform(n, draws=draws):
+            drawn = draws.random(64)
+            return np.concatenate([drawn, np.full(n - 64, 2.0)])  # above any rate: never drawn
+
+        monkeypatch.setattr(private_training, "secret_uniform", uniform)
+        monkeypatch.setattr(private_training, "secret_normal", lambda n, noise=noise: noise.standard_normal(n))
+        settings = Settings(batch_size=batch_size, local_epochs=2)
+        trials = {"a": BranchTrials(signals[:n].copy(), labels[:n].copy(), ("x", "y", "z"))}
+        log, _ = train_round_privately(network, trials, settings, Mechanism(1.0, 1.0, n_trials))
+        found.append((network.state_dict(), log.n_trials))
+        ledgers.append(steps_of_round(n_trials, settings))
+    assert found[0][1] == found[1][1] and ledgers[0] == ledgers[1]
+    for name, values in found[0][0].items():
+        assert torch.equal(values, found[1][0][name]), name
