@@ -49,6 +49,9 @@ def reopen(home: ServerHome, wait: float, report: Callable[[Progress], None]) ->
     if not runs:
         raise InputError(f"{home.path}: no run to resume; begin one with `mfscsn server train {home.path}`")
     run, now = runs[-1], home.federation_of_sites()
+    for path, why in home.damaged_runs().items():
+        if path.name > run.path.name:  # names end with the time
+            raise InputError(f"{why}; to go on with {run.path.name} instead, move {path.name} away")
     same = {"contract", "training"}
     before, after = (f.model_dump(include=same, exclude={"training": {"rounds"}}) for f in (run.federation, now))
     change = first_difference(before, after)
@@ -150,6 +153,7 @@ def status(home: ServerHome) -> dict[str, object]:
             for name in home.sites()
         },
         "run": _run_status(runs[-1], link if alive else None) if runs else None,
+        "damaged_runs": list(home.damaged_runs().values()),
     }
 
 

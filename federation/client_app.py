@@ -28,9 +28,11 @@ from federation.messages import (
 from federation.privacy.ledger import LEDGER, BudgetSpent
 from federation.run_folder import RunFolder, run_path
 from federation.site import AlreadySummed, SiteFolder, check_finite, fail
-from federation.site_home import OtherContract, SiteHome
+from federation.site_home import SCORED, OtherContract, SiteHome
 from federation.site_network import server_network, site_network, site_seed
 from mfscsn.training import derive_seed, train_round
+
+LAST = 10**9  # no round comes after it
 
 app = ClientApp()
 
@@ -52,7 +54,11 @@ def train(message: Message, context: Context) -> Message:
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Keep the common layers of the last round, and say what scores this site lets out."""
-    return _answer(message, context, _evaluate)
+
+    def work(message: Message, run: RunFolder, site: Site, folder: SiteFolder) -> RecordDict:
+        return _evaluate(message, context, run, site, folder)
+
+    return _answer(message, context, work)
 
 
 def _train(message: Message, context: Context, run: RunFolder, site: Site, folder: SiteFolder) -> RecordDict:
@@ -61,6 +67,8 @@ def _train(message: Message, context: Context, run: RunFolder, site: Site, folde
     settings = replace(run.federation.settings, rounds=int(_config(message)["rounds"]))  # type: ignore[arg-type]
     torch.set_num_threads(int(run.environment["threads"]))
 
+    if (newest := folder.private_round(LAST)) is not None and number < newest:
+        raise InputError(f"the server goes back to round {number}, but this site has trained round {newest} already")
     before = folder.private_round(number - 1)
     folder.log(f"round {number}: trains on, private layers of {f'round {before}' if before else 'the start'}")
     opened = run.trials(site)
@@ -119,7 +127,7 @@ def _train_in_secret(message: Message, context: Context, run: RunFolder, site: S
     return RecordDict({**answer, SITE: _name(site)})
 
 
-def _evaluate(message: Message, run: RunFolder, site: Site, folder: SiteFolder) -> RecordDict:
+def _evaluate(message: Message, context: Context, run: RunFolder, site: Site, folder: SiteFolder) -> RecordDict:
     number, layers = _number(message), _common(message)
     if number != run.federation.training.rounds:
         raise InputError(f"the server asks for scores in round {number}; they leave after the last round")
@@ -130,7 +138,12 @@ def _evaluate(message: Message, run: RunFolder, site: Site, folder: SiteFolder) 
     server_network(run.federation).load_common(layers)  # they must fit before they are kept
     run.keep_common(number, layers)
     scores: dict[str, int | float] = {}
-    if site.scores and folder.private_round(number) is not None:
+    home = context.node_config.get("site")
+    if not site.scores or folder.private_round(number) is None:
+        pass
+    elif home is not None and not SiteHome(str(home)).lets_scores_out(run.federation.digest(), run.run_id):
+        folder.log(f"round {number}: scores of another run under this contract have left; {SCORED} says which")
+    else:
         from federation.site_scores import mean_score  # scikit-learn, which training does not need
 
         scores = mean_score(run, site)

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 import tomli_w
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
 from data.files import replaced
 from federation.contract import Contract, Name, Training
@@ -18,6 +18,9 @@ HEAD = """\
 # What a site needs to join this federation. It holds no secret, but whoever can change it chooses whom a site
 # believes: send it by a way you trust, and compare its SHA-256 over another one.
 """
+
+
+RUNS = 20
 
 
 class Invitation(Table):
@@ -35,6 +38,8 @@ class Invitation(Table):
         PEM of the authority that signed the server's certificate.
     contract, training
         As in a FED.toml.
+    runs : int
+        How many runs a site takes part in under this contract; for more, the coordinator announces more.
     """
 
     name: Name
@@ -43,6 +48,7 @@ class Invitation(Table):
     certificate: str
     contract: Contract
     training: Training
+    runs: int = Field(RUNS, ge=1)
 
     @field_validator("server")
     @classmethod

@@ -257,9 +257,24 @@ def _frozen(path: Path, changed: int) -> Federation:
 
 
 def runs_in(folder: Path) -> list[RunFolder]:
-    """Open all runs below a folder, the oldest first."""
-    runs = [RunFolder(file.parent) for file in folder.glob("*/federation.toml")]
+    """Open all runs below a folder, the oldest first; one that is damaged is left out: `damaged_runs_in`."""
+    runs = [run for run in _opened(folder).values() if isinstance(run, RunFolder)]
     return sorted(runs, key=lambda run: str(run.environment["started"]))
+
+
+def damaged_runs_in(folder: Path) -> dict[Path, str]:
+    """Return the runs below a folder that cannot be opened, and why."""
+    return {path: str(run) for path, run in _opened(folder).items() if isinstance(run, InputError)}
+
+
+def _opened(folder: Path) -> dict[Path, "RunFolder | InputError"]:
+    opened: dict[Path, RunFolder | InputError] = {}
+    for file in sorted(folder.glob("*/federation.toml")):
+        try:
+            opened[file.parent] = RunFolder(file.parent)
+        except InputError as error:
+            opened[file.parent] = error
+    return opened
 
 
 def run_path(run_config: Mapping[str, Any], run_id: int) -> Path:

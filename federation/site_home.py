@@ -3,6 +3,7 @@
 All that a site does is decided by the files here. Of what the server sends, only numbers and layers are used.
 """
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 from pydantic import Field
 
 from data.errors import InputError
+from data.files import replaced
 from federation.contract import Federation, Site, with_root
 from federation.invitation import Invitation, read_invitation
 from federation.run_folder import RunFolder, runs_in
@@ -21,6 +23,7 @@ class OtherContract(InputError):
 
 
 LEAVES = {"metrics", "scores"}  # what the engineer may change between two rounds
+SCORED = "scores-left.json"
 
 
 class SiteFile(Table):
@@ -95,6 +98,19 @@ class SiteHome:
         """Open all runs that this site took part in, the oldest first."""
         return runs_in(self.path / "runs")
 
+    def lets_scores_out(self, contract: str, run_id: str) -> bool:
+        """Return whether a run's scores may leave, and write that down: one run's do, of each contract.
+
+        A server that begins runs at will would else try layers of its choice on the test trials.
+        """
+        path = self.path / SCORED
+        left: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+        if left.setdefault(contract, run_id) != run_id:
+            return False
+        with replaced(path) as out:
+            out.write(json.dumps(left, indent=1).encode())
+        return True
+
     def open_run(self, run_id: str, rounds: int, contract: str) -> tuple[RunFolder, Site]:
         """Open the folder of a run that the server named, or begin it; return it with the site as its file says now.
 
@@ -103,7 +119,8 @@ class SiteHome:
         OtherContract
             When the invitation's contract, or the run's, has another digest than the server's.
         InputError
-            When the name is none, or ``site.toml`` has changed since the run began.
+            When the name is none, the runs that the invitation announces are over, or ``site.toml`` has changed since
+            the run began.
         """
         if not re.fullmatch("[0-9a-f]{32}", run_id) or rounds < 1:
             raise InputError("the server named no run that can be one")  # it becomes a folder's name
@@ -112,6 +129,12 @@ class SiteHome:
         folder = self.path / "runs" / run_id
         if not (folder / "federation.toml").exists():
             shutil.rmtree(folder, ignore_errors=True)  # cut off before it began: nothing of worth is in it
+            n_runs = sum(run.federation.digest() == contract for run in self.runs())
+            if n_runs >= self.invitation.runs:
+                raise InputError(
+                    f"{self.path}: the server begins another run, but this site has taken part in {n_runs} under this"
+                    " contract, as many as the invitation announces; ask the coordinator for one with more `runs`"
+                )
             training = self.federation.training.model_copy(update={"rounds": rounds})
             begun = self.federation.model_copy(update={"training": training})
             return RunFolder.create(folder, begun, self.store, self.threads, run_id), self.site

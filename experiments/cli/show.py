@@ -95,6 +95,8 @@ def server_status(answer: Mapping[str, Any]) -> None:
         state = "connected" if site["connected"] else "not connected"
         heard = f", last heard {site['heard']}" if site["heard"] else ""
         print(f"site {name}: {state}, since {site['since'] or 'never'}{heard}")
+    for why in answer["damaged_runs"]:
+        print(f"damaged: {why}")
     run = answer["run"]
     if run is None:
         print("no run yet")

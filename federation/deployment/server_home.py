@@ -19,9 +19,9 @@ from federation.contract import NAME, Contract, Federation, Name, Site, Training
 from federation.deployment import keys
 from federation.deployment.app_bundle import bundle_hash
 from federation.events import AUDIT, record
-from federation.invitation import Invitation, write_invitation
+from federation.invitation import RUNS, Invitation, write_invitation
 from federation.register import Node, read_nodes
-from federation.run_folder import RunFolder, runs_in
+from federation.run_folder import RunFolder, damaged_runs_in, runs_in
 from federation.tables import Table, parse_table, read_toml
 
 SERVER_HEAD = "# Where the server listens, and the names or addresses by which sites reach it: the first one is used.\n"
@@ -50,9 +50,10 @@ class ServerFile(Table):
 
 
 class FederationFile(Table):
-    """``federation.toml`` of a server: a FED.toml without its sites."""
+    """``federation.toml`` of a server: a FED.toml without its sites, and how many runs the sites are told of."""
 
     name: Name
+    runs: int = Field(RUNS, ge=1)
     contract: Contract = Contract()
     training: Training = Training()
 
@@ -148,6 +149,7 @@ class ServerHome:
             certificate=(self.path / "authority.pem").read_text(),
             contract=self.federation.contract,
             training=self.federation.training,
+            runs=self.federation.runs,
         )
         write_invitation(path, invitation)
         return before != path.read_bytes()
@@ -261,6 +263,10 @@ class ServerHome:
     def runs(self) -> Sequence[RunFolder]:
         """Open all runs, the oldest first."""
         return runs_in(self.path / "runs")
+
+    def damaged_runs(self) -> dict[Path, str]:
+        """Return the runs that cannot be opened, and why."""
+        return damaged_runs_in(self.path / "runs")
 
 
 def _public_keys(folder: Path) -> dict[str, Path]:

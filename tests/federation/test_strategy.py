@@ -567,3 +567,16 @@ def test_one_site_does_not_make_the_layers_longer_round_after_round(tmp_path, pr
         lengths.append(sum(float(v.square().sum()) for v in run.load_common(number).values()) ** 0.5)
     assert max(lengths) < 10 * start
     assert "believed" in next(row["status"] for row in history(run) if row["site"] == "south" and row["round"] == "6")
+
+
+def test_a_site_does_not_go_back_in_a_run(make_run):
+    """The attack: the server sends round 1 again, and the private layers of newer rounds were written over."""
+    run = make_run()
+    federate(LoopGrid(run), run)
+    kept = {path: path.read_bytes() for path in run.path.glob("sites/*/private*")}
+    (run.path / "common" / "round-0002.safetensors").unlink()
+    (run.path / "common" / "round-0001.safetensors").unlink()
+    with pytest.raises(RunFailed, match="0 of 2 sites answered well"):
+        federate(LoopGrid(run), run)
+    assert "goes back to round 1, but this site has trained round 2" in run.site("north").failure()
+    assert kept == {path: path.read_bytes() for path in run.path.glob("sites/*/private*")}

@@ -8,6 +8,7 @@ import tomli_w
 from conftest import tiny_toml
 
 from data.errors import InputError
+from experiments.deploy import reopen, status
 from federation.contract import Contract
 from federation.deployment import app_bundle
 from federation.deployment.keys import check_site_key, hosts, make_site_key
@@ -16,6 +17,7 @@ from federation.deployment.server_home import FederationFile, ServerFile, Server
 from federation.invitation import read_invitation
 from federation.privacy.ledger import Ledger
 from federation.register import Node, read_nodes, write_nodes
+from federation.run_folder import RunFolder
 from federation.site_home import OtherContract, SiteHome
 from federation.tables import read_toml
 
@@ -148,6 +150,39 @@ def test_a_new_invitation_is_the_remedy_for_another_contract(server, site):
         SiteHome(site).open_run("c" * 32, 3, digest)
     path.write_text(right)
     assert SiteHome(site).open_run("c" * 32, 3, digest)[0].federation.contract.width == 50
+
+
+def test_a_site_takes_part_in_as_many_runs_as_were_announced(server, site):
+    """The attack: a server invents run after run, each of them another try on the same trials."""
+    path = site / "invitation.toml"
+    path.write_text(path.read_text().replace("runs = 20", "runs = 2"))
+    digest = SiteHome(site).federation.digest()
+    for run in "ab":
+        SiteHome(site).open_run(run * 32, 3, digest)
+    SiteHome(site).open_run("b" * 32, 3, digest)  # it goes on
+    with pytest.raises(InputError, match="taken part in 2 under this contract, as many as the invitation announces"):
+        SiteHome(site).open_run("c" * 32, 3, digest)
+    assert not (site / "runs" / ("c" * 32)).exists()
+
+
+def test_scores_of_one_run_leave_under_a_contract(site):
+    home = SiteHome(site)
+    assert home.lets_scores_out("d1", "a") and home.lets_scores_out("d1", "a")  # resumed
+    assert not home.lets_scores_out("d1", "b") and home.lets_scores_out("d2", "b")
+
+
+def test_one_damaged_run_does_not_hide_the_others(server, site):
+    server.add_site(site / "north.pub")
+    whole = server.federation_of_sites(rounds=3)
+    for name in ("tiny-1", "tiny-2", "tiny-3"):
+        RunFolder.create(server.path / "runs" / name, whole, server.path / "prepared", 1)
+    (server.path / "runs" / "tiny-2" / "environment.json").write_text("{")
+    assert [run.path.name for run in server.runs()] == ["tiny-1", "tiny-3"]
+    (why,) = status(server)["damaged_runs"]
+    assert "tiny-2: environment.json is missing or damaged" in why
+    (server.path / "runs" / "tiny-3" / "environment.json").write_text("{")
+    with pytest.raises(InputError, match="to go on with tiny-1 instead, move tiny-2 away"):
+        reopen(server, 0.0, print)
 
 
 def test_a_run_that_was_cut_off_before_it_began_begins_again(site):
