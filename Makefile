@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-deployment lint docs figures clean
+.PHONY: demo test test-deployment lint docs dist figures soak clean
 
 demo: $(VENV)/.installed
 	$(BIN)/mfscsn demo
@@ -17,6 +17,15 @@ test-deployment: $(VENV)/.installed
 
 docs: $(VENV)/.installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir dist/docs
+
+# The wheel, the source, and what is in an environment that has just them: an SBOM (CycloneDX)
+dist: $(VENV)/.installed
+	$(BIN)/pip install --quiet '.[dist]'
+	$(BIN)/python -m build --outdir dist
+	rm -rf dist/environment && $(BIN)/python -m venv dist/environment
+	dist/environment/bin/pip install --quiet dist/*.whl
+	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-file dist/mfscsn.cdx.json dist/environment
+	rm -rf dist/environment
 
 figures: $(VENV)/.installed
 	$(BIN)/python -P docs/figures.py

@@ -2,8 +2,9 @@
 
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 
-from data.errors import FailedError, InputError
+from data.errors import FailedError, InputError, nearest
 from data.files import replaced
 from experiments.progress import Progress
 from experiments.simulate import round_line
@@ -40,7 +41,12 @@ def begin(home: ServerHome, rounds: int | None, wait: float, report: Callable[[P
     wait_for_sites(home, federation.min_sites, wait, report)
     path = home.path / "runs" / f"{federation.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     # No trials are prepared at a server; whoever looks for them finds nothing
-    return RunFolder.create(path, federation, home.path / "prepared", threads=1)
+    run = RunFolder.create(path, federation, home.path / "prepared", threads=1)
+    home.record(
+        "run", run=run.path.name, id=run.run_id, contract=federation.digest(), rounds=federation.training.rounds,
+        sites=list(home.sites()),
+    )  # fmt: skip
+    return run
 
 
 def reopen(home: ServerHome, wait: float, report: Callable[[Progress], None]) -> RunFolder:
@@ -52,6 +58,10 @@ def reopen(home: ServerHome, wait: float, report: Callable[[Progress], None]) ->
     for path, why in home.damaged_runs().items():
         if path.name > run.path.name:  # names end with the time
             raise InputError(f"{why}; to go on with {run.path.name} instead, move {path.name} away")
+    if (by := run.environment["packages"].get("mfscsn")) != (ours := version("mfscsn")):
+        raise InputError(
+            f"{run.path}: was begun with mfscsn {by}, this is {ours}; end it with {by}, or begin a new run"
+        )
     same = {"contract", "training"}
     before, after = (f.model_dump(include=same, exclude={"training": {"rounds"}}) for f in (run.federation, now))
     change = first_difference(before, after)
@@ -62,6 +72,33 @@ def reopen(home: ServerHome, wait: float, report: Callable[[Progress], None]) ->
     if not _goes_on(run, running_server(home)):
         wait_for_sites(home, now.min_sites, wait, report)
     return run
+
+
+def rollback(home: ServerHome, number: int, name: str | None = None) -> RunFolder:
+    """Begin another run from an earlier round of one, the newest when none is named; that one stays as it is.
+
+    Sites go on in a run and never back, so it is a run of its own, in which their private layers begin anew.
+
+    Raises
+    ------
+    InputError
+        When there is no such run or round, or a run is going on.
+    """
+    runs = {run.path.name: run for run in home.runs()}
+    if not runs:
+        raise InputError(f"{home.path}: no run to go back in")
+    if name is not None and name not in runs:
+        raise InputError(f"{home.path}: no run {name!r}{nearest(name, list(runs))}; there are {', '.join(runs)}")
+    run = runs[name] if name is not None else list(runs.values())[-1]
+    if run.is_locked("server"):
+        raise InputError(f"{run.path}: this run goes on; end it with `mfscsn server stop` first")
+    if number not in run.kept_rounds():
+        raise InputError(f"{run.path}: no round {number}; there are 1 to {run.last_round()}")
+    path = home.path / "runs" / f"{run.federation.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    began = RunFolder.create(path, run.federation, run.store, threads=1)
+    began.begin_from(run, number)
+    home.record("rollback", run=began.path.name, of=run.path.name, round=number)
+    return began
 
 
 def train_deployed(home: ServerHome, run: RunFolder, report: Callable[[Progress], None]) -> None:

@@ -12,7 +12,7 @@ from flwr.clientapp import ClientApp
 
 from data.errors import InputError
 from federation.contract import Site
-from federation.events import event
+from federation.events import AUDIT, event, record
 from federation.messages import (
     BUDGET_SPENT,
     COMMON,
@@ -163,7 +163,11 @@ def _answer(
         if (_config(message)["contract"], _config(message)["run"]) != (run.federation.digest(), run.run_id):
             raise OtherContract("the server holds another contract; ask for its invitation again")
         folder.forget_failure()
-        return Message(work(message, run, site, folder), reply_to=message)
+        content = work(message, run, site, folder)
+        if (home := context.node_config.get("site")) is not None:
+            leaves = {key: sorted(records) for key, records in content.items()}
+            record(Path(str(home)) / AUDIT, "left", run=run.run_id, round=number, records=leaves)
+        return Message(content, reply_to=message)
     except OtherContract as error:
         line = f"round {number}: refused, {error}"
         event(line) if folder is None else folder.log(line)

@@ -161,6 +161,15 @@ class RunFolder:
             (self._common / f"server-optimiser-{round_number - 2:04d}.safetensors").unlink(missing_ok=True)
         self.keep_common(round_number, common)
 
+    def begin_from(self, other: "RunFolder", round_number: int) -> None:
+        """Take another run's history, layers and server optimiser up to a round, as if they were this run's."""
+        kept = [row for row in other.history() if int(row["round"]) <= round_number]
+        _write_rows(self.path / "history.csv", HISTORY, kept)
+        about = {"run": self.run_id, "round": str(round_number)}
+        if optimiser := other.load_server_optimiser(round_number):
+            write_tensors(self._common / f"server-optimiser-{round_number:04d}.safetensors", optimiser, about)
+        self.keep_common(round_number, other.load_common(round_number))
+
     def keep_common(self, round_number: int, common: Mapping[str, Tensor]) -> None:
         """Keep the common layers as they were averaged in a round."""
         about = {"run": self.run_id, "round": str(round_number)}

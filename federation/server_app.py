@@ -7,6 +7,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from data.errors import InputError
 from federation.contract import load_federation
+from federation.patience import PatientGrid
 from federation.run_folder import RunFolder, run_path
 from federation.site_network import server_network
 from federation.strategy import RoundFailed, RunFailed, make_strategy
@@ -24,7 +25,7 @@ def main(grid: Grid, context: Context) -> None:
     with run.locked("server", wait=30.0):
         try:
             if register:
-                deploy(grid, run, Path(register))
+                deploy(PatientGrid(grid, run.federation.min_sites), run, Path(register))  # type: ignore[arg-type]
             else:
                 federate(grid, run)
         except Exception as error:

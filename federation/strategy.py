@@ -16,6 +16,7 @@ from flwr.serverapp.strategy import FedAdam, FedAvg, FedMedian, FedProx, FedTrim
 
 from data.errors import FailedError
 from federation.contract import Contract
+from federation.events import AUDIT, record
 from federation.messages import (
     COMMON,
     CONFIG,
@@ -152,6 +153,8 @@ class CheckedStrategy(FedAvg):
             for row in history:
                 if row["site"] in good:
                     row["distance"] = _distance(good[row["site"]].content.array_records[COMMON], layers)
+        if self.nodes is not None:
+            record(self.nodes.parent / AUDIT, "round", run=self.run.path.name, round=number, sites=status)
         self.run.finish_round(number, layers, self._optimiser_state(), history, [timing[name] for name in sorted(good)])
         return ArrayRecord(layers), None
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, suggest_commands=False, help="Coordinate separate sites (docs/deployment.md).")
 
+SOON = 30  # days before a certificate ends, from which on it is said
 CHANGED = "the contract or the version changed: send invitation.toml to all sites again"
 Home = Annotated[Path, typer.Argument(help="The server's folder.", metavar="DIR", show_default=False)]
 
@@ -99,6 +100,7 @@ def _agreed(home: Path, like: Path | None, n_sites: int | None) -> "FederationFi
 def run(home: Home) -> None:
     """Serve until ended: sites connect over TLS with registered keys; `train` starts runs."""
     from data.files import locked
+    from federation.deployment.keys import days_left
     from federation.deployment.server_home import ServerHome
     from federation.events import event
     from federation.guard import end_guarded, flower_environment, start_guarded
@@ -107,6 +109,9 @@ def run(home: Home) -> None:
     with locked(opened.path, "run", f"{opened.path}: this server runs already"):
         if opened.ready():
             event(CHANGED)
+        for name in ("server.pem", "authority.pem"):
+            if (days := days_left(opened.path / name)) < SOON:
+                event(f"{name} ends in {days} days; {'renew it with `mfscsn server renew`' * (name == 'server.pem')}")
         opened.flower.mkdir(exist_ok=True, mode=0o700)
         # What Flower's own processes print besides warnings is of no use here
         environment = flower_environment(opened.flower) | {"FLWR_LOG_LEVEL": "WARNING"}
@@ -182,6 +187,64 @@ def train(
     site_score_table(started.site_scores())
     secure_line(started.secure_aggregation())
     typer.echo(f"run folder: {_shown(started.path)}\nreport: {_shown(report(started))}")
+
+
+@app.command()
+def rollback(
+    home: Home,
+    number: Annotated[int, typer.Option("--round", min=1, help="To go on from.", show_default=False)],
+    run_name: Annotated[
+        str | None, typer.Option("--run", help="Of a run in DIR/runs; the newest when left out.", metavar="NAME")
+    ] = None,
+) -> None:
+    """Begin a new run from an earlier round; the old run stays as it is."""
+    from experiments.deploy import rollback as go_back
+    from federation.deployment.server_home import ServerHome
+
+    began = go_back(ServerHome(home), number, run_name)
+    typer.echo(
+        f"a new run begins after round {number}: {_shown(began.path)}; sites' private layers begin anew in it"
+        f"\ngo on with: mfscsn server train {_shown(home)} --resume"
+    )
+
+
+@app.command()
+def renew(home: Home) -> None:
+    """Make another certificate for the server, in place of one that ends soon; no site needs a new invitation."""
+    from federation.deployment.server_home import ServerHome
+
+    days = ServerHome(home).renew()
+    typer.echo(f"the new certificate lasts {days} days; a running server shows it when it is started again")
+
+
+@app.command()
+def backup(
+    home: Home,
+    to: Annotated[Path, typer.Option(help="File to write, .tar.gz.", metavar="FILE", show_default=False)],
+) -> None:
+    """Write all of the server's folder to one file; the server may run meanwhile. Keep it as secret as the folder."""
+    from federation.deployment.backup import back_up
+    from federation.deployment.server_home import ServerHome
+
+    back_up(ServerHome(home), to)
+    typer.echo(f"backup: {_shown(to)}, {to.stat().st_size / 1e6:.1f} MB; it holds private keys")
+
+
+@app.command()
+def restore(
+    file: Annotated[Path, typer.Argument(help="What `backup` wrote.", metavar="FILE", show_default=False)],
+    home: Annotated[Path, typer.Argument(help="A new or empty folder.", metavar="DIR", show_default=False)],
+) -> None:
+    """Put a backup back; sites find this server by the same name, port and certificate."""
+    from federation.deployment.backup import restore as put_back
+
+    made = put_back(file, home)
+    runs = made.runs()
+    last = f"; newest run: {_shown(runs[-1].path)}, round {runs[-1].last_round()}" if runs else ""
+    typer.echo(f"restored: {_shown(made.path)}, {len(made.sites())} sites registered{last}")
+    typer.echo(
+        "a site goes on in a run and never back: where rounds were lost, begin with `mfscsn server rollback` or anew"
+    )
 
 
 @app.command()

@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, suggest_commands=False, help="Take part in a federation (docs/deployment.md).")
 
+
+@app.callback()
+def _for_its_owner_alone(context: typer.Context) -> None:
+    before = os.umask(0o077)  # whatever a site's files are, nobody else reads them
+    context.call_on_close(lambda: os.umask(before))
+
+
 Home = Annotated[Path, typer.Argument(help="The site's folder.", metavar="DIR", show_default=False)]
 SITE_FILE = """\
 # What this site trains on, and what may leave it. `mfscsn site check` reads this file and says what it means.
@@ -163,6 +170,15 @@ def evaluate(
     score_table(score_run(opened))
     harm_lines(opened)
     typer.echo(f"scores: {_shown(opened.path / 'scores.csv')}\nreport: {_shown(report(opened))}")
+
+
+@app.command()
+def metrics(home: Home) -> None:
+    """Print what this site's own monitor may read, in Prometheus's format: runs, rounds, epsilon."""
+    from federation.deployment.metrics import site_metrics
+    from federation.site_home import SiteHome
+
+    typer.echo(site_metrics(SiteHome(home)).decode(), nl=False)
 
 
 @app.command("new-key")

@@ -56,6 +56,7 @@ class Door:
         self.app, self.answers = app, answers
         self.nodes: Mapping[bytes, int] = {}  # of registered keys
         self.heard: dict[int, float] = {}  # when a node last asked
+        self.n_bytes: dict[int, int] = {}  # taken from a node
         self.known: set[tuple[str, int]] = set()  # other ends of connections on which a registered key has signed
         self.strangers: dict[tuple[str, int], Connection] = {}  # other connections, the oldest first
 
@@ -89,6 +90,7 @@ class Door:
         self.strangers.pop(scope["client"], None)
         self.known.add(scope["client"])
         body = await _whole(receive, longest)
+        self.n_bytes[node] = self.n_bytes.get(node, 0) + len(body)
         if path == REPLIES:
             await asyncio.to_thread(self._check_replies, body, node)
         return _again(body, receive)

@@ -42,11 +42,14 @@ class ServerFile(Table):
         That sites dial to.
     listen : str
         Address of this machine to listen on.
+    command_port : int
+        Of 127.0.0.1, for this machine's commands and ``GET /metrics``; 0 takes a free one at every start.
     """
 
     hosts: list[str] = Field(min_length=1)
     port: int = Field(9092, ge=1, le=65535)
     listen: str = "0.0.0.0"
+    command_port: int = Field(0, ge=0, le=65535)
 
 
 class FederationFile(Table):
@@ -154,6 +157,28 @@ class ServerHome:
         write_invitation(path, invitation)
         return before != path.read_bytes()
 
+    def renew(self) -> int:
+        """Make another certificate, in place of one that ends soon; return the days that it lasts.
+
+        Raises
+        ------
+        InputError
+            When the authority's key is not here, or the authority itself ends before.
+        """
+        authority, authority_key = self.path / "authority.pem", self.path / "authority.key"
+        if not authority_key.exists():
+            raise InputError(
+                f"{authority_key}: not here; put another server.pem and server.key into {self.path}, signed by the"
+                " authority that the invitation names"
+            )
+        new, new_key = self.path / "server.pem.new", self.path / "server.key.new"
+        for path in (new, new_key):
+            path.unlink(missing_ok=True)
+        keys.make_server_certificate(self.server.hosts, authority, authority_key, new, new_key)
+        new_key.replace(self.path / "server.key")
+        new.replace(self.path / "server.pem")
+        return keys.days_left(self.path / "server.pem")
+
     def _names_hosts(self, certificate: Path) -> bool:
         return set(self.server.hosts) <= keys.hosts(certificate)
 
@@ -248,7 +273,11 @@ class ServerHome:
 
     def connected(self) -> dict[str, Node]:
         """Return the registered sites as the server saw them last."""
-        return {node.site: node for node in read_nodes(self.nodes).values()}
+        return {node.site: node for node in self.nodes_now().values()}
+
+    def nodes_now(self) -> dict[int, Node]:
+        """Return the same by Flower's number of the node."""
+        return read_nodes(self.nodes)
 
     def command_port(self) -> int | None:
         """Return the port of 127.0.0.1 where the running server takes commands; None when it never ran."""

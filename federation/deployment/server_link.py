@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+from fastapi.responses import PlainTextResponse
 from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL, NOOP_ACCOUNT_NAME, NOOP_FLWR_AID, TRANSPORT_TYPE_GRPC_RERE
 from flwr.supercore import sql_mixin
 from flwr.supercore.constant import NodeStatus
@@ -33,6 +34,7 @@ from data.errors import InputError
 from data.files import replaced
 from federation.deployment.door import Door, connections_of
 from federation.deployment.keys import read_public_key
+from federation.deployment.metrics import server_metrics
 from federation.deployment.server_home import ServerHome
 from federation.events import event
 from federation.guard import free_port
@@ -64,7 +66,7 @@ def serve(home: ServerHome, say: Callable[[str], object]) -> None:
         control_address="",
         health_server_address=None,
         host="127.0.0.1",
-        port=free_port(),
+        port=home.server.command_port or free_port(),
         insecure=True,
         certificates=None,
         superexec_auth_secret=None,
@@ -86,6 +88,7 @@ def serve(home: ServerHome, say: Callable[[str], object]) -> None:
     )
     app = create_app(config, SuperLinkLifespan)
     door = Door(app, lambda message, node: _was_sent(app.state.linkstate_factory.state(), message, node))
+    app.add_api_route("/metrics", lambda: PlainTextResponse(server_metrics(home, door.n_bytes)))
     quiet: dict[str, Any] = {"log_config": None, "access_log": False}
     commands = uvicorn.Server(uvicorn.Config(app, host=config.host, port=config.port, **quiet))
     sites = uvicorn.Server(

@@ -1,0 +1,61 @@
+"""A round does not wait for its slowest site: around a deployment's grid, late replies are given up.
+
+A silent site would cost every round the whole deadline. Here a round ends when enough sites have answered and the
+others take many times as long as the median one; and the deadline itself follows from the rounds that were measured.
+"""
+
+import time
+from collections.abc import Iterable
+from statistics import median
+from typing import Any
+
+from flwr.app import Message
+
+POLL_SECONDS = 0.2
+SLOW, GRACE_SECONDS = 5.0, 60.0  # over the median answer's seconds; but so many seconds at least
+LONG, SHORTEST_DEADLINE = 20.0, 600.0  # over the median round's seconds; but so many seconds at least
+
+
+class PatientGrid:
+    """A grid that waits for enough replies, and for others as long as their sites are not far slower.
+
+    Parameters
+    ----------
+    grid : Grid
+        Flower's.
+    fewest : int
+        Good replies without which it waits for the whole deadline.
+    """
+
+    def __init__(self, grid: Any, fewest: int):
+        self.grid, self.fewest = grid, fewest
+        self.rounds: list[float] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.grid, name)
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        """Send messages; return the replies that came in time."""
+        began, waiting = time.monotonic(), set(self.grid.push_messages(messages))
+        replies: list[Message] = []
+        seconds: list[float] = []
+        while waiting:
+            for reply in self.grid.pull_messages(waiting):
+                waiting.discard(reply.metadata.reply_to_message_id)
+                replies.append(reply)
+                if not reply.has_error():
+                    seconds.append(time.monotonic() - began)
+            if not waiting or time.monotonic() - began > self._longest(seconds, timeout):
+                break
+            time.sleep(POLL_SECONDS)
+        self.rounds.append(time.monotonic() - began)
+        return replies
+
+    def _longest(self, seconds: list[float], timeout: float | None) -> float:
+        """Return how long to wait, after answers that took so many seconds."""
+        longest = float("inf") if timeout is None else timeout
+        if self.rounds:
+            longest = min(longest, max(SHORTEST_DEADLINE, LONG * median(self.rounds)))
+        if len(seconds) >= self.fewest:
+            longest = min(longest, max(GRACE_SECONDS, SLOW * median(seconds)))
+        return longest

@@ -1,0 +1,69 @@
+"""A round waits for enough sites, and not for one that is silent."""
+
+import time
+
+import pytest
+from flwr.app import Error, Message, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
+
+from federation import patience
+from federation.patience import PatientGrid
+
+
+class Slow:
+    """A grid whose node k answers after so many seconds; None: never."""
+
+    def __init__(self, seconds, failed=()):
+        self.seconds, self.failed = seconds, failed
+
+    def push_messages(self, messages):
+        self.began, self.sent = time.monotonic(), {}
+        for number, message in enumerate(messages):
+            message.metadata.__dict__["_message_id"] = str(number)
+            self.sent[str(number)] = message
+        return list(self.sent)
+
+    def pull_messages(self, numbers):
+        replies = []
+        for number in sorted(numbers):
+            after = self.seconds[int(number)]
+            if after is not None and time.monotonic() > self.began + after:
+                content = Error(1, "") if int(number) in self.failed else RecordDict()
+                replies.append(Message(content, reply_to=self.sent[number]))
+        return replies
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    for name, value in (("POLL_SECONDS", 0.01), ("GRACE_SECONDS", 0.3), ("SHORTEST_DEADLINE", 0.6)):
+        monkeypatch.setattr(patience, name, value)
+    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1  # from which Flower takes a sender
+
+
+def messages(n):
+    return [Message(RecordDict(), dst_node_id=node, message_type="train") for node in range(1, n + 1)]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "failed", "fewest", "come"),
+    [
+        ([0.0, 0.1, 0.2], (), 2, 3),  # all
+        ([0.0, 0.0, None], (), 2, 2),  # one is silent: not for the deadline
+        ([0.1, 0.1, 0.4], (), 2, 3),  # one is slow, by less than the multiple
+        ([0.0, None, None], (), 2, 1),  # too few: for the deadline
+        ([0.0, 0.0, None], (1,), 2, 2),  # a failure is no answer
+    ],
+)
+def test_a_round_ends_when_enough_have_answered_and_the_rest_are_far_slower(seconds, failed, fewest, come):
+    grid, began = PatientGrid(Slow(seconds, failed), fewest), time.monotonic()
+    replies = grid.send_and_receive(messages(len(seconds)), timeout=3.0)
+    assert len(replies) == come
+    whole_deadline = len([s for k, s in enumerate(seconds) if s is not None and k not in failed]) < fewest
+    assert (time.monotonic() - began >= 3.0) == whole_deadline
+
+
+def test_the_deadline_follows_from_the_rounds_that_were_measured():
+    grid = PatientGrid(Slow([0.0, 0.0]), 2)
+    grid.send_and_receive(messages(2), timeout=3600.0)
+    grid.grid.seconds = [0.0, None]
+    assert len(grid.send_and_receive(messages(2), timeout=3600.0)) == 1  # it ends
