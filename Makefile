@@ -15,6 +15,10 @@ test: $(VENV)/.installed lint
 test-deployment: $(VENV)/.installed
 	$(BIN)/python -P -m pytest -n 2 --dist loadscope tests/deployment
 
+# 200 rounds while something breaks every minute; about forty minutes
+soak: $(VENV)/.installed
+	$(BIN)/python -P tests/soak.py
+
 docs: $(VENV)/.installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir dist/docs
 

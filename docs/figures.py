@@ -20,7 +20,7 @@ from mfscsn.common_space import ELECTRODES, positions
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, IMAGES = ROOT / "experiments" / "benchmark" / "results", ROOT / "docs" / "images"
 SHOWN = ("centres.svg", "openmi.svg", "openmi-five-price.svg")
-BENCHES = ("centres", "centres-no-label", "centres-unseen", "openmi", "subjects", "new-site")
+BENCHES = ("centres", "centres-no-label", "centres-unseen", "centres-of-three", "openmi", "subjects", "new-site")
 PAGES = ("README.md", "docs/centres.md", "docs/benchmark.md")
 HEADSETS = {
     "3 channels": ("C3", "Cz", "C4"),
@@ -36,6 +36,13 @@ SUBJECTS = "joining, a subject at a time"
 # README's tables: some rows of a benchmark, and what they are
 ROWS = re.compile(r"<!-- rows: (\S+) -->\n.*?<!-- end -->\n", re.S)
 METHODS = {
+    "centres-of-three": {
+        "own-adaptive": ": a subject's own 15 trials",
+        "site-weighted-adaptive": ": a linear classifier on the site's three subjects",
+        "mf-scsn-unshared": ": the same network, nothing shared",
+        "site-averaged": ": the mean of those two, the strongest unshared",
+        "mf-scsn": "",
+    },
     "centres": {
         "own-filter-bank-tangent-space": ": a subject's own 15 trials, pyRiemann",
         "site-weighted-adaptive": ": a linear classifier on one site's subjects, own headset",
@@ -88,7 +95,7 @@ def with_printed(text: str) -> str:
 
 
 def with_rows(text: str) -> str:
-    """Return the README's text with its tables of benchmarks in their places."""
+    """Return a page's text with its tables of benchmarks in their places."""
 
     def anew(found: re.Match[str]) -> str:
         name = found[1]
@@ -132,7 +139,5 @@ if __name__ == "__main__":
         subprocess.run([Path(sys.executable).with_name("mfscsn"), "benchmark", toml], cwd=ROOT, check=True)
     for name in SHOWN:
         shutil.copyfile(RESULTS / name, IMAGES / name)
-    readme = ROOT / "README.md"
-    readme.write_text(with_rows(readme.read_text()))
     for page in PAGES:
-        (ROOT / page).write_text(with_printed((ROOT / page).read_text()))
+        (ROOT / page).write_text(with_rows(with_printed((ROOT / page).read_text())))

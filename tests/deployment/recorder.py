@@ -39,7 +39,10 @@ class Recorder:
                 {
                     "type": "http.response.start",
                     "status": answer.status_code,
-                    "headers": [(b"content-type", kind.encode())],
+                    "headers": [
+                        (b"content-type", kind.encode()),
+                        (b"content-length", str(len(answer.content)).encode()),  # a site takes no answer without
+                    ],
                 }
             )
             await send({"type": "http.response.body", "body": answer.content})
