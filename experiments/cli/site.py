@@ -220,9 +220,9 @@ def forget(
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
             typer.echo(f"{'removed' if chosen else f'kept (--{option} removes)'}: {words}, {size:.1f} MB")
     typer.echo(
-        "The recordings are not touched. The server keeps the common layers of the rounds that this site took part in:"
-        " they are averages over sites, and nothing can be taken out of them again. To leave for good, ask the"
-        f" coordinator to remove {opened.site.name}.pub from the register."
+        "The recordings are not touched, and audit.jsonl keeps when what has left. The server keeps the common layers"
+        " of the rounds that this site took part in: they are averages over sites, and nothing can be taken out of them"
+        f" again. To leave for good, ask the coordinator for `mfscsn server remove-site SERVER {opened.site.name}`."
     )
 
 
