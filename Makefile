@@ -24,7 +24,7 @@ docs: $(VENV)/.installed
 
 # The wheel, the source, and what is in an environment that has just them: an SBOM (CycloneDX)
 dist: $(VENV)/.installed
-	$(BIN)/pip install --quiet '.[dist]'
+	$(BIN)/pip install --quiet --editable '.[dist]'
 	$(BIN)/python -m build --outdir dist
 	rm -rf dist/environment && $(BIN)/python -m venv dist/environment
 	dist/environment/bin/pip install --quiet dist/*.whl

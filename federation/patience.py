@@ -11,7 +11,7 @@ from typing import Any
 
 from flwr.app import Message
 
-POLL_SECONDS = 0.2
+POLL_SECONDS = 0.5  # less is load: a site asks every three seconds
 SLOW, GRACE_SECONDS = 5.0, 60.0  # over the median answer's seconds; but so many seconds at least
 LONG, SHORTEST_DEADLINE = 20.0, 600.0  # over the median round's seconds; but so many seconds at least
 
