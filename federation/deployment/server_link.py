@@ -169,6 +169,7 @@ class _Register:
         self.nodes = home.nodes_before()
         self.written = 0.0
         self.missing: set[str] = set()
+        self.told: set[str] = set()
 
     def keep(self, ended: threading.Event) -> None:
         """Bring it up to date as long as the server runs."""
@@ -220,8 +221,9 @@ class _Register:
             try:
                 keys[public_key_to_bytes(read_public_key(path)[0])] = name
             except InputError as error:
-                if name not in self.missing:
-                    logging.getLogger("flwr").error("%s", error)
+                if str(error) not in self.told:
+                    self.told.add(str(error))
+                    self.say(str(error))
         return keys
 
     def _node(self, info: Any, site: str) -> Node:

@@ -8,6 +8,7 @@ import ssl
 import threading
 import time
 from base64 import b64encode
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -19,7 +20,9 @@ from flwr.supercore.primitives.asymmetric import public_key_to_bytes, sign_messa
 
 from federation.deployment import door as door_module
 from federation.deployment.door import Door, connections_of
-from federation.deployment.keys import make_authority, make_server_certificate
+from federation.deployment.keys import make_authority, make_server_certificate, make_site_key
+from federation.deployment.server_home import FederationFile, ServerFile, ServerHome
+from federation.deployment.server_link import _Register
 
 NODE, OTHER, SERVER = 77, 78, 1
 
@@ -191,3 +194,50 @@ def test_a_body_that_never_comes_whole_ends(monkeypatch):
     with pytest.raises(door_module.Refused) as caught:
         asyncio.run(door_module._whole(receive, 100))
     assert caught.value.status == 408
+
+
+class Register:
+    """Flower's state, as far as the register uses it."""
+
+    def __init__(self):
+        self.nodes = {}
+
+    def get_node_info(self, owner_aids):
+        return list(self.nodes.values())
+
+    def create_node(self, aid, name, key, interval):
+        assert key not in self.nodes, "Flower takes no key twice"
+        self.nodes[key] = SimpleNamespace(node_id=len(self.nodes) + 1, public_key=key, status="online")
+
+    def deactivate_node(self, node_id):
+        next(node for node in self.nodes.values() if node.node_id == node_id).status = "offline"
+
+
+def test_a_key_goes_by_command_alone(tmp_path):
+    """`sites/` was away for ten seconds, and every hospital's key was revoked for good."""
+    made = ServerHome.create(tmp_path / "server", ServerFile(hosts=["127.0.0.1"]), FederationFile(name="tiny"))
+    make_site_key("north", tmp_path / "site.key", tmp_path / "north.pub")
+    made.add_site(tmp_path / "north.pub")
+    said, door, state = [], Door(None, lambda message, node: False), Register()
+    register = _Register(made, state, door, said.append)
+    register.update()
+    (key,) = door.nodes
+    (made.path / "sites").rename(made.path / "away")
+    register.update()
+    register.update()
+    assert key in door.nodes and len([line for line in said if "it stays registered" in line]) == 1
+    again = _Register(made, state, door, said.append)  # a restart meanwhile
+    again.update()
+    assert key in door.nodes
+    (made.path / "away").rename(made.path / "sites")
+    (made.path / "sites" / "north.pub").write_bytes(b"no key")
+    register.update()
+    register.update()
+    assert key in door.nodes and len([line for line in said if "north.pub: " in line]) == 1
+    (made.path / "sites" / "north.pub").write_bytes((tmp_path / "north.pub").read_bytes())
+    made.remove_site("north")
+    register.update()
+    assert not door.nodes and state.nodes[key].status == "offline"
+    made.add_site(made.path / "removed" / "north-1.pub", "north")
+    register.update()
+    assert list(door.nodes) == [key]  # as it was, without another key
