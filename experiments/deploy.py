@@ -160,6 +160,11 @@ def follow_rounds(run: RunFolder, link: SuperLink, flower_run: str, report: Call
 
 
 def _failure(run: RunFolder, link: SuperLink, flower_run: str) -> FailedError:
+    if not link.alive() and run.failure() is None:
+        return FailedError(
+            f"the server ended after round {run.last_round()}; start it again with `mfscsn server run`, then go on with"
+            " `mfscsn server train --resume`"
+        )
     if link.alive():
         link.save_log(flower_run, run.path / "flower.log")
     reason = run.failure() or "Flower ended without a word"

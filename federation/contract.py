@@ -146,13 +146,15 @@ class Contract(Table):
         """Whether the server can do with the sum of the sites' layers."""
         return self.strategy not in ROBUST and self.share != "none"
 
-    @property
-    def fewest_replies(self) -> int:
-        """Replies that the strategy needs in a round to bear `n_byzantine` of them; 0 where it bears none.
+    def fewest_replies(self, left_out: int = 0) -> int:
+        """Return how many replies the strategy needs in a round to bear `n_byzantine` of them; 0 where it bears none.
+
+        Replies that were left out for what they hold are no longer among those to bear.
 
         Krum: Blanchard et al. 2017, NeurIPS. Trimmed mean: Yin et al. 2018, ICML.
         """
-        return {"krum": 2 * self.n_byzantine + 3, "fedtrimmedavg": 2 * self.n_byzantine + 1}.get(self.strategy, 0)
+        n_byzantine = max(0, self.n_byzantine - left_out)
+        return {"krum": 2 * n_byzantine + 3, "fedtrimmedavg": 2 * n_byzantine + 1}.get(self.strategy, 0)
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -513,10 +515,10 @@ def check_min_sites(federation: Federation, where: str) -> None:
             " knows the other's update, and of three, two that tell know the third's"
         )
     contract = federation.contract
-    if len(federation.site) < contract.fewest_replies:
+    if len(federation.site) < contract.fewest_replies():
         raise InputError(
             f"{where}: strategy {contract.strategy!r} bears n_byzantine = {contract.n_byzantine} among at least"
-            f" {contract.fewest_replies} sites, there are {len(federation.site)}"
+            f" {contract.fewest_replies()} sites, there are {len(federation.site)}"
         )
     if federation.min_sites > len(federation.site):
         raise InputError(

@@ -103,6 +103,7 @@ class CheckedStrategy(FedAvg):
             for site in federation.site
         }
         timing: dict[str, dict[str, Any]] = {}
+        n_bad = 0
         for reply in replies:
             if reply.metadata.src_node_id not in self.asked:  # Flower's own word for a node that went away
                 continue
@@ -112,8 +113,10 @@ class CheckedStrategy(FedAvg):
             status[name] = fault or "ok"
             if fault is None:
                 good[name] = reply
+            elif reply.has_content():
+                n_bad += 1
 
-        self._leave_out_far(good, status)
+        n_bad += self._leave_out_far(good, status)
         weights = self._weights(good)
         history: list[dict[str, Any]] = []
         for name in sorted(status):
@@ -134,13 +137,16 @@ class CheckedStrategy(FedAvg):
                 f"round {number}: {len(good)} of {len(federation.site)} sites answered well,"
                 f" min_sites is {federation.min_sites} ({left_out})"
             )
-        if len(good) < (fewest := federation.contract.fewest_replies):
+        n_byzantine = max(0, federation.contract.n_byzantine - n_bad)  # that may still be among the good ones
+        if len(good) < (fewest := federation.contract.fewest_replies(n_bad)):
             raise RoundFailed(
                 f"round {number}: {len(good)} sites answered well, {federation.contract.strategy} needs {fewest}"
-                f" to bear n_byzantine = {federation.contract.n_byzantine}"
+                f" to bear n_byzantine = {n_byzantine}"
             )
         if isinstance(self, FedTrimmedAvg):  # so many from each end, however many sites are there
-            self.beta = (federation.contract.n_byzantine + 0.1) / len(good)
+            self.beta = (n_byzantine + 0.1) / len(good)
+        if isinstance(self, Krum):
+            self.num_malicious_nodes = n_byzantine
         # The order decides how sums are rounded: by name, the same reply set gives the same average
         arrays, _ = super().aggregate_train(number, [good[name] for name in sorted(good)])
         assert arrays is not None
@@ -158,11 +164,14 @@ class CheckedStrategy(FedAvg):
         self.run.finish_round(number, layers, self._optimiser_state(), history, [timing[name] for name in sorted(good)])
         return ArrayRecord(layers), None
 
-    def _leave_out_far(self, good: dict[str, Message], status: dict[str, str]) -> None:
-        """Take replies out whose update is many times as long as the median one, of this round and of those before."""
+    def _leave_out_far(self, good: dict[str, Message], status: dict[str, str]) -> int:
+        """Take replies out whose update is many times as long as the median one, of this round and those before.
+
+        Return how many.
+        """
         lengths = {name: self._length(reply.content.array_records[COMMON]) for name, reply in good.items()}
         if not lengths:
-            return
+            return 0
         typical = median_low([*self.lengths, *lengths.values()])
         most = max(FAR * typical, NEAR * self.start_norm)
         for name, length in lengths.items():
@@ -173,6 +182,7 @@ class CheckedStrategy(FedAvg):
                 del good[name]
             else:
                 self.lengths.append(length)
+        return len(lengths) - len(good)
 
     def _weights(self, good: dict[str, Message]) -> dict[str, int]:
         """Return what each site counts for: what it says, but no more than so many times what the median one says."""

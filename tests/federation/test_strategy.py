@@ -580,3 +580,18 @@ def test_a_site_does_not_go_back_in_a_run(make_run):
         federate(LoopGrid(run), run)
     assert "goes back to round 1, but this site has trained round 2" in run.site("north").failure()
     assert kept == {path: path.read_bytes() for path in run.path.glob("sites/*/private*")}
+
+
+@pytest.mark.parametrize("strategy", ["krum", "fedtrimmedavg"])
+def test_a_reply_that_was_left_out_need_not_be_borne_again(tmp_path, prepared, strategy):
+    """The attack: one site of five sends layers that nobody takes; Krum needs five replies, and ended the run."""
+    (tmp_path / "five.toml").write_text(five_toml(strategy))
+    run = RunFolder.create(tmp_path / strategy, load_federation(tmp_path / "five.toml"), prepared, 1)
+
+    def absurd(number, site, reply):
+        if site == "site-2":
+            far_away(reply.content)
+        return reply
+
+    federate(LoopGrid(run, absurd), run)
+    assert {row["site"] for row in history(run) if row["status"] != "ok"} == {"site-2"}
