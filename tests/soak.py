@@ -48,7 +48,7 @@ class Soak:
         for name, source in self.sites.items():
             self.d.add_site(name, tiny_site(source))
         self.d.serve()
-        self.d.join(*self.sites)
+        self.d.join(*self.sites, seconds=60.0 * len(self.sites))  # all start at once
         self.train()
 
     def train(self) -> None:
@@ -150,6 +150,7 @@ def main() -> int:
         rows = run.history()
         out = [row for row in rows if row["status"] != "ok"]
         disk = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
+        soak.d.end()  # or they would train beside
         whole, last = unbroken(soak), asked.rounds
         apart = max(
             float((values - whole.load_common(last)[name]).abs().max())
@@ -167,7 +168,8 @@ def main() -> int:
         print("the soak is passed" if good and torch.isfinite(torch.tensor(apart)) else "THE SOAK IS NOT PASSED")
         return 0 if good else 1
     finally:
-        soak.d.end()
+        if any(process.poll() is None for process in soak.d.running.values()):
+            soak.d.end()
 
 
 if __name__ == "__main__":

@@ -110,10 +110,10 @@ class Deployment:
         before = self.said("server").count("listens to sites")
         wait_for(lambda: self.said("server").count("listens to sites") > before)
 
-    def join(self, *names):
+    def join(self, *names, seconds=60.0):
         for name in names:
             self.start("site", name)
-        wait_for(lambda: all(self.connected().get(name) for name in names))
+        wait_for(lambda: all(self.connected().get(name) for name in names), seconds)
 
     def connected(self):
         path = self.server / "nodes.json"
