@@ -4,14 +4,14 @@ import time
 from collections.abc import Callable
 from importlib.metadata import version
 
-from data.errors import FailedError, InputError, nearest
+from data.errors import FailedError, InputError
 from data.files import replaced
 from experiments.progress import Progress
 from experiments.simulate import round_line
 from federation.contract import check_min_sites
 from federation.deployment.server_home import ServerHome
 from federation.deployment.superlink import SuperLink
-from federation.run_folder import RunFolder
+from federation.run_folder import RunFolder, run_in
 from federation.tables import first_difference
 
 POLL_SECONDS = 0.5
@@ -84,12 +84,7 @@ def rollback(home: ServerHome, number: int, name: str | None = None) -> RunFolde
     InputError
         When there is no such run or round, or a run is going on.
     """
-    runs = {run.path.name: run for run in home.runs()}
-    if not runs:
-        raise InputError(f"{home.path}: no run to go back in")
-    if name is not None and name not in runs:
-        raise InputError(f"{home.path}: no run {name!r}{nearest(name, list(runs))}; there are {', '.join(runs)}")
-    run = runs[name] if name is not None else list(runs.values())[-1]
+    run = run_in(home.path / "runs", name)
     if run.is_locked("server"):
         raise InputError(f"{run.path}: this run goes on; end it with `mfscsn server stop` first")
     if number not in run.kept_rounds():

@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from statistics import median
 from typing import Any
 
-from flwr.app import Message
+from flwr.app import ConfigRecord, Message
+from flwr.common.secure_aggregation.secaggplus_constants import RECORD_KEY_CONFIGS, Key
 
 POLL_SECONDS = 0.5  # less is load: a site asks every three seconds
 SLOW, GRACE_SECONDS = 5.0, 60.0  # over the median answer's seconds; but so many seconds at least
@@ -29,14 +30,18 @@ class PatientGrid:
 
     def __init__(self, grid: Any, fewest: int):
         self.grid, self.fewest = grid, fewest
-        self.rounds: list[float] = []
+        self.rounds: dict[str, list[float]] = {}  # seconds, by what was asked
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.grid, name)
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         """Send messages; return the replies that came in time."""
-        began, waiting = time.monotonic(), set(self.grid.push_messages(messages))
+        sent = list(messages)
+        if not sent:
+            return []
+        measured = self.rounds.setdefault(_asked(sent[0]), [])
+        began, waiting = time.monotonic(), set(self.grid.push_messages(sent))
         replies: list[Message] = []
         seconds: list[float] = []
         while waiting:
@@ -45,17 +50,23 @@ class PatientGrid:
                 replies.append(reply)
                 if not reply.has_error():
                     seconds.append(time.monotonic() - began)
-            if not waiting or time.monotonic() - began > self._longest(seconds, timeout):
+            if not waiting or time.monotonic() - began > self._longest(seconds, measured, timeout):
                 break
             time.sleep(POLL_SECONDS)
-        self.rounds.append(time.monotonic() - began)
+        measured.append(time.monotonic() - began)
         return replies
 
-    def _longest(self, seconds: list[float], timeout: float | None) -> float:
-        """Return how long to wait, after answers that took so many seconds."""
+    def _longest(self, seconds: list[float], measured: list[float], timeout: float | None) -> float:
+        """Return how long to wait, after answers that took so many seconds, and such rounds before."""
         longest = float("inf") if timeout is None else timeout
-        if self.rounds:
-            longest = min(longest, max(SHORTEST_DEADLINE, LONG * median(self.rounds)))
+        if measured:
+            longest = min(longest, max(SHORTEST_DEADLINE, LONG * median(measured)))
         if len(seconds) >= self.fewest:
             longest = min(longest, max(GRACE_SECONDS, SLOW * median(seconds)))
         return longest
+
+
+def _asked(message: Message) -> str:
+    """Name what a message asks for: of a secure sum's four stages, one trains, and takes far longer than the others."""
+    stage = message.content.config_records.get(RECORD_KEY_CONFIGS, ConfigRecord()).get(Key.STAGE, "")
+    return f"{message.metadata.message_type} {stage!r}"

@@ -271,6 +271,16 @@ def runs_in(folder: Path) -> list[RunFolder]:
     return sorted(runs, key=lambda run: str(run.environment["started"]))
 
 
+def run_in(folder: Path, name: str | None) -> RunFolder:
+    """Open the run of that name below a folder, or the newest; raise InputError that names those that are there."""
+    runs = {run.path.name: run for run in runs_in(folder)}
+    if not runs:
+        raise InputError(f"{folder}: no run yet")
+    if name is not None and name not in runs:
+        raise InputError(f"{folder}: no run {name!r}{nearest(name, list(runs))}; there are {', '.join(runs)}")
+    return runs[name] if name is not None else list(runs.values())[-1]
+
+
 def damaged_runs_in(folder: Path) -> dict[Path, str]:
     """Return the runs below a folder that cannot be opened, and why."""
     return {path: str(run) for path, run in _opened(folder).items() if isinstance(run, InputError)}

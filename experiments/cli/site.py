@@ -227,12 +227,9 @@ def forget(
 
 
 def _run(home: "SiteHome", name: str | None) -> "RunFolder":
-    runs = {run.path.name: run for run in home.runs()}
-    if not runs:
-        raise InputError(f"{home.path}: this site has taken part in no run yet")
-    if name is not None and name not in runs:
-        raise InputError(f"{home.path}: no run {name!r}; there are {', '.join(runs)}")
-    run = runs[name] if name is not None else list(runs.values())[-1]
+    from federation.run_folder import run_in
+
+    run = run_in(home.path / "runs", name)
     if run.last_round() == 0:
         raise InputError(
             f"{run.path}: the last common layers have not arrived: the run goes on, or this site was not connected at"

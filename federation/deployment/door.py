@@ -19,7 +19,7 @@ from flwr.supercore.primitives.asymmetric import bytes_to_public_key, verify_sig
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-SHORT_BYTES, LONGEST_BYTES = 64 * 2**10, 64 * 2**20  # of a body; what is long is an object of a reply
+SHORT_BYTES = 64 * 2**10  # of a body
 BODY_SECONDS = 120.0  # for a body to come whole
 STRANGER_SECONDS = 20.0  # that a connection lasts on which no registered key has signed anything
 STRANGERS, STRANGERS_OF_ADDRESS = 512, 32  # such connections at once
@@ -27,8 +27,8 @@ KINDS = (
     "activate-node", "deactivate-node", "send-node-heartbeat", "pull-messages", "push-messages", "get-run", "get-fab",
     "pull-object", "push-object", "confirm-message-received",
 )  # fmt: skip
-LONG = "/v1/fleet/push-object"
 REPLIES = "/v1/fleet/push-messages"
+LONG_BYTES = {"/v1/fleet/push-object": 64 * 2**20, REPLIES: 2**20}  # layers, and the list of them
 PATHS = {f"/v1/fleet/{kind}" for kind in KINDS}
 
 Receive = Callable[[], Any]
@@ -80,7 +80,7 @@ class Door:
         if path not in PATHS or scope["method"] != "POST":
             raise Refused(404)
         node = self._signed_by(headers)
-        longest = LONGEST_BYTES if path == LONG else SHORT_BYTES
+        longest = LONG_BYTES.get(path, SHORT_BYTES)
         try:
             if int(headers.get("content-length", b"-1")) > longest:
                 raise Refused(413)
@@ -152,6 +152,9 @@ class Connection(H11Protocol):
     def connection_made(self, transport: Any) -> None:
         """Begin as a stranger's."""
         super().connection_made(transport)
+        if self.client is None:  # it has gone already
+            transport.abort()
+            return
         self.door.enters(self)
         self.loop.call_later(STRANGER_SECONDS, self._end_stranger)
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import tomli_w
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from pydantic import Field
 
 from data.errors import InputError, nearest
@@ -201,8 +202,12 @@ class ServerHome:
                     f"site {other!r} has another key already; take it off first with `mfscsn server remove-site`, or"
                     " give another --name"
                 )
+        content = public_key.read_bytes()
         with replaced(self.path / "sites" / f"{chosen}.pub") as out:
-            out.write(public_key.read_bytes())
+            out.write(content)
+        again = [path for path in self.removed().values() if _holds(path, key)]
+        for path in {*again, *self.removed_without_key(chosen)}:
+            path.unlink()  # or it would be refused where its file in sites/ is away
         return chosen
 
     def remove_site(self, name: str) -> Path:
@@ -214,12 +219,16 @@ class ServerHome:
             When there is no such site.
         """
         sites = self.sites()
-        if name not in sites:
-            raise InputError(f"{self.path}: no site {name!r}{nearest(name, list(sites))}; there are {', '.join(sites)}")
+        known = sorted({*sites, *self.connected()})
+        if name not in known:
+            raise InputError(f"{self.path}: no site {name!r}{nearest(name, known)}; there are {', '.join(known)}")
         (self.path / "removed").mkdir(exist_ok=True)
         number = sum(1 for _ in (self.path / "removed").glob(f"{name}-*.pub"))
         gone = self.path / "removed" / f"{name}-{number + 1}.pub"
-        sites[name].rename(gone)
+        if name in sites:
+            sites[name].rename(gone)
+        else:  # its key is lost: the name is what is left of it
+            gone.touch()
         return gone
 
     def sites(self) -> dict[str, Path]:
@@ -229,6 +238,16 @@ class ServerHome:
     def removed(self) -> dict[str, Path]:
         """Return the public keys that were taken off the register."""
         return _public_keys(self.path / "removed")
+
+    def removed_without_key(self, name: str) -> list[Path]:
+        """List what was taken off the register by its name alone, because its key could not be read."""
+        found = []
+        for path in (self.path / "removed").glob(f"{name}-*.pub"):
+            try:
+                keys.read_public_key(path)
+            except InputError:
+                found.append(path)
+        return found
 
     def record(self, what: str, **about: object) -> None:
         """Add a line to the audit trail, ``audit.jsonl``."""
@@ -296,6 +315,13 @@ class ServerHome:
     def damaged_runs(self) -> dict[Path, str]:
         """Return the runs that cannot be opened, and why."""
         return damaged_runs_in(self.path / "runs")
+
+
+def _holds(path: Path, key: EllipticCurvePublicKey) -> bool:
+    try:
+        return keys.read_public_key(path)[0] == key
+    except InputError:
+        return False
 
 
 def _public_keys(folder: Path) -> dict[str, Path]:

@@ -181,20 +181,20 @@ class _Register:
 
     def update(self) -> None:
         """Bring it up to date once."""
-        names = self._keys(self.home.sites())
-        removed = self._keys(self.home.removed()).keys() - names.keys()
+        names = _keys(self.home.sites(), self._say_once)
+        removed = _keys(self.home.removed()).keys() - names.keys()
         known = {info.public_key: info for info in self._infos()}
         for key in names.keys() - known.keys():
             self.state.create_node(NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, key, HEARTBEAT_DEFAULT_INTERVAL)
         infos = {info.public_key: info for info in self._infos()}
-        for key in removed & infos.keys():
-            if infos[key].status == NodeStatus.ONLINE:
-                self.state.deactivate_node(infos[key].node_id)
         kept = {
             key: names[key] if key in names else self.nodes[info.node_id].site
             for key, info in infos.items()
-            if key in names or (key not in removed and info.node_id in self.nodes)
+            if key in names or (key not in removed and self._stays(info.node_id))
         }
+        for key in infos.keys() - kept.keys():
+            if infos[key].status == NodeStatus.ONLINE:
+                self.state.deactivate_node(infos[key].node_id)
         for name in sorted(set(kept.values()) - set(names.values()) - self.missing):
             self.say(
                 f"site {name}: its key is not in {self.home.path / 'sites'}, or cannot be read; it stays registered:"
@@ -215,16 +215,14 @@ class _Register:
             self.written = time.monotonic()
         self.nodes = nodes
 
-    def _keys(self, files: Mapping[str, Path]) -> dict[bytes, str]:
-        keys = {}
-        for name, path in files.items():
-            try:
-                keys[public_key_to_bytes(read_public_key(path)[0])] = name
-            except InputError as error:
-                if str(error) not in self.told:
-                    self.told.add(str(error))
-                    self.say(str(error))
-        return keys
+    def _stays(self, node: int) -> bool:
+        """Return whether a node without a key in the register is one that nobody took off."""
+        return node in self.nodes and not self.home.removed_without_key(self.nodes[node].site)
+
+    def _say_once(self, line: str) -> None:
+        if line not in self.told:
+            self.told.add(line)
+            self.say(line)
 
     def _node(self, info: Any, site: str) -> Node:
         online, last = info.status == NodeStatus.ONLINE, self.nodes.get(info.node_id)
@@ -240,6 +238,17 @@ class _Register:
     def _infos(self) -> list[Any]:
         infos = self.state.get_node_info(owner_aids=[NOOP_FLWR_AID])
         return [info for info in infos if info.status != NodeStatus.UNREGISTERED]
+
+
+def _keys(files: Mapping[str, Path], fault: Callable[[str], object] = lambda line: None) -> dict[bytes, str]:
+    """Read public keys; `fault` is told of those that cannot be read."""
+    keys = {}
+    for name, path in files.items():
+        try:
+            keys[public_key_to_bytes(read_public_key(path)[0])] = name
+        except InputError as error:
+            fault(str(error))
+    return keys
 
 
 def _moment(at: float) -> str:

@@ -3,7 +3,8 @@
 import time
 
 import pytest
-from flwr.app import Error, Message, RecordDict
+from flwr.app import ConfigRecord, Error, Message, RecordDict
+from flwr.common.secure_aggregation.secaggplus_constants import RECORD_KEY_CONFIGS, Key
 from flwr.supercore.task_identity import TaskIdentity
 
 from federation import patience
@@ -40,8 +41,9 @@ def quick(monkeypatch):
     TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1  # from which Flower takes a sender
 
 
-def messages(n):
-    return [Message(RecordDict(), dst_node_id=node, message_type="train") for node in range(1, n + 1)]
+def messages(n, stage=None):
+    records = RecordDict({RECORD_KEY_CONFIGS: ConfigRecord({Key.STAGE: stage})} if stage else {})
+    return [Message(records, dst_node_id=node, message_type="train") for node in range(1, n + 1)]
 
 
 @pytest.mark.parametrize(
@@ -67,3 +69,11 @@ def test_the_deadline_follows_from_the_rounds_that_were_measured():
     grid.send_and_receive(messages(2), timeout=3600.0)
     grid.grid.seconds = [0.0, None]
     assert len(grid.send_and_receive(messages(2), timeout=3600.0)) == 1  # it ends
+
+
+def test_quick_stages_of_a_secure_sum_do_not_cut_the_one_that_trains():
+    grid = PatientGrid(Slow([0.0, 0.0]), 2)
+    for _ in range(3):
+        grid.send_and_receive(messages(2, "share keys"), timeout=3600.0)
+    grid.grid.seconds = [0.9, 0.9]  # longer than the shortest deadline
+    assert len(grid.send_and_receive(messages(2, "collect"), timeout=3600.0)) == 2

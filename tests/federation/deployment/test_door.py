@@ -241,3 +241,15 @@ def test_a_key_goes_by_command_alone(tmp_path):
     made.add_site(made.path / "removed" / "north-1.pub", "north")
     register.update()
     assert list(door.nodes) == [key]  # as it was, without another key
+
+    for damaged in ("unreadable", "away"):  # taken off though its key cannot be read
+        path = made.path / "sites" / "north.pub"
+        path.write_bytes(b"no key") if damaged == "unreadable" else path.unlink()
+        register.update()
+        assert key in door.nodes
+        made.remove_site("north")
+        register.update()
+        assert not door.nodes, damaged
+        made.add_site(tmp_path / "north.pub")
+        register.update()
+        assert list(door.nodes) == [key]
