@@ -1,9 +1,11 @@
 """A server's backup: all of its folder in one file, taken while it runs, and put back as it was."""
 
 import os
+import shutil
 import sqlite3
 import tarfile
 import tempfile
+import zlib
 from contextlib import closing
 from pathlib import Path
 
@@ -53,11 +55,14 @@ def restore(backup: Path, path: Path) -> ServerHome:
         When the file is no backup of a server, or the folder is not empty.
     """
     check_free(path, "name another folder")
-    path.mkdir(parents=True, exist_ok=True)
-    path.chmod(0o700)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=f"{path.name}.", dir=path.parent))  # for its owner alone
     try:
         with tarfile.open(backup, "r:gz") as tar:
-            tar.extractall(path, filter="data")
-    except (OSError, EOFError, tarfile.TarError) as error:
+            tar.extractall(part, filter="data")
+        ServerHome(part)
+        part.replace(path)
+    except (OSError, EOFError, zlib.error, tarfile.TarError, InputError) as error:
+        shutil.rmtree(part, ignore_errors=True)
         raise InputError(f"{backup}: cannot be read as a server's backup: {error}") from error
     return ServerHome(path)

@@ -221,7 +221,9 @@ class ServerHome:
         sites = self.sites()
         known = sorted({*sites, *self.connected()})
         if name not in known:
-            raise InputError(f"{self.path}: no site {name!r}{nearest(name, known)}; there are {', '.join(known)}")
+            raise InputError(
+                f"{self.path}: no site {name!r}{nearest(name, known)}; there are {', '.join(known) or 'none'}"
+            )
         (self.path / "removed").mkdir(exist_ok=True)
         number = sum(1 for _ in (self.path / "removed").glob(f"{name}-*.pub"))
         gone = self.path / "removed" / f"{name}-{number + 1}.pub"

@@ -73,13 +73,16 @@ def test_a_backup_is_put_back_as_it_was(server, run, tmp_path):
     with closing(sqlite3.connect(again.flower / "state.db")) as database:
         assert database.execute("SELECT name FROM node").fetchall() == [("north",)]
 
+    (tmp_path / "cut.tar.gz").write_bytes((tmp_path / "b.tar.gz").read_bytes()[:-3000])
     for words, why in (
+        (("restore", tmp_path / "cut.tar.gz", tmp_path / "new"), "cannot be read as a server's backup"),
         (("backup", server.path, "--to", tmp_path / "b.tar.gz"), "a backup is never written over"),
         (("restore", tmp_path / "b.tar.gz", again.path), "name another folder"),
         (("restore", tmp_path / "north.pub", tmp_path / "new"), "cannot be read as a server's backup"),
     ):
         code, _, err = mfscsn("server", *words, cwd=server.path)
         assert code == 2 and why in err and len(err.strip().splitlines()) == 1, err
+    assert not list(tmp_path.glob("new*"))  # nothing half restored is left
 
 
 def test_a_certificate_is_renewed_and_the_invitation_stays(server):
