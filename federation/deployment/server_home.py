@@ -4,6 +4,7 @@
 to every site; ``sites/NAME.pub`` is the register: who has a file there may join.
 """
 
+import itertools
 import json
 import re
 from collections.abc import Sequence
@@ -221,12 +222,11 @@ class ServerHome:
         sites = self.sites()
         known = sorted({*sites, *self.connected()})
         if name not in known:
-            raise InputError(
-                f"{self.path}: no site {name!r}{nearest(name, known)}; there are {', '.join(known) or 'none'}"
-            )
+            there = ", ".join(known) or "none"
+            raise InputError(f"{self.path}: no site {name!r}{nearest(name, known)}; registered: {there}")
         (self.path / "removed").mkdir(exist_ok=True)
-        number = sum(1 for _ in (self.path / "removed").glob(f"{name}-*.pub"))
-        gone = self.path / "removed" / f"{name}-{number + 1}.pub"
+        places = (self.path / "removed" / f"{name}-{number}.pub" for number in itertools.count(1))
+        gone = next(path for path in places if not path.exists())
         if name in sites:
             sites[name].rename(gone)
         else:  # its key is lost: the name is what is left of it
