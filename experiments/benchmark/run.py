@@ -48,7 +48,7 @@ KEYS = ("method", "asked", "seed", "fold")
 
 
 class Only(Table):
-    """What is run of a method that costs too much for all of it."""
+    """What is run of a method in place of what is run of all: fewer folds or seeds where it costs much, or more."""
 
     seeds: int | None = Field(None, ge=1)
     folds: list[int] | None = Field(None, min_length=1)
@@ -71,7 +71,7 @@ class Bench(Table):
     searched : list of int
         Folds that settings were searched on; tables show the others beside all.
     only : table
-        A costly method's own number of seeds or folds: ``only.NAME = { seeds = 1, folds = [2] }``.
+        A method's own number of seeds or folds: ``only.NAME = { seeds = 1, folds = [2] }``.
     calibration : list of int, optional
         Run all with so many calibration trials of each target subject, the first in time; all where there are fewer.
         With 0 their signals fit the subject's mean, and no label trains.
@@ -153,10 +153,11 @@ def jobs_of(bench: Bench, n_sites: int) -> list[Job]:
     """List all jobs, seed by seed, so that what is broken off is whole for the first seeds."""
     calibrations: list[int | None] = [*bench.calibration] if bench.calibration else [None]
     folds = n_sites if bench.new_site else bench.folds or 1
+    most = max([bench.seeds, *(only.seeds or 0 for only in bench.only.values())])
     return [
         Job(method, seed, calibration, bench.new_site, fold, bench.folds)
         for seed, calibration, fold, method in itertools.product(
-            range(bench.seeds), calibrations, range(folds), _trained(bench.methods)
+            range(most), calibrations, range(folds), _trained(bench.methods)
         )
         if (seed == 0 or method not in ALONE or method in SEEDED) and _asked_for(bench, method, seed, fold)
     ]
@@ -196,7 +197,11 @@ def missing_jobs(bench: Bench, rows: pd.DataFrame, n_sites: int) -> list[Job]:
 
 def chosen_rows(bench: Bench, rows: pd.DataFrame) -> pd.DataFrame:
     """Return the rows that a benchmark asks for, in the order of its methods."""
-    chosen = rows[rows["method"].isin(bench.methods) & (rows["seed"] < bench.seeds)]
+    asked = [
+        _asked_for(bench, _trained([method])[0], seed, fold)
+        for method, seed, fold in rows[["method", "seed", "fold"]].itertuples(index=False)
+    ]
+    chosen = rows[rows["method"].isin(bench.methods) & np.array(asked, bool)]
     place = {method: k for k, method in enumerate(bench.methods)}
     return chosen.sort_values("method", key=lambda names: names.map(place), kind="stable", ignore_index=True)
 

@@ -328,9 +328,9 @@ def test_a_costly_method_has_its_own_seeds_and_folds(tmp_path, bench):
     found = Bench(
         federation="",
         methods=["mf-scsn", "mf-scsn-null"],
-        seeds=2,
+        seeds=1,
         folds=2,
-        only={"mf-scsn-null": {"seeds": 1, "folds": [1]}},
+        only={"mf-scsn-null": {"folds": [1]}, "mf-scsn": {"seeds": 2}},
     )
     assert [(job.method, job.seed, job.fold) for job in jobs_of(found, 2)] == [
         ("mf-scsn", 0, 0), ("mf-scsn", 0, 1), ("mf-scsn-null", 0, 1), ("mf-scsn", 1, 0), ("mf-scsn", 1, 1),
