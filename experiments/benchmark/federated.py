@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from data.errors import InputError
 from data.trials import shuffled_within
 from federation.contract import Federation
 from federation.plain_loop import train_together
@@ -24,7 +25,6 @@ from mfscsn.training import BranchTrials, predict
 
 # Names of a centralised training. Seeds are derived from them: kept results are of these
 CENTRE, JOINT = "one-place", "--in-one-place--"  # the one site; between the names of a site and of its data set
-COMMON_CHANNELS = ["C3", "Cz", "C4"]  # what the headsets of openmi share, and those of centres
 
 
 @dataclass(frozen=True)
@@ -132,11 +132,22 @@ class Scored:
     n_bytes: int
 
 
-def configured(federation: Federation, method: Method, seed: int) -> Federation:
-    """Return the federation as a method wants it."""
+def common_channels(federation: Federation, store: Path) -> list[str]:
+    """List the channels that all prepared data sets have, in the first one's order; InputError when there is none."""
+    of_each = [
+        channels for s in federation.site for channels in SiteTrials(s, federation.contract, store).channels().values()
+    ]
+    common = [channel for channel in of_each[0] if all(channel in channels for channels in of_each)]
+    if not common:
+        raise InputError("no channel is in all data sets; leave out the methods that share the extractor")
+    return common
+
+
+def configured(federation: Federation, method: Method, seed: int, store: Path) -> Federation:
+    """Return the federation, which is prepared, as a method wants it."""
     changes = dict(method.contract)
     if method.common_channels:
-        changes["channels"] = COMMON_CHANNELS
+        changes["channels"] = common_channels(federation, store)
     if method.merged_labels:
         changes["labels"] = list(
             dict.fromkeys(
@@ -170,7 +181,7 @@ def averaged(network: Scored, other: Scored, weight: float) -> Scored:
 
 def run_method(federation: Federation, method: Method, seed: int, store: Path) -> list[Scored]:
     """Train a method on prepared trials and predict all target subjects' test trials."""
-    wanted = configured(federation, method, seed)
+    wanted = configured(federation, method, seed, store)
     if not method.null:
         return _trained_and_predicted(wanted, method, store, None)
     rows = []

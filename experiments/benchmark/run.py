@@ -263,7 +263,7 @@ def prepare_bench(bench: Bench, federation: Federation, store: Path, progress: C
     """Prepare the trials that the methods need: the federation's, those of the common headset, those of a region."""
     prepared = prepare_sites(federation, store, progress)
     if any(method in METHODS and METHODS[method].common_channels for method in bench.methods):
-        prepare_sites(configured(prepared, METHODS["fedavg"], 0), store)
+        prepare_sites(configured(prepared, METHODS["fedavg"], 0, store), store)
     for region in REGIONS:
         if any(method.endswith(f"-{region}") for method in bench.methods):
             prepare_sites(of_region(prepared, store, region), store)

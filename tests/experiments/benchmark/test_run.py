@@ -13,7 +13,7 @@ from data.errors import InputError
 from experiments.benchmark import federated as benchmark_federated
 from experiments.benchmark import run as benchmark
 from experiments.benchmark.compare import estimate
-from experiments.benchmark.federated import METHODS, configured, run_method
+from experiments.benchmark.federated import METHODS, common_channels, configured, run_method
 from experiments.benchmark.local import ALONE, OWN_PASSES, REGIONS, of_region, run_alone
 from experiments.benchmark.run import (
     Bench,
@@ -170,8 +170,14 @@ def test_an_own_network_is_shown_as_many_trials_as_its_sites(tiny, prepared, mon
     assert wanted == 800 and sum(shown) == 800
 
 
-def test_in_centralised_all_is_one_site(tiny):
-    federation = configured(tiny, METHODS["centralised"], 7)
+def test_rivals_that_share_the_extractor_see_the_channels_that_all_headsets_have(tiny, prepared):
+    assert common_channels(tiny, prepared) == ["C3", "Cz", "C4"]
+    federation = configured(tiny, METHODS["fedavg"], 7, prepared)
+    assert federation.contract.channels == ["C3", "Cz", "C4"]
+
+
+def test_in_centralised_all_is_one_site(tiny, prepared):
+    federation = configured(tiny, METHODS["centralised"], 7, prepared)
     assert [site.name for site in federation.site] == ["one-place"] and federation.training.seed == 7
     assert [d.name for d in federation.site[0].dataset] == [
         "north--in-one-place--clinic",
