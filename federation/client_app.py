@@ -1,5 +1,6 @@
 """ClientApp: read the store, load the private layers, train, send the common layers. Nothing else leaves."""
 
+import math
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -99,13 +100,14 @@ def _train(message: Message, context: Context, run: RunFolder, site: Site, folde
 
     seconds = time.monotonic() - began
     measured = {"loss": log.loss, "accuracy": log.accuracy, "seconds": round(seconds, 3)}
-    told = "" if site.privacy else f" loss {log.loss:.4f},"  # no noise covers it
+    measured = {name: value for name, value in measured.items() if math.isfinite(value)}  # sums have no loss
+    told = "" if site.privacy or "loss" not in measured else f" loss {log.loss:.4f},"  # no noise covers it
     folder.log(f"round {number}: {log.n_trials} trials,{told} {seconds:.2f} s")
     weight = 1 if contract.weighting == "equal" else log.n_trials
     return RecordDict(
         {
             COMMON: ArrayRecord(network.common_state()),
-            METRICS: MetricRecord({N_TRIALS: weight, **{k: measured[k] for k in site.metrics}}),
+            METRICS: MetricRecord({N_TRIALS: weight, **{k: measured[k] for k in site.metrics if k in measured}}),
             SITE: _name(site),
         }
     )
@@ -123,7 +125,7 @@ def _train_in_secret(message: Message, context: Context, run: RunFolder, site: S
     def uncovers(nodes: Sequence[int]) -> None:
         folder.uncovers(_number(message), nodes)
 
-    answer = answer_stage(message, context, run.federation.contract.weighting, train, uncovers)
+    answer = answer_stage(message, context, run.federation.contract, train, uncovers)
     return RecordDict({**answer, SITE: _name(site)})
 
 

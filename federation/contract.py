@@ -18,6 +18,7 @@ from federation.tables import Table, as_name, parse_table, read_toml
 from mfscsn.common_space import electrode_names
 from mfscsn.inputs import Alignment, check_alignment
 from mfscsn.network import COMMON_SPACE, SHARES_EXTRACTOR, SHARES_HEAD, Architecture, Branch, Share
+from mfscsn.sums import MEANS, SUMS
 from mfscsn.training import Settings
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
@@ -44,7 +45,12 @@ def _numbers_as_text(value: Any, keys: Sequence[str]) -> Any:
 
 
 FOLLOWING = ("riemann", COMMON_SPACE)  # extractors behind a mean that can follow a session
+ONE_MESSAGE = "one-message"  # a strategy: each site sends sums, once
 ROBUST = ("fedmedian", "fedtrimmedavg", "krum")  # strategies that look at single updates
+
+
+def _is_one_message(values: Mapping[str, Any]) -> bool:
+    return values.get("strategy") == ONE_MESSAGE
 
 
 class Contract(Table):
@@ -64,15 +70,20 @@ class Contract(Table):
     extractor, width, share, body
         As in `mfscsn.network.Architecture`.
     electrodes : str or list of str
-        Of the common space: a set of `mfscsn.common_space.ELECTRODES`, or names of the extended 10-20 system.
+        Of the common space: a set of `mfscsn.common_space.ELECTRODES`, or names of the extended 10-20 system. With
+        "one-message", whose message grows with their square squared, "motor11" when left out.
     heads : {"site", "label"}
         What a head's first weights are drawn from: the site's own seed or, "label", the run's seed and the label's
         name. With "label", sites that have a label in common begin with the same output for it, and tell nobody.
     channels, labels : list of str, optional
         One channel list that every site has, and one label list; which of them `share` needs is said there.
-    strategy : {"fedavg", "fedprox", "fedadam", "fedmedian", "fedtrimmedavg", "krum"}
-        Flower's own. `proximal_mu` is FedProx's, `server_lr` FedAdam's, `n_byzantine` how many Byzantine sites the last
-        two bear.
+    strategy : {"fedavg", "fedprox", "fedadam", "fedmedian", "fedtrimmedavg", "krum", "one-message"}
+        Flower's own, and one of ours. `proximal_mu` is FedProx's, `server_lr` FedAdam's, `n_byzantine` how many
+        Byzantine sites the trimmed mean and Krum bear. "one-message" adds the sums that each site sends once
+        (`mfscsn.sums`): `body` is then "sums" or, of a person one short vector, "means".
+    noise_multiplier, person_norm : float
+        Of "means": the greatest length of what a person says, and the deviation of the noise in the sites' sum, over
+        that length; 0 is none. Each site adds its share (`federation.privacy.persons`).
     weighting : {"trials", "equal"}
         How sites weigh in the average. With "equal", the number of trials is not sent either.
     min_sites : int, optional
@@ -80,7 +91,8 @@ class Contract(Table):
     deadline : float
         Seconds that a round may take; with `secure_aggregation`, each of its four stages.
     secure_aggregation : bool
-        The server sees the sites' sum alone: `federation.privacy.secagg`. At least 4 sites.
+        The server sees the sites' sum alone: `federation.privacy.secagg`. At least 4 sites. With "one-message" it is
+        so unless false stands there: a single site's sums show the span of its trials.
     """
 
     sfreq: Positive = 128.0
@@ -93,21 +105,25 @@ class Contract(Table):
     shrinkage: float = Field(0.0, ge=0, le=1)
     width: int = Field(50, ge=1)
     share: Share = "middle"
-    electrodes: str | list[str] = "motor21"
-    body: str = "eegnet"
+    strategy: Literal["fedavg", "fedprox", "fedadam", "fedmedian", "fedtrimmedavg", "krum", "one-message"] = "fedavg"
+    electrodes: str | list[str] = Field(default_factory=lambda data: "motor11" if _is_one_message(data) else "motor21")
+    body: str = Field(default_factory=lambda data: SUMS if _is_one_message(data) else "eegnet")
     heads: Literal["site", "label"] = Field(
         default_factory=lambda data: "label" if data.get("extractor") == COMMON_SPACE else "site"
     )
     channels: list[str] | None = Field(None, min_length=1)
     labels: list[str] | None = Field(None, min_length=2)
-    strategy: Literal["fedavg", "fedprox", "fedadam", "fedmedian", "fedtrimmedavg", "krum"] = "fedavg"
     proximal_mu: float = Field(0.01, ge=0)
     server_lr: Positive = 0.01
     n_byzantine: int = Field(1, ge=1)
-    weighting: Literal["trials", "equal"] = "trials"
+    weighting: Literal["trials", "equal"] = Field(
+        default_factory=lambda data: "equal" if _is_one_message(data) else "trials"
+    )
     min_sites: int | None = Field(None, ge=1)
     deadline: Positive = 3600.0
-    secure_aggregation: bool = False
+    secure_aggregation: bool = Field(default_factory=lambda data: _is_one_message(data))
+    noise_multiplier: float = Field(0.0, ge=0)
+    person_norm: Positive = 1.5
 
     @model_validator(mode="after")
     def _check(self) -> "Contract":
@@ -135,11 +151,36 @@ class Contract(Table):
             if self.heads != "label":
                 raise ValueError('the common space needs heads = "label": they anchor what lies between')
             electrode_names(self.electrodes)
+        self._check_one_message()
         try:
             self.architecture.build({"probe": Branch(1, 2)})
         except ValueError as error:
             raise ValueError(f"window {list(self.window)}, extractor {self.extractor!r}: {error}") from error
         return self
+
+    def _check_one_message(self) -> None:
+        one = self.strategy == ONE_MESSAGE
+        if not one and self.body in (SUMS, MEANS):
+            raise ValueError(f'body = {self.body!r} is sums, which strategy = "{ONE_MESSAGE}" adds')
+        if self.noise_multiplier and self.body != MEANS:
+            raise ValueError(
+                f'noise_multiplier hides a person in means: it needs strategy = "{ONE_MESSAGE}", body = "means"'
+            )
+        if not one:
+            return
+        for fault, wanted in (
+            (self.extractor != COMMON_SPACE, f'extractor = "{COMMON_SPACE}"'),
+            (self.body not in (SUMS, MEANS), f'body = "{SUMS}" or "{MEANS}"'),
+            (self.share not in ("middle", "none"), 'share = "middle"'),
+            (self.labels is None, "labels = [...], the tasks of all sites: which of them a site has stays hidden"),
+            (self.weighting != "equal", 'weighting = "equal": sums are added, not weighed'),
+            (
+                bool(self.noise_multiplier) and not self.secure_aggregation,
+                "secure_aggregation with noise: each site adds a share of it",
+            ),
+        ):
+            if fault:
+                raise ValueError(f"strategy = {ONE_MESSAGE!r} needs {wanted}")
 
     @property
     def may_be_masked(self) -> bool:
@@ -164,7 +205,9 @@ class Contract(Table):
     @property
     def alignment_model(self) -> Alignment:
         """The part that brings a subject's trials to a common reference."""
-        return Alignment(self.alignment, self.sfreq, self.shrinkage, self.band, self.space, self.body == "tangent")
+        return Alignment(
+            self.alignment, self.sfreq, self.shrinkage, self.band, self.space, self.body in ("tangent", SUMS, MEANS)
+        )
 
     @property
     def space(self) -> tuple[str, ...]:
@@ -408,6 +451,12 @@ class Federation(Table):
 
     @model_validator(mode="after")
     def _check(self) -> "Federation":
+        if self.contract.strategy == ONE_MESSAGE and "rounds" not in self.training.model_fields_set:
+            object.__setattr__(self, "training", self.training.model_copy(update={"rounds": 1}))
+        if self.contract.strategy == ONE_MESSAGE and self.training.rounds != 1:
+            raise ValueError(
+                f"strategy = {ONE_MESSAGE!r} is one message: training.rounds is 1, not {self.training.rounds}"
+            )
         _all_different([s.name for s in self.site], "sites")
         agreed = self.contract.model_dump(mode="json")
         for site in self.site:
@@ -461,7 +510,7 @@ class Federation(Table):
         """The part that decides local training."""
         values = self.training.model_dump(exclude={"seed"})
         mu = self.contract.proximal_mu if self.contract.strategy == "fedprox" else 0.0
-        return Settings(**values, proximal_mu=mu)
+        return Settings(**values, proximal_mu=mu, person_norm=self.contract.person_norm)
 
     def digest(self) -> str:
         """Digest what all sites agree on, so that a site and the server can see that they hold the same.

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from federation.contract import Federation
+from federation.contract import ONE_MESSAGE, Federation
 from federation.site_network import site_network, site_seed
 from federation.site_trials import SiteTrials
 from mfscsn.network import SplitModule
@@ -52,7 +52,8 @@ def train_together(
                 optimiser_state=states[name],
             )
             seconds[name] += time.process_time() - began
-        layers = [(weights[name] / sum(weights.values()), networks[name].common_state()) for name in sorted(networks)]
+        whole = 1.0 if contract.strategy == ONE_MESSAGE else sum(weights.values())
+        layers = [(weights[name] / whole, networks[name].common_state()) for name in sorted(networks)]
         mean = {
             key: sum((part * state[key] for part, state in layers[1:]), layers[0][0] * layers[0][1][key])
             for key in layers[0][1]

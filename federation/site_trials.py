@@ -99,6 +99,7 @@ class SiteTrials:
                 self._inputs([(subject, subject.train, subject.fitted) for subject in subjects]),
                 np.concatenate([self._codes(subject, subject.train) for subject in subjects]),
                 subjects[0].dataset.labels(self.contract),
+                np.concatenate([_persons(subject) for subject in subjects]),
             )
             for branch, subjects in self._of_branch().items()
         }
@@ -139,6 +140,7 @@ class SiteTrials:
                 self._inputs([(subject, subject.train, subject.fitted)]),
                 self._codes(subject, subject.train),
                 subject.dataset.labels(self.contract),
+                _persons(subject),
             )
             for subject in self._subjects
             if subject.test.any() and only in (None, subject.name)
@@ -263,7 +265,8 @@ class SiteTrials:
         ]
         c = self.contract
         how: list[object] = [c.extractor, c.alignment, c.shrinkage, c.band, riemann.VERSION]
-        how += [common_space.VERSION, c.space, c.body] if c.space else []
+        if c.space:
+            how += [common_space.VERSION, c.space, "tangent" if c.alignment_model.tangent else c.body]
         name = hashlib.sha256(json.dumps([made_of, how]).encode()).hexdigest()[:32]
 
         def make() -> NDArray[np.float32]:
@@ -272,6 +275,11 @@ class SiteTrials:
 
         folder = parts[0][0].dataset.recipe(c).folder(self.store)  # they go when a subject of that store does
         return kept_array(folder / INPUTS / f"{name}.npy", make)
+
+
+def _persons(subject: _Subject) -> NDArray[np.str_]:
+    """Name whose each trial that trains is."""
+    return np.full(int(subject.train.sum()), f"{subject.dataset.name}/{subject.name}")
 
 
 def _check_positions(site: Site, dataset: Dataset, channels: Sequence[str], contract: Contract) -> None:

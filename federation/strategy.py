@@ -15,7 +15,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAdam, FedAvg, FedMedian, FedProx, FedTrimmedAvg, Krum
 
 from data.errors import FailedError
-from federation.contract import Contract
+from federation.contract import ONE_MESSAGE, Contract
 from federation.events import AUDIT, record
 from federation.messages import (
     COMMON,
@@ -151,7 +151,7 @@ class CheckedStrategy(FedAvg):
         arrays, _ = super().aggregate_train(number, [good[name] for name in sorted(good)])
         assert arrays is not None
         # FedAdam's step comes out in double precision
-        layers = {name: torch.from_numpy(array.numpy().astype(np.float32)) for name, array in arrays.items()}
+        layers = {name: torch.from_numpy(array.numpy().astype(self.sent[name].dtype)) for name, array in arrays.items()}
         for name, values in layers.items():
             if not torch.isfinite(values).all():
                 raise RoundFailed(f"round {number}: the average of layer {name} is not finite; nothing of it is kept")
@@ -300,10 +300,11 @@ class CheckedStrategy(FedAvg):
             values, wanted = array.numpy(), self.sent[name].shape
             if values.shape != wanted:
                 return f"layer {name} has shape {values.shape}, expected {wanted}"
-            if values.dtype != np.float32 or not np.isfinite(values).all():
-                return f"layer {name} holds a value that is not a finite float32"
+            if values.dtype != (kind := self.sent[name].dtype) or not np.isfinite(values).all():
+                return f"layer {name} holds a value that is not a finite {kind}"
             square += float(np.square(values.astype(np.float64)).sum())
-        if (grown := square**0.5 / max(self.start_norm, 1e-6)) > GROWN:
+        # Sums begin at zero: there the other sites' alone say what is far
+        if self.start_norm and (grown := square**0.5 / self.start_norm) > GROWN:
             return f"sent layers {grown:.3g} times as long as at the start, at most {GROWN:g} is believed"
         weight = metrics.get(N_TRIALS)
         if not isinstance(weight, int) or not 0 < weight <= MOST_TRIALS:
@@ -322,6 +323,20 @@ def _norm(layers: Iterable[torch.Tensor]) -> float:
     return float(sum(float(layer.double().square().sum()) for layer in layers) ** 0.5)
 
 
+class SumOfSites(FedAvg):
+    """The sum of what sites send, once: Flower has no strategy for it."""
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Add the replies' layers up."""
+        of_sites = list(replies)
+        mean, metrics = super().aggregate_train(server_round, of_sites)
+        assert mean is not None
+        sums = {name: torch.from_numpy(array.numpy() * len(of_sites)) for name, array in mean.items()}
+        return ArrayRecord(sums), metrics
+
+
 def make_strategy(contract: Contract, run: RunFolder, first_round: int, nodes: Path | None = None) -> CheckedStrategy:
     """Put our checks around the contract's strategy; the first round is `first_round`."""
     bases: dict[str, tuple[type[FedAvg], dict[str, Any]]] = {
@@ -331,6 +346,7 @@ def make_strategy(contract: Contract, run: RunFolder, first_round: int, nodes: P
         "fedmedian": (FedMedian, {}),
         "fedtrimmedavg": (FedTrimmedAvg, {"beta": 0.0}),
         "krum": (Krum, {"num_malicious_nodes": contract.n_byzantine}),
+        ONE_MESSAGE: (SumOfSites, {}),
     }
     base, options = bases[contract.strategy]
     # Sites of a deployment come and go: `configure_train` waits for them no longer than the round may take

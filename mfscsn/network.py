@@ -78,7 +78,7 @@ class Architecture:
     electrodes : tuple of str
         Of the common space.
     body : str
-        What decodes in the common space: as `mfscsn.bodies.build_body` takes it.
+        What decodes in the common space: as `mfscsn.bodies.build_body` takes it, or one of `mfscsn.sums`.
     """
 
     n_times: int
@@ -98,13 +98,16 @@ class Architecture:
         ValueError
             When trials are too short for it, or its parts do not fit one another.
         """
-        network = Anchored if self.extractor == COMMON_SPACE else SeparateCommonSeparate
-        return network(self, branches, seed)
+        if self.extractor != COMMON_SPACE:
+            return SeparateCommonSeparate(self, branches, seed)
+        from mfscsn.sums import MEANS, SUMS, Summed  # it stands above this file
+
+        return (Summed if self.body in (SUMS, MEANS) else Anchored)(self, branches, seed)
 
     def build_alone(self, branches: Mapping[str, Branch], seed: int = 0) -> "SplitModule":
         """Make the network that one site or subject, given as the one branch, would train by itself."""
         if self.extractor == COMMON_SPACE:
-            return Anchored(replace(self, share="none"), branches, seed)
+            return replace(self, share="none").build(branches, seed)
         return ExtractorAlone(self, branches, seed)
 
     def build_extractor(self, n_chans: int) -> ShallowExtractor | TangentExtractor:
@@ -218,7 +221,7 @@ class Anchored(SplitModule):
         self.common_prefixes = () if a.share == "none" else ("body.", "heads.") if shares_head else ("body.",)
         self.private_parts = (".scales.", ".shifts.") if a.share == "all-but-norm" else ()
         self.branches = dict(branches)
-        self.images = {name: _image(a.electrodes, branch.labels) for name, branch in branches.items()}
+        self.images = {name: image_of(a.electrodes, branch.labels) for name, branch in branches.items()}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.body = build_body(a.body, len(a.electrodes), a.n_times, a.sfreq, a.band)
@@ -305,7 +308,7 @@ def mirrored_label(label: str) -> str:
     return re.sub("left|right", lambda side: sides[side.group()], label)
 
 
-def _image(electrodes: Sequence[str], labels: Sequence[str]) -> tuple[Tensor, Tensor] | None:
+def image_of(electrodes: Sequence[str], labels: Sequence[str]) -> tuple[Tensor, Tensor] | None:
     """Return the places of the mirrored electrodes and labels; None where one has no image, or nothing would move."""
     outputs = [mirrored_label(label) for label in labels]
     across = [mirrored(name) for name in electrodes]

@@ -4,7 +4,7 @@ import copy
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from mfscsn.losses import branch_mmd, class_weights
 from mfscsn.network import SplitModule
+from mfscsn.sums import Summed
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Settings:
     private_first: int = 0  # passes over the private layers alone, then the common ones alone (FedRep); 0 is together
     fine_tune: int = 0  # passes over a target subject's own calibration after the last round; they stay at the site
     proximal_mu: float = 0.0  # FedProx: pull of the common layers to where the round began
+    person_norm: float = 1.5  # of what a person says in one message of means (`mfscsn.sums`)
     sharpness: float = 0.0  # radius of sharpness-aware minimisation (Foret et al. 2021, ICLR); 0 is none
 
     def in_round(self, number: int) -> "Settings":
@@ -50,16 +52,19 @@ class BranchTrials:
         Indices into `names`.
     names : tuple of str
         The branch's label names, in the order of the head's outputs.
+    persons : array of str, shape (n_trials,)
+        Whose each trial is, where that matters; else empty.
     """
 
     signals: NDArray[np.float32]
     labels: NDArray[np.int64]
     names: tuple[str, ...]
+    persons: NDArray[np.str_] = field(default_factory=lambda: np.array([], str))
 
 
 @dataclass(frozen=True)
 class RoundLog:
-    """What a round's local training was like: means over its trials, measured while training."""
+    """What a round's local training was like: means over its trials, measured while training; NaN where none was."""
 
     n_trials: int
     loss: float
@@ -96,6 +101,9 @@ def train_round(
     RoundLog, dict
         The log, and AdamW's state of the private layers, flat: ``"<parameter>/<moment>"`` -> tensor.
     """
+    if isinstance(network, Summed):
+        network.take(trials, settings.person_norm)
+        return RoundLog(sum(len(t.labels) for t in trials.values()), math.nan, math.nan), {}
     with torch.random.fork_rng(devices=[]):  # the caller's random numbers are left as they were
         torch.manual_seed(seed)
         return _train_seeded(network, trials, settings, np.random.default_rng(seed), optimiser_state or {})
@@ -178,7 +186,11 @@ def fine_tune(network: SplitModule, trials: BranchTrials, branch: str, settings:
         The branch that they go through.
     settings : Settings
         `fine_tune` says how many passes; with 0 the copy is the network.
+
+    Where the network is sums (`mfscsn.sums`), the subject's own trials weigh more in the copy, and nothing is trained.
     """
+    if isinstance(network, Summed):
+        return network.with_own(trials)
     own = copy.deepcopy(network)
     if settings.fine_tune:
         alone = replace(settings, rounds=1, local_epochs=settings.fine_tune, private_first=0, proximal_mu=0.0)

@@ -50,6 +50,7 @@ class SecureGrid:
         tell: Callable[[int, float], None] = lambda *_: None,
     ):
         self.grid, self.weighting, self.failed, self.tell = grid, contract.weighting, failed, tell
+        self.how = secagg.carried(contract)
         self.fewest = contract.min_sites
 
     def __getattr__(self, name: str) -> Any:
@@ -94,9 +95,10 @@ class SecureSum(SecAggPlusWorkflow):
                 )
                 total = _moved(total, mask, 1 if node > other else -1)
         quantised_weights, vector = (part & (state.mod_range - 1) for part in total)
-        self.weights = float(quantised_weights[0]) / state.quantization_range
         levels, clip = state.quantization_range, state.clipping_range
-        self.change = (vector * (2 * clip / levels) - len(summed) * clip) / self.weights
+        self.weights = float(quantised_weights[0]) / levels
+        above = vector - len(summed) * (levels // 2)  # whole numbers first: a float has 53 bits
+        self.change = above * (2 * clip / levels) / self.weights
         return True
 
     def _ask_for_shares(
@@ -140,9 +142,9 @@ class _Round:
             1.0,  # every site shares its secrets with all
             secagg.threshold(n_sites),
             max_weight=secagg.largest_weight(grid.weighting),
-            clipping_range=secagg.CLIP,
-            quantization_range=secagg.LEVELS,
-            modulus_range=secagg.MODULUS,
+            clipping_range=grid.how.clip,
+            quantization_range=grid.how.levels,
+            modulus_range=grid.how.modulus,
             timeout=timeout,
         )
 
@@ -170,7 +172,7 @@ class _Round:
             )
         self._do(self.workflow.unmask_stage, context, state, "were there to uncover the sum")
         layers = secagg.added(before, self.workflow.change)
-        self.outer.tell(len(summed), secagg.quantisation_error(self.workflow.weights, len(summed)))
+        self.outer.tell(len(summed), secagg.quantisation_error(self.workflow.weights, len(summed), self.outer.how))
         summed_replies = [
             Message(
                 RecordDict(
@@ -221,7 +223,10 @@ class _Round:
                 factor, vector = (bytes_to_ndarray(part) for part in sent)  # type: ignore[union-attr, arg-type]
                 if not (factor.shape == (1,) and vector.shape == (self.size,)):
                     return False
-                if any(a.dtype != np.int64 or (a < 0).any() or (a >= secagg.MODULUS).any() for a in (factor, vector)):
+                if any(
+                    a.dtype != np.int64 or (a < 0).any() or (a >= self.outer.how.modulus).any()
+                    for a in (factor, vector)
+                ):
                     return False
                 nothing = FitRes(Status(Code.OK, ""), Parameters([], ""), 1, {})
                 for key, record in fitres_to_recorddict(nothing, keep_input=False).items():

@@ -12,6 +12,7 @@ from flwr.common.secure_aggregation.secaggplus_constants import RECORD_KEY_CONFI
 from scipy.stats import chisquare
 
 from data.errors import InputError
+from federation.contract import Contract
 from federation.privacy import secagg
 from federation.run_folder import RunFolder
 from federation.server_app import federate
@@ -246,11 +247,14 @@ def ask(state=None, **config):
     return Message(content, dst_node_id=1, message_type="train"), context
 
 
-def setup(n_sites=4, **changed):
+EQUAL = Contract(weighting="equal")
+
+
+def setup(n_sites=4, how=secagg.UPDATES, **changed):
     config = {
         Key.STAGE: Stage.SETUP, Key.SAMPLE_NUMBER: n_sites, Key.SHARE_NUMBER: n_sites,
-        Key.THRESHOLD: secagg.threshold(n_sites), Key.CLIPPING_RANGE: secagg.CLIP, Key.TARGET_RANGE: secagg.LEVELS,
-        Key.MOD_RANGE: secagg.MODULUS, Key.MAX_WEIGHT: 1.0,
+        Key.THRESHOLD: secagg.threshold(n_sites), Key.CLIPPING_RANGE: how.clip, Key.TARGET_RANGE: how.levels,
+        Key.MOD_RANGE: how.modulus, Key.MAX_WEIGHT: 1.0,
     }  # fmt: skip
     return ask(**{**config, **changed})
 
@@ -267,7 +271,7 @@ def setup(n_sites=4, **changed):
 )
 def test_a_server_that_asks_for_less_is_refused(asked, why):
     with pytest.raises(InputError, match=why):
-        secagg.answer_stage(*setup(**asked), "equal", lambda: pytest.fail("it must not train"), print)
+        secagg.answer_stage(*setup(**asked), EQUAL, lambda: pytest.fail("it must not train"), print)
 
 
 def test_both_secrets_of_a_site_are_not_given():
@@ -275,7 +279,7 @@ def test_both_secrets_of_a_site_are_not_given():
     for alive, gone in (([1, 2, 3, 4], [4]), ([1, 2, 3, 3], []), ([1, 2, 3, 9], [])):
         config = {Key.STAGE: Stage.UNMASK, Key.ACTIVE_NODE_ID_LIST: alive, Key.DEAD_NODE_ID_LIST: gone}
         with pytest.raises(InputError, match="both secrets"):
-            secagg.answer_stage(*ask(known, **config), "equal", lambda: None, print)
+            secagg.answer_stage(*ask(known, **config), EQUAL, lambda: None, print)
 
 
 def test_a_plain_request_is_refused_where_the_contract_says_secure(four, monkeypatch):
