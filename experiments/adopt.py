@@ -24,7 +24,7 @@ from federation.site_network import site_network, site_seed
 from federation.site_scores import balanced_accuracy
 from federation.site_trials import SiteTrials
 from federation.tables import parse_table
-from mfscsn.network import SplitModule
+from mfscsn.split import SplitModule
 from mfscsn.training import OptimiserState, RoundLog, Settings, derive_seed, predict, train_round
 
 PASSES = 10  # over the new site's trials in each of the run's rounds: few trials make few steps

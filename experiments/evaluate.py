@@ -32,7 +32,7 @@ from federation.site_network import site_network
 from federation.site_scores import balanced_accuracy, chosen_outputs, fine_tuned
 from federation.site_trials import SiteTrials, Target
 from federation.tables import first_difference
-from mfscsn.network import SplitModule
+from mfscsn.split import SplitModule
 from mfscsn.training import predict
 
 METHODS = ("own-calibration", "local-site", "mf-scsn")

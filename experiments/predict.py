@@ -22,7 +22,8 @@ from federation.site_scores import fine_tuned
 from federation.site_trials import Target, branch_name
 from mfscsn.exported import SITE
 from mfscsn.inputs import Reference
-from mfscsn.training import BranchTrials, predict
+from mfscsn.split import BranchTrials
+from mfscsn.training import predict
 
 
 @dataclass(frozen=True)

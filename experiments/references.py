@@ -16,7 +16,7 @@ from federation.site import write_tensors
 from federation.site_network import site_network, site_seed
 from federation.site_trials import branch_name
 from federation.workers import n_at_once, start_workers, stop_workers
-from mfscsn.network import SplitModule
+from mfscsn.split import SplitModule
 from mfscsn.training import derive_seed, train_round
 
 OWN = "own"  # the one branch of a network that has a target subject's calibration alone

@@ -81,7 +81,14 @@ def _train(message: Message, context: Context, run: RunFolder, site: Site, folde
         network.load_private(private[0])
     network.load_common(_common(message))
     optimiser_state = private[1] if private else None
-    if site.privacy is None:
+    ledger = Path(str(context.node_config.get("site", folder.folder))) / LEDGER
+    if contract.noise_multiplier and site.privacy is not None:
+        from federation.privacy.persons import charge  # OpenDP, which others do not need
+
+        epsilon = charge(ledger, site.privacy, contract, run.run_id, number)
+        log, optimiser_state = train_round(network, trials, settings, seed=0)
+        folder.log(f"round {number}: epsilon {epsilon:.3g} of {site.privacy.epsilon:g} of a person")
+    elif site.privacy is None:
         seed = derive_seed(site_seed(run.federation, site), site.name, number)
         now = settings.in_round(number)
         log, optimiser_state = train_round(network, trials, now, seed=seed, optimiser_state=optimiser_state)
@@ -91,8 +98,7 @@ def _train(message: Message, context: Context, run: RunFolder, site: Site, folde
             train_within_budget,
         )
 
-        path = Path(str(context.node_config.get("site", folder.folder))) / LEDGER
-        charged = ChargedRound(path, site.privacy, run.run_id, number)
+        charged = ChargedRound(ledger, site.privacy, run.run_id, number)
         log, optimiser_state, epsilon = train_within_budget(charged, network, trials, settings, optimiser_state)
         folder.log(f"round {number}: epsilon {epsilon:.3g} of {site.privacy.epsilon:g}, delta {site.privacy.delta:g}")
     check_finite(network.common_state())
@@ -101,6 +107,10 @@ def _train(message: Message, context: Context, run: RunFolder, site: Site, folde
     seconds = time.monotonic() - began
     measured = {"loss": log.loss, "accuracy": log.accuracy, "seconds": round(seconds, 3)}
     measured = {name: value for name, value in measured.items() if math.isfinite(value)}  # sums have no loss
+    if contract.noise_multiplier:
+        from federation.privacy.persons import with_share
+
+        network.load_common({name: with_share(values, contract) for name, values in network.common_state().items()})
     told = "" if site.privacy or "loss" not in measured else f" loss {log.loss:.4f},"  # no noise covers it
     folder.log(f"round {number}: {log.n_trials} trials,{told} {seconds:.2f} s")
     weight = 1 if contract.weighting == "equal" else log.n_trials
@@ -123,6 +133,11 @@ def _train_in_secret(message: Message, context: Context, run: RunFolder, site: S
         return _common(message), dict(after), int(content.metric_records[METRICS][N_TRIALS])  # type: ignore[arg-type]
 
     def uncovers(nodes: Sequence[int]) -> None:
+        if len(nodes) < run.federation.min_sites:
+            raise InputError(
+                f"the server asks to uncover a sum of {len(nodes)} sites, and min_sites is"
+                f" {run.federation.min_sites}; refused"
+            )
         folder.uncovers(_number(message), nodes)
 
     answer = answer_stage(message, context, run.federation.contract, train, uncovers)

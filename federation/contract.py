@@ -17,7 +17,8 @@ from federation.messages import FEWEST
 from federation.tables import Table, as_name, parse_table, read_toml
 from mfscsn.common_space import electrode_names
 from mfscsn.inputs import Alignment, check_alignment
-from mfscsn.network import COMMON_SPACE, SHARES_EXTRACTOR, SHARES_HEAD, Architecture, Branch, Share
+from mfscsn.network import COMMON_SPACE, SHARES_EXTRACTOR, SHARES_HEAD, Architecture, Share
+from mfscsn.split import Branch
 from mfscsn.sums import MEANS, SUMS
 from mfscsn.training import Settings
 
@@ -168,15 +169,17 @@ class Contract(Table):
             )
         if not one:
             return
+        hides = self.noise_multiplier > 0
         for fault, wanted in (
             (self.extractor != COMMON_SPACE, f'extractor = "{COMMON_SPACE}"'),
             (self.body not in (SUMS, MEANS), f'body = "{SUMS}" or "{MEANS}"'),
             (self.share not in ("middle", "none"), 'share = "middle"'),
             (self.labels is None, "labels = [...], the tasks of all sites: which of them a site has stays hidden"),
             (self.weighting != "equal", 'weighting = "equal": sums are added, not weighed'),
+            (hides and not self.secure_aggregation, "secure_aggregation with noise: each site adds a share of it"),
             (
-                bool(self.noise_multiplier) and not self.secure_aggregation,
-                "secure_aggregation with noise: each site adds a share of it",
+                hides and (self.min_sites or 0) < FEWEST,
+                f"min_sites = {FEWEST} or more with noise: so many add it",
             ),
         ):
             if fault:
@@ -370,10 +373,12 @@ class Privacy(Table):
     Parameters
     ----------
     epsilon : float
-        What all rounds of all runs together may tell about one trial; before it would be passed, the site stops.
+        What all rounds of all runs together may tell about one trial; before it would be passed, the site stops. With
+        "one-message" it is of a person with all its trials, the noise is the contract's, and `epsilon`, `delta` and
+        `share` alone stand here: `federation.privacy.persons`.
     delta : float
         With which probability more may be told; below one over the number of trials.
-    n_trials : int
+    n_trials : int, optional
         About how many training trials the site's largest data set has: rounded, and public. Steps, their rate and their
         mean follow from it, and never from the true number, which would tell whether one trial was there.
     share : float
@@ -385,7 +390,7 @@ class Privacy(Table):
     """
 
     epsilon: Positive
-    n_trials: int = Field(ge=1)
+    n_trials: int | None = Field(None, ge=1)
     share: float = Field(0.25, gt=0, le=1)
     delta: float = Field(1e-5, gt=0, lt=1)
     noise_multiplier: Positive | None = None
@@ -470,6 +475,11 @@ class Federation(Table):
                     )
             if site.privacy is not None:
                 self._check_privacy(site)
+            elif self.contract.noise_multiplier and site.dataset:
+                raise ValueError(
+                    f"site {site.name!r}: a message with noise costs privacy, and nobody counts: add"
+                    " privacy = { epsilon = ... }"
+                )
             for dataset in site.dataset:
                 unknown = sorted(set(dataset.task_map.values()) - set(dataset.labels(self.contract)))
                 if unknown:
@@ -485,8 +495,13 @@ class Federation(Table):
 
     def _check_privacy(self, site: Site) -> None:
         """Raise ValueError when something would tell of the trials that no noise covers."""
-        c = self.contract
+        c, privacy = self.contract, site.privacy
+        assert privacy is not None
+        if c.strategy == ONE_MESSAGE:
+            self._check_privacy_of_persons(site, privacy)
+            return
         for fault, wanted in (
+            (privacy.n_trials is None, "n_trials: about how many trials train, which the number of steps follows from"),
             (c.extractor != "shallow-group", 'contract.extractor = "shallow-group": batch norm mixes trials'),
             (c.alignment not in ("none", "standard"), 'contract.alignment = "none" or "standard": others are fitted'),
             (c.share == "none", "something to be shared"),
@@ -499,6 +514,18 @@ class Federation(Table):
         ):
             if fault:
                 raise ValueError(f"site {site.name!r}: privacy needs {wanted}")
+
+    @staticmethod
+    def _check_privacy_of_persons(site: Site, privacy: Privacy) -> None:
+        for fault, wanted in (
+            (privacy.n_trials is not None, "no n_trials: the unit is a person, however many trials it has"),
+            (privacy.noise_multiplier is not None, "no noise_multiplier of its own: all sites add to the contract's"),
+            (bool(site.metrics), "metrics = []: how long a message takes tells how many persons there are"),
+            (bool(site.scores), "scores = []: they are of a model without noise"),
+            (any(d.channels is None for d in site.dataset), "channels = [...] in each data set: found channels tell"),
+        ):
+            if fault:
+                raise ValueError(f"site {site.name!r}: privacy of a person needs {wanted}")
 
     @property
     def min_sites(self) -> int:

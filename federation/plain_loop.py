@@ -14,8 +14,8 @@ from torch import Tensor
 from federation.contract import ONE_MESSAGE, Federation
 from federation.site_network import site_network, site_seed
 from federation.site_trials import SiteTrials
-from mfscsn.network import SplitModule
-from mfscsn.training import BranchTrials, derive_seed, train_round
+from mfscsn.split import BranchTrials, SplitModule
+from mfscsn.training import derive_seed, train_round
 
 
 def train_together(

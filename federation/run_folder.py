@@ -26,7 +26,7 @@ from federation.privacy.ledger import LEDGER, Ledger
 from federation.site import SiteFolder, read_tensors, write_tensors
 from federation.site_network import site_network
 from federation.site_trials import SiteTrials
-from mfscsn.network import SplitModule
+from mfscsn.split import SplitModule
 
 HISTORY = ("round", "site", "status", "n_trials", "loss", "accuracy", "distance")
 SITE_SCORES = ("site", "status", "n_targets", "balanced_accuracy")

@@ -3,7 +3,8 @@
 from federation.contract import Federation, Site
 from federation.site_trials import SiteTrials
 from mfscsn.heads import start_by_label
-from mfscsn.network import Anchored, Branch, SplitModule
+from mfscsn.split import Branch, SplitModule
+from mfscsn.sums import Summed
 from mfscsn.training import derive_seed
 
 
@@ -12,7 +13,7 @@ def site_network(federation: Federation, trials: SiteTrials) -> SplitModule:
     contract, site, seed = federation.contract, trials.site, federation.training.seed
     own_seed = derive_seed(site_seed(federation, site), site.name)
     network = contract.architecture.build(trials.branches(), own_seed)
-    if isinstance(network, Anchored) and contract.heads == "label":
+    if contract.heads == "label" and not isinstance(network, Summed):
         for branch, labels in trials.labels().items():
             start_by_label(network.head(branch), labels, seed)
         network.anchor_heads()

@@ -7,7 +7,7 @@ from sklearn.metrics import recall_score
 from federation.contract import Federation, Site
 from federation.run_folder import RunFolder
 from federation.site_trials import SiteTrials, Target
-from mfscsn.network import SplitModule
+from mfscsn.split import SplitModule
 from mfscsn.training import derive_seed, fine_tune, predict
 
 

@@ -21,8 +21,7 @@ from data.trials import UNLABELLED, Trials, in_order
 from federation.contract import Contract, Dataset, Part, Site
 from mfscsn import common_space, riemann
 from mfscsn.inputs import Alignment
-from mfscsn.network import Branch
-from mfscsn.training import BranchTrials
+from mfscsn.split import Branch, BranchTrials
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,9 @@ from mfscsn.exported import SITE, CommonLayers, read_exported
 from mfscsn.extractors import EXTRACTORS
 from mfscsn.heads import start_by_label
 from mfscsn.inputs import Alignment, check_alignment
-from mfscsn.network import COMMON_SPACE, Architecture, Branch
-from mfscsn.training import BranchTrials, Settings, derive_seed, predict, train_round
+from mfscsn.network import COMMON_SPACE, Architecture
+from mfscsn.split import Branch, BranchTrials
+from mfscsn.training import Settings, derive_seed, predict, train_round
 
 
 @contextmanager

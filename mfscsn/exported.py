@@ -14,7 +14,8 @@ from torch import Tensor
 
 from mfscsn.heads import start_by_label
 from mfscsn.inputs import Alignment
-from mfscsn.network import Anchored, Architecture, Branch
+from mfscsn.network import Anchored, Architecture
+from mfscsn.split import Branch
 
 FILE = "common.safetensors"
 KIND = "mfscsn common layers"

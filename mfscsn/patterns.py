@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from mfscsn.extractors import ShallowExtractor
-from mfscsn.network import SeparateCommonSeparate, SplitModule
+from mfscsn.network import SeparateCommonSeparate
+from mfscsn.split import SplitModule
 
 BANDS = {"mu, 8 to 13 Hz": (8.0, 13.0), "beta, 13 to 30 Hz": (13.0, 30.0)}
 N_TRIALS = 200  # of the signals themselves, for patterns of filters: enough, and quick

@@ -20,20 +20,15 @@ Association 84(405):165-175.
 """
 
 import copy
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mfscsn import riemann
 from mfscsn.bodies import mirrored_pairs
-from mfscsn.network import Architecture, Branch, SplitModule, image_of
-
-if TYPE_CHECKING:
-    from mfscsn.training import BranchTrials
+from mfscsn.split import Branch, BranchTrials, SplitModule, image_of
 
 SUMS, MEANS = "sums", "means"  # bodies
 RIDGE = 1000.0  # added to the scatter of all trials and their images
@@ -46,12 +41,15 @@ class Summed(SplitModule):
 
     Parameters
     ----------
-    architecture : Architecture
-        Its body is `SUMS` or `MEANS`.
+    body : {"sums", "means"}
+    n_views : int
+        Covariances that a trial has: `mfscsn.riemann.n_views`.
+    electrodes : sequence of str
+        Of the common space.
     branches : mapping of str to Branch
         At least one; all have the same outputs.
-    seed : int
-        Nothing is random here.
+    common : bool
+        Whether the sums may leave; else the network is of a site for itself.
 
     Raises
     ------
@@ -59,28 +57,28 @@ class Summed(SplitModule):
         When branches have other outputs than one another.
     """
 
-    def __init__(self, architecture: Architecture, branches: Mapping[str, Branch], seed: int = 0):
+    def __init__(
+        self, body: str, n_views: int, electrodes: Sequence[str], branches: Mapping[str, Branch], common: bool = True
+    ):
         super().__init__()
-        self.architecture, self.branches = architecture, dict(branches)
+        self.body, self.branches = body, dict(branches)
         sizes = {branch.n_outputs for branch in branches.values()}
         if len(sizes) != 1:
-            raise ValueError(f"body={architecture.body!r} needs branches of one list of labels, found {sorted(sizes)}")
-        a = architecture
-        n_pairs = len(a.electrodes) * (len(a.electrodes) + 1) // 2
-        self.n_features = riemann.n_views(a.n_times, a.sfreq, a.band) * n_pairs
-        self.places = {name: _image(a, branch, self.n_features // n_pairs) for name, branch in branches.items()}
+            raise ValueError(f"body={body!r} needs branches of one list of labels, found {sorted(sizes)}")
+        self.n_features = n_views * len(electrodes) * (len(electrodes) + 1) // 2
+        self.places = {name: _image(electrodes, branch, n_views) for name, branch in branches.items()}
         (n_outputs,), n, triangle = sizes, self.n_features, self.n_features * (self.n_features + 1) // 2
         shapes = {"counts": (n_outputs,), "totals": (n_outputs, n), "scatter": (triangle,)}
-        if a.body == MEANS:
+        if body == MEANS:
             shapes = {"directions": (n_outputs, n)}
             self.register_buffer(
                 "within", torch.zeros(triangle, dtype=torch.float64)
             )  # the site's own, over its trials
         for name, shape in shapes.items():
             self.register_parameter(name, nn.Parameter(torch.zeros(shape, dtype=torch.float64), requires_grad=False))
-        self.common_prefixes = () if a.share == "none" else tuple(shapes)
+        self.common_prefixes = tuple(shapes) if common else ()
 
-    def take(self, trials: "Mapping[str, BranchTrials]", person_norm: float) -> None:
+    def take(self, trials: Mapping[str, BranchTrials], person_norm: float) -> None:
         """Set the common layers to what trials say, whatever they were.
 
         Parameters
@@ -92,7 +90,7 @@ class Summed(SplitModule):
         parts = [sums_of(of_branch) for of_branch in trials.values()]
         counts, totals, scatter = (sum(of_all, torch.zeros(())) for of_all in zip(*parts, strict=True))
         with torch.no_grad():
-            if self.architecture.body == SUMS:
+            if self.body == SUMS:
                 for name, value in (("counts", counts), ("totals", totals), ("scatter", _packed(scatter))):
                     self.get_parameter(name).copy_(value)
                 return
@@ -102,11 +100,11 @@ class Summed(SplitModule):
             said = [clipped(vector, person_norm) for vector in of_persons]
             self.get_parameter("directions").copy_(sum(said, torch.zeros_like(self.get_parameter("directions"))))
 
-    def with_own(self, own: "BranchTrials") -> "Summed":
+    def with_own(self, own: BranchTrials) -> "Summed":
         """Return a copy in which a subject's own trials weigh `OWN_WEIGHT` times as much as another's."""
         fitted = copy.deepcopy(self)
         with torch.no_grad():
-            if self.architecture.body == SUMS:
+            if self.body == SUMS:
                 counts, totals, scatter = sums_of(own)
                 for name, value in (("counts", counts), ("totals", totals), ("scatter", _packed(scatter))):
                     fitted.get_parameter(name).add_((OWN_WEIGHT - 1) * value)
@@ -121,7 +119,7 @@ class Summed(SplitModule):
         Where electrodes and labels have a mirror image, each trial counts as its image too.
         """
         places = self.places[branch]
-        if self.architecture.body == MEANS:
+        if self.body == MEANS:
             directions: Tensor = self.get_parameter("directions")
             within = _square(self.get_buffer("within"), self.n_features)
             if places is not None:
@@ -167,14 +165,14 @@ class Summed(SplitModule):
 UNKNOWN = -1e6  # logit of a label that nobody has shown
 
 
-def sums_of(trials: "BranchTrials") -> tuple[Tensor, Tensor, Tensor]:
+def sums_of(trials: BranchTrials) -> tuple[Tensor, Tensor, Tensor]:
     """Return counts ``(n_labels,)``, totals ``(n_labels, n_features)`` and the scatter of trials."""
     x = _flat(trials.signals)
     there = nn.functional.one_hot(torch.from_numpy(trials.labels), len(trials.names)).double()
     return there.sum(0), there.T @ x, x.T @ x
 
 
-def person_vectors(trials: "BranchTrials") -> list[Tensor]:
+def person_vectors(trials: BranchTrials) -> list[Tensor]:
     """Return, of each person, how far its labels' means lie from their mean: ``(n_labels, n_features)``.
 
     A label that a person does not have is a row of zeros, and so are all of a person with one label.
@@ -206,9 +204,9 @@ def _within(counts: Tensor, totals: Tensor, scatter: Tensor) -> Tensor:
     return scatter - totals.T @ means
 
 
-def _image(a: Architecture, branch: Branch, n_views: int) -> tuple[Tensor, Tensor] | None:
-    """Return the places of mirrored features and labels, as `mfscsn.network.image_of` those of electrodes."""
-    image = image_of(a.electrodes, branch.labels)
+def _image(electrodes: Sequence[str], branch: Branch, n_views: int) -> tuple[Tensor, Tensor] | None:
+    """Return the places of mirrored features and labels, as `mfscsn.split.image_of` those of electrodes."""
+    image = image_of(electrodes, branch.labels)
     if image is None:
         return None
     pairs = torch.tensor(mirrored_pairs(image[0].tolist()))

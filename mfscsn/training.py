@@ -4,7 +4,7 @@ import copy
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mfscsn.losses import branch_mmd, class_weights
-from mfscsn.network import SplitModule
+from mfscsn.split import BranchTrials, SplitModule
 from mfscsn.sums import Summed
 
 
@@ -39,27 +39,6 @@ class Settings:
         if self.schedule == "constant":
             return self
         return replace(self, lr=self.lr * 0.5 * (1 + math.cos(math.pi * (number - 0.5) / self.rounds)))
-
-
-@dataclass(frozen=True)
-class BranchTrials:
-    """Training trials of one branch.
-
-    Parameters
-    ----------
-    signals : array, shape (n_trials, n_chans, n_times), or (n_trials, n_views, n_pairs) of `mfscsn.riemann`, float32
-    labels : array of int, shape (n_trials,)
-        Indices into `names`.
-    names : tuple of str
-        The branch's label names, in the order of the head's outputs.
-    persons : array of str, shape (n_trials,)
-        Whose each trial is, where that matters; else empty.
-    """
-
-    signals: NDArray[np.float32]
-    labels: NDArray[np.int64]
-    names: tuple[str, ...]
-    persons: NDArray[np.str_] = field(default_factory=lambda: np.array([], str))
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,9 @@ from torch.nn import functional as F
 
 from experiments.audit.views import MAX_GRAD_NORM, Layers, View, joined
 from federation.privacy.randomness import secret_normal
-from mfscsn.network import SeparateCommonSeparate, SplitModule
+from mfscsn.network import SeparateCommonSeparate
 from mfscsn.riemann import BANDS
+from mfscsn.split import SplitModule
 
 FIRST = "common.0"  # the first common layer
 SEARCHES, STEPS = 25, 20  # of L-BFGS

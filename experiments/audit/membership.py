@@ -19,8 +19,8 @@ from sklearn.metrics import roc_auc_score
 from torch.nn import functional as F
 
 from experiments.audit.views import View, trained
-from mfscsn.network import SplitModule
-from mfscsn.training import BranchTrials, Settings, derive_seed
+from mfscsn.split import BranchTrials, SplitModule
+from mfscsn.training import Settings, derive_seed
 
 N_BOOTSTRAP = 1000
 Parts = dict[str, tuple[BranchTrials, BranchTrials, BranchTrials]]

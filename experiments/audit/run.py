@@ -35,8 +35,8 @@ from federation.site_network import server_network, site_network
 from federation.site_scores import mean_score
 from federation.tables import parse_table
 from federation.workers import start_workers, stop_workers
-from mfscsn.network import SplitModule
-from mfscsn.training import BranchTrials, derive_seed
+from mfscsn.split import BranchTrials, SplitModule
+from mfscsn.training import derive_seed
 
 N_TRIALS = 6  # that are made anew of each view's gradients
 DECLARED = 200  # trials, which a site under privacy says in place of the true number

@@ -29,7 +29,7 @@ from federation.contract import Federation, parse_federation, with_root
 from federation.run_folder import RunFolder
 from federation.site_scores import fine_tuned
 from federation.tables import read_toml
-from mfscsn.network import SplitModule
+from mfscsn.split import SplitModule
 from mfscsn.training import predict
 
 ABOUT = "beetl.json"

@@ -20,8 +20,9 @@ from federation.plain_loop import train_together
 from federation.site_network import server_network
 from federation.site_scores import fine_tuned
 from federation.site_trials import SiteTrials
-from mfscsn.network import COMMON_SPACE, SHARES_EXTRACTOR, SHARES_HEAD, Anchored, SplitModule
-from mfscsn.training import BranchTrials, predict
+from mfscsn.network import COMMON_SPACE, SHARES_EXTRACTOR, SHARES_HEAD, Anchored
+from mfscsn.split import BranchTrials, SplitModule
+from mfscsn.training import predict
 
 # Names of a centralised training. Seeds are derived from them: kept results are of these
 CENTRE, JOINT = "one-place", "--in-one-place--"  # the one site; between the names of a site and of its data set

@@ -25,8 +25,9 @@ from federation.site_trials import SiteTrials, Target
 from mfscsn.bodies import mirrored_pairs
 from mfscsn.common_space import mirrored
 from mfscsn.inputs import Alignment
-from mfscsn.network import COMMON_SPACE, mirrored_label
-from mfscsn.training import BranchTrials, derive_seed
+from mfscsn.network import COMMON_SPACE
+from mfscsn.split import BranchTrials, mirrored_label
+from mfscsn.training import derive_seed
 
 Signals = NDArray[np.floating]
 

@@ -31,8 +31,9 @@ from federation.plain_loop import train_together
 from federation.run_folder import RunFolder
 from federation.workers import start_workers, stop_workers
 from mfscsn.common_space import ELECTRODES
-from mfscsn.network import Architecture, Branch, ExtractorAlone, SeparateCommonSeparate
+from mfscsn.network import Architecture, ExtractorAlone, SeparateCommonSeparate
 from mfscsn.riemann import n_views
+from mfscsn.split import Branch
 
 BATCH, SFREQ = 60, 250.0
 GEOMETRIES = ((64, 640), (22, 1000))  # channels, samples of a trial

@@ -44,13 +44,14 @@ from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, 
 
 from data.errors import InputError
 from data.files import replaced
-from federation.contract import Privacy
+from federation.contract import ONE_MESSAGE, Contract, Privacy
 from federation.deployment.app_bundle import bundle_hash
 from federation.guard import end_guarded, end_with, flower_environment, free_port, start_guarded
 from federation.messages import REFUSALS, UNAPPROVED_APP
 from federation.privacy.ledger import LEDGER, BudgetSpent, Ledger
 from federation.site_home import SiteHome
 from federation.workers import nameless_main, warm_up
+from mfscsn.sums import MEANS
 
 POLL_SECONDS = 0.1
 AGAIN_SECONDS, LONGEST_PAUSE = 5.0, 60.0  # before another try; it doubles
@@ -306,20 +307,26 @@ def answer_message(address: str, token: str, approved: str, command: int, whole:
 
 def _privacy(home: SiteHome, privacy: Privacy) -> list[str]:
     """Say what noise promises, what is spent, and what the next run may take."""
-    from federation.privacy.private_training import steps_of_round
-
     ledger, training = Ledger(home.path / LEDGER, privacy), home.federation.training
+    unit = ledger.unit.partition(",")[0]
     lines = [
-        f"with noise: all rounds of all runs tell at most epsilon {privacy.epsilon:g} (delta {privacy.delta:g}) of one"
-        f" trial, {ledger.epsilon:.3g} is spent ({LEDGER}); then this site trains no more",
+        f"with noise: all rounds of all runs tell at most epsilon {privacy.epsilon:g} (delta {privacy.delta:g}) of"
+        f" {unit}, {ledger.epsilon:.3g} is spent ({LEDGER}); then this site trains no more",
     ]
     try:
-        lines.append(ledger.plan(training.rounds, *steps_of_round(privacy.n_trials, home.federation.settings)))
+        if privacy.n_trials is None:
+            from federation.privacy.persons import plan
+
+            lines.append(plan(ledger, home.federation.contract))
+        else:
+            from federation.privacy.private_training import steps_of_round
+
+            lines.append(ledger.plan(training.rounds, *steps_of_round(privacy.n_trials, home.federation.settings)))
     except BudgetSpent as error:
         lines.append(f"no further run: {error}")
     if ledger.account.unprotected_runs:
         lines.append(
-            f"BUT {ledger.account.unprotected_runs} run(s) before had no noise: whatever they told of a trial is told,"
+            f"BUT {ledger.account.unprotected_runs} run(s) before had no noise: whatever they told of {unit} is told,"
             " and is not in that number"
         )
     return lines
@@ -334,6 +341,26 @@ def _runtime(address: str, component: str, proof: Any, retry: Any = None) -> Run
         interceptors=[RuntimeVersionHttpInterceptor(component_name=component), proof],
         retry_invoker=retry,
     )
+
+
+def _sums(contract: Contract) -> list[str]:
+    """Say what one message holds."""
+    if contract.body == MEANS:
+        lines = [
+            "these are no layers that were trained but a sum over persons: of each, and of each label, how far the"
+            f" label's mean lies from the person's, cut to the length {contract.person_norm:g}"
+        ]
+    else:
+        lines = [
+            "these are no layers that were trained but sums over the site's trials: how many each label has, the sum of"
+            " their tangent vectors, and one scatter of them all"
+        ]
+    if not contract.secure_aggregation:
+        lines.append(
+            "WARNING: without secure aggregation the server reads this site's own sums: which labels it has, and the"
+            " span in which its trials lie"
+        )
+    return lines
 
 
 def sends(home: SiteHome) -> list[str]:
@@ -359,14 +386,17 @@ def sends(home: SiteHome) -> list[str]:
         noised = _privacy(home, site.privacy)
     decoder = []
     stays = "or a layer of the site's own"
-    if contract.space and contract.share == "middle":
+    if contract.strategy == ONE_MESSAGE:
+        decoder, stays = _sums(contract), "electrodes, means of subjects, or covariances of the site's own"
+    elif contract.space and contract.share == "middle":
         decoder = [
             "that is a decoder whole but for its heads: with the seed of the run it tells which labels a site has"
             + ("; of the sum, not whose" if contract.secure_aggregation else "; secure_aggregation hides whose"),
         ]
         stays = "electrodes, means of subjects, averages of norms, or a head"
+    when = "once" if contract.strategy == ONE_MESSAGE else "in every round"
     return [
-        f"in every round: the {len(layers)} arrays of the common layers, {n_values} numbers ({shapes}){masked}",
+        f"{when}: the {len(layers)} arrays of the common layers, {n_values} numbers ({shapes}){masked}",
         *decoder,
         f"with them: {count}; {metrics}; the site's name {site.name!r}",
         *noised,

@@ -1,4 +1,4 @@
-"""The ledger of a site's privacy: what its updates have told about a single trial so far, and what they may tell.
+"""The ledger of a site's privacy: what has been told so far of a trial or, in one message, a person, and what may be.
 
 ``privacy.json`` lies at the site and outlives runs. Each round is written down **before** it is trained: a round that
 is broken off, or trained again, counts.
@@ -24,6 +24,7 @@ from federation.contract import Privacy
 from federation.tables import Table, parse_table, read_toml
 
 UNIT = "one trial, added or removed; not a person: of k trials in training, epsilon is up to k times as much"
+PERSON = "one person, added or removed with all its trials, of one data set"  # of one message
 LEDGER = "privacy.json"
 LARGEST_NOISE_MULTIPLIER = 1e4
 
@@ -86,9 +87,21 @@ class Ledger:
                 raise InputError(
                     f"{path}: kept for delta = {self.account.delta:g}, the site's file says {privacy.delta:g}; keep one"
                 )
+            if self.account.unit != self.unit:
+                raise InputError(
+                    f"{path}: counts {self.account.unit.partition(',')[0]}, and this contract asks for"
+                    f" {self.unit.partition(',')[0]}; the two do not add up: take part with another site folder"
+                )
         else:
             unprotected = _runs_before(path)
-            self.account = Account(unit=UNIT, budget=privacy.epsilon, delta=privacy.delta, unprotected_runs=unprotected)
+            self.account = Account(
+                unit=self.unit, budget=privacy.epsilon, delta=privacy.delta, unprotected_runs=unprotected
+            )
+
+    @property
+    def unit(self) -> str:
+        """Whose privacy is counted: a trial's or, in one message, a person's."""
+        return PERSON if self.privacy.n_trials is None else UNIT
 
     @property
     def share(self) -> float:
@@ -151,7 +164,7 @@ class Ledger:
             epsilon=after,
         )
         self.account = Account(
-            unit=UNIT,
+            unit=self.unit,
             budget=self.privacy.epsilon,
             delta=self.privacy.delta,
             epsilon=after,

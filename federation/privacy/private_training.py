@@ -33,8 +33,8 @@ from federation.contract import Privacy
 from federation.privacy.ledger import Ledger
 from federation.privacy.randomness import secret_normal, secret_uniform
 from mfscsn.extractors import FusedConvolution
-from mfscsn.network import SplitModule
-from mfscsn.training import BranchTrials, OptimiserState, RoundLog, Settings, private_optimiser_state, restore_optimiser
+from mfscsn.split import BranchTrials, SplitModule
+from mfscsn.training import OptimiserState, RoundLog, Settings, private_optimiser_state, restore_optimiser
 
 
 @dataclass(frozen=True)
@@ -94,18 +94,19 @@ def train_within_budget(
     BudgetSpent
         When the round would pass the site's budget: nothing is trained.
     """
-    path, privacy = charged.path, charged.privacy
-    if privacy.delta * privacy.n_trials * len(trials) >= 1:
+    path, privacy, n_trials = charged.path, charged.privacy, charged.privacy.n_trials
+    assert n_trials is not None
+    if privacy.delta * n_trials * len(trials) >= 1:
         raise InputError(
-            f"privacy.delta = {privacy.delta:g} lets one of {privacy.n_trials * len(trials)} trials be told whole; take"
+            f"privacy.delta = {privacy.delta:g} lets one of {n_trials * len(trials)} trials be told whole; take"
             " a delta well below one over their number"
         )
-    n_steps, rate = steps_of_round(privacy.n_trials, settings)
+    n_steps, rate = steps_of_round(n_trials, settings)
     with locked(path.parent, "privacy", f"{path}: another process is writing to it", wait=60.0):
         ledger = Ledger(path, privacy)
         noise_multiplier = ledger.noise_multiplier_of(charged.run, settings.rounds, n_steps, rate)
         epsilon = ledger.charge(charged.run, charged.number, noise_multiplier, n_steps, rate)
-    mechanism = Mechanism(noise_multiplier, privacy.max_grad_norm, privacy.n_trials)
+    mechanism = Mechanism(noise_multiplier, privacy.max_grad_norm, n_trials)
     return *train_round_privately(network, trials, settings, mechanism, optimiser_state=optimiser_state), epsilon
 
 

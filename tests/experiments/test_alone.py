@@ -6,7 +6,7 @@ from sklearn.linear_model import LogisticRegression
 
 from experiments.alone import own_answers, site_answers
 from federation.site_trials import Target
-from mfscsn.training import BranchTrials
+from mfscsn.split import BranchTrials
 
 NAMES = ("left_hand", "right_hand", "rest")
 

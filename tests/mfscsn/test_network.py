@@ -3,8 +3,9 @@ import torch
 
 from mfscsn import bodies
 from mfscsn.common_space import ELECTRODES, mirrored
-from mfscsn.network import Anchored, Architecture, Branch, SeparateCommonSeparate
-from mfscsn.training import BranchTrials, Settings, train_round
+from mfscsn.network import Anchored, Architecture, SeparateCommonSeparate
+from mfscsn.split import Branch, BranchTrials
+from mfscsn.training import Settings, train_round
 
 SHAPES = {"a": Branch(4, 2), "b": Branch(7, 3)}
 ARCHITECTURE = Architecture(n_times=256, sfreq=128.0)

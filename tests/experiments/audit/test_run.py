@@ -24,8 +24,9 @@ from federation.run_folder import RunFolder
 from federation.server_app import federate
 from federation.site_scores import mean_score
 from mfscsn.heads import start_by_label
-from mfscsn.network import Architecture, Branch, SeparateCommonSeparate
-from mfscsn.training import BranchTrials, Settings
+from mfscsn.network import Architecture, SeparateCommonSeparate
+from mfscsn.split import Branch, BranchTrials
+from mfscsn.training import Settings
 
 AUDITED = tiny_toml('alignment = "standard"\nweighting = "equal"', "lr = 1e-3").replace('"shallow"', '"shallow-group"')
 

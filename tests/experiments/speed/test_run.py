@@ -8,7 +8,8 @@ import torch
 from conftest import mfscsn, refused
 
 from experiments.speed.run import PlainShallow, _memory, in_turns, ratio
-from mfscsn.network import Architecture, Branch, ExtractorAlone
+from mfscsn.network import Architecture, ExtractorAlone
+from mfscsn.split import Branch
 
 
 def test_sides_take_turns_and_the_first_turn_does_not_count():

@@ -21,8 +21,9 @@ from federation.privacy.randomness import key_stream, secret_normal, secret_unif
 from federation.run_folder import RunFolder
 from federation.server_app import federate
 from federation.strategy import RunFailed
-from mfscsn.network import Architecture, Branch, SeparateCommonSeparate
-from mfscsn.training import BranchTrials, Settings
+from mfscsn.network import Architecture, SeparateCommonSeparate
+from mfscsn.split import Branch, BranchTrials
+from mfscsn.training import Settings
 
 PRIVATE = 'alignment = "standard"\nweighting = "equal"'
 
@@ -186,7 +187,7 @@ def test_a_round_is_written_down_before_it_is_trained(tmp_path, prepared, monkey
         ("batch_size = 8", "batch_size = 8\nmmd = 1.0", "privacy needs training.mmd = 0"),
         ('"equal"', '"equal"\nstrategy = "fedprox"', "privacy needs another strategy"),
         ("epsilon = 8.0", "epsilon = 8.0, sigma = 1.0", "sigma: unknown key"),
-        ("n_trials = 24, ", "", "n_trials: Field required"),
+        ("n_trials = 24, ", "", "privacy needs n_trials"),
         ("metrics = []", 'metrics = []\nbranch_by = "subject"', 'privacy needs branch_by = "dataset"'),
     ],
 )
