@@ -242,6 +242,21 @@ def prepare(
     return folder
 
 
+def forget(recipe: Recipe, root: Path, subject: str) -> bool:
+    """Remove a subject's prepared trials, and what was made of them; return whether there were any."""
+    folder = recipe.folder(root)
+    if not folder.exists():
+        return False
+    with locked(root, folder.name, "", wait=math.inf):
+        manifest = read_manifest(folder)
+        entry = manifest["subjects"].pop(subject, None)
+        if entry is not None:
+            shutil.rmtree(folder / INPUTS, ignore_errors=True)
+            (folder / entry["file"]).unlink(missing_ok=True)
+            _write_manifest(folder, manifest)
+    return entry is not None
+
+
 def _open_manifest(recipe: Recipe, folder: Path) -> dict[str, Any]:
     if folder.exists() and any(folder.iterdir()):
         manifest = read_manifest(folder)

@@ -5,6 +5,7 @@ and `predict` work on it. In its tables `mf-scsn` is the network around the adop
 network with common layers of its own.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -18,10 +19,10 @@ from experiments.evaluate import METHODS, Score, evaluate
 from experiments.progress import Progress
 from experiments.references import reference_jobs, train_references
 from federation.common_layers import AdoptableLayers, of_subject
-from federation.contract import Dataset, Federation, Part, Site
+from federation.contract import ONE_MESSAGE, Dataset, Federation, Part, Site
 from federation.run_folder import RunFolder
 from federation.site_network import site_network, site_seed
-from federation.site_scores import balanced_accuracy
+from federation.site_scores import balanced_accuracy, fine_tuned
 from federation.site_trials import SiteTrials
 from federation.tables import parse_table
 from mfscsn.split import SplitModule
@@ -39,7 +40,9 @@ CURVE = ("subject", "method", "seed", "n_calibration", "balanced_accuracy")
 
 def adopting(common: AdoptableLayers, site: Site, seed: int | None = None) -> Federation:
     """Describe the federation of one site that adopts common layers."""
-    contract = common.contract.model_copy(update={"min_sites": None, "secure_aggregation": False, "strategy": "fedavg"})
+    strategy = ONE_MESSAGE if common.contract.strategy == ONE_MESSAGE else "fedavg"
+    alone = {"min_sites": None, "secure_aggregation": False, "strategy": strategy, "noise_multiplier": 0.0}
+    contract = common.contract.model_copy(update=alone)
     if common.contract.share != "middle":
         raise InputError(
             f"{common.name}: its sites share {common.contract.share!r}; only with 'middle' can another headset take"
@@ -90,9 +93,11 @@ def adopt(run: RunFolder, common: AdoptableLayers, report: Callable[[Progress], 
         run.site(site.name).save_private(number, network.private_state(), state, trials_digest)
         seconds, began = round(time.monotonic() - began, 3), time.monotonic()
         row = {"round": number, "site": site.name}
-        history = {**row, "status": "ok", "n_trials": log.n_trials, "loss": log.loss, "accuracy": log.accuracy}
+        history = {**row, "status": "ok", "n_trials": log.n_trials}
+        if math.isfinite(log.loss):  # sums have none
+            history |= {"loss": log.loss, "accuracy": log.accuracy}
         run.finish_round(number, common.layers, {}, [history], [{**row, "seconds": seconds, "round_seconds": seconds}])
-        report(Progress("rounds", number, rounds, f"loss {log.loss:.3f}"))
+        report(Progress("rounds", number, rounds, f"loss {log.loss:.3f}" if math.isfinite(log.loss) else ""))
     train_references(run, reference_jobs(run), lambda done, total: report(Progress("references", done, total)))
     scores = evaluate(run)
     _curve(run, common, report)
@@ -172,6 +177,7 @@ def _scores(federation: Federation, store: Path, common: AdoptableLayers) -> Seq
     scores = []
     for target in opened.targets():
         for method, network in ((OURS, adopted), (LOCAL, alone)):
-            score = balanced_accuracy(predict(network, target.signals, target.branch), target.labels, target.outputs)
+            own = fine_tuned(federation, opened, network, target)
+            score = balanced_accuracy(predict(own, target.signals, target.branch), target.labels, target.outputs)
             scores.append((target.subject, method, score))
     return scores

@@ -100,4 +100,4 @@ def subjects_of(source: Source, dataset: Dataset) -> list[str]:
         if name not in known:
             shown = ", ".join(known[:12]) + (", ..." if len(known) > 12 else "")
             raise InputError(f"{dataset.source}: no such subject {name!r}{nearest(name, known)}; there are {shown}")
-    return known if dataset.subjects is None else dataset.subjects
+    return dataset.used(known)

@@ -27,7 +27,7 @@ from federation.messages import (
     SUMMED_BEFORE,
 )
 from federation.privacy.ledger import LEDGER, BudgetSpent
-from federation.run_folder import RunFolder, run_path
+from federation.run_folder import RunFolder, forget_older_sums, run_path
 from federation.site import AlreadySummed, SiteFolder, check_finite, fail
 from federation.site_home import SCORED, OtherContract, SiteHome
 from federation.site_network import server_network, site_network, site_seed
@@ -108,9 +108,9 @@ def _train(message: Message, context: Context, run: RunFolder, site: Site, folde
     measured = {"loss": log.loss, "accuracy": log.accuracy, "seconds": round(seconds, 3)}
     measured = {name: value for name, value in measured.items() if math.isfinite(value)}  # sums have no loss
     if contract.noise_multiplier:
-        from federation.privacy.persons import with_share
+        from federation.privacy.persons import with_noise
 
-        network.load_common({name: with_share(values, contract) for name, values in network.common_state().items()})
+        with_noise(network, contract)
     told = "" if site.privacy or "loss" not in measured else f" loss {log.loss:.4f},"  # no noise covers it
     folder.log(f"round {number}: {log.n_trials} trials,{told} {seconds:.2f} s")
     weight = 1 if contract.weighting == "equal" else log.n_trials
@@ -154,6 +154,8 @@ def _evaluate(message: Message, context: Context, run: RunFolder, site: Site, fo
             raise InputError("the server asks for the scores of other layers")  # it may not try them on the test trials
     server_network(run.federation).load_common(layers)  # they must fit before they are kept
     run.keep_common(number, layers)
+    if context.node_config.get("site") is not None:
+        forget_older_sums(run)
     scores: dict[str, int | float] = {}
     home = context.node_config.get("site")
     if not site.scores or folder.private_round(number) is None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from data.errors import InputError
 from data.files import replaced
-from federation.contract import Contract, Dataset, Training
+from federation.contract import ONE_MESSAGE, Contract, Dataset, Training
 from federation.run_folder import RunFolder
 from federation.site import write_tensors
 from federation.tables import parse_table
@@ -56,6 +56,10 @@ IN_SPACE = """\
 They decode trials in the common space, which any headset has: {electrodes}.
 Heads are not in it. They begin with rows that the labels' names and the run's seed tell, so a headset that no site had
 decodes without one labelled trial."""
+SUMS = """\
+They are no layers that were trained but sums over the sites' trials in the common space ({electrodes}), which any
+headset has; linear discriminant analysis of {labels} follows from them. A headset that no site had decodes without one
+labelled trial."""
 UNSEEN = "mfscsn predict {file} --data bids:FOLDER --cues CUE --tasks NAME,NAME  # any headset, no labelled trial\n"
 
 
@@ -99,6 +103,7 @@ def read_common(path: Path) -> AdoptableLayers:
             alignment=f.contract.alignment_model,
             seed=f.training.seed,
             layers=run.load_common(run.last_round()),
+            labels=tuple(f.contract.labels or ()),
             contract=f.contract,
             training=f.training,
             trained_on=frozenset(of_subject(d, s) for site in f.site for d in site.dataset for s in d.subjects or []),
@@ -118,7 +123,7 @@ def export_common(run: RunFolder, folder: Path) -> list[Path]:
     """Write a finished run's common layers, ``common.safetensors``, and a model card to a folder; return the files."""
     _check_finished(run)
     f = run.federation
-    layers = run.load_common(run.last_round())
+    layers = {name: values.float() for name, values in run.load_common(run.last_round()).items()}
     about = {
         "kind": KIND,
         "name": f.name,
@@ -144,7 +149,7 @@ def export_common(run: RunFolder, folder: Path) -> list[Path]:
         alignment=f.contract.alignment,
         arrays=", ".join(f"`{name}` {tuple(layer.shape)}" for name, layer in layers.items()),
         share=f.contract.share,
-        kind=IN_SPACE.format(electrodes=" ".join(f.contract.space)) if f.contract.space else BETWEEN,
+        kind=_kind(f.contract),
         unseen=UNSEEN.format(file=FILE) if f.contract.space else "",
         version=version("mfscsn"),
         run=run.run_id,
@@ -153,6 +158,13 @@ def export_common(run: RunFolder, folder: Path) -> list[Path]:
     with replaced(folder / CARD) as out:
         out.write(card.encode())
     return [folder / FILE, folder / CARD]
+
+
+def _kind(contract: Contract) -> str:
+    electrodes = " ".join(contract.space)
+    if contract.strategy == ONE_MESSAGE:
+        return SUMS.format(electrodes=electrodes, labels=", ".join(contract.labels or []))
+    return IN_SPACE.format(electrodes=electrodes) if contract.space else BETWEEN
 
 
 def _check_finished(run: RunFolder) -> None:

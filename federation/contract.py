@@ -288,6 +288,8 @@ class Dataset(Table):
         Annotations to use; a table maps them to the labels of this federation.
     subjects : list, optional
         All of the source when left out.
+    without : list
+        Subjects that are not used: who took part once and does no longer, `mfscsn site forget --person`.
     channels : list, optional
         All EEG channels when left out.
     targets : list
@@ -301,6 +303,7 @@ class Dataset(Table):
     options: dict[str, Any] = Field({})
     tasks: list[str] | dict[str, str]
     subjects: list[SubjectName] | None = Field(None, min_length=1)
+    without: list[SubjectName] = Field([])
     channels: list[str] | None = Field(None, min_length=1)
     targets: list[SubjectName] = Field([])
     calibration: Part | None = None
@@ -311,7 +314,7 @@ class Dataset(Table):
     def _complete(cls, value: Any) -> Any:
         if not isinstance(value, dict):
             return value
-        value = _numbers_as_text(value, ("subjects", "targets"))
+        value = _numbers_as_text(value, ("subjects", "without", "targets"))
         if not value.get("name") and isinstance(value.get("source"), str):
             stem = value["source"].partition(":")[2].rstrip("/").rpartition("/")[2]
             value["name"] = as_name(stem)
@@ -325,6 +328,8 @@ class Dataset(Table):
             _all_different(names, f"data set {self.name!r}: subjects")
         _all_different(self.channels or [], f"data set {self.name!r}: channels")
         for target in self.targets:
+            if target in self.without:
+                raise ValueError(f"target {target!r} stands in without, too; leave it out of one of the two")
             if self.subjects is not None and target not in self.subjects:
                 raise ValueError(f"target {target!r} is not among the subjects{nearest(target, self.subjects)}")
         if isinstance(self.test, Part) and self.test.first is not None:
@@ -345,6 +350,10 @@ class Dataset(Table):
                     f"target {target!r} of {self.source!r} also stands in another data set, where its test trials"
                     " would train; give that one subjects = [...] without it, or the same targets and calibration"
                 )
+
+    def used(self, known: Sequence[str]) -> list[str]:
+        """List the subjects that are used, of those that there are."""
+        return [name for name in self.subjects or known if name not in self.without]
 
     @property
     def task_map(self) -> dict[str, str]:
@@ -435,7 +444,22 @@ class Site(Table):
         return self
 
 
-class Federation(Table):
+class Agreed(Table):
+    """What a contract and its training must say together."""
+
+    contract: Contract = Contract()
+    training: Training = Training()
+
+    @model_validator(mode="after")
+    def _check_rounds(self) -> "Agreed":
+        if self.contract.strategy == ONE_MESSAGE and self.training.rounds != 1:
+            if "rounds" in self.training.model_fields_set:
+                raise ValueError(f"strategy = {ONE_MESSAGE!r}: training.rounds is 1, not {self.training.rounds}")
+            object.__setattr__(self, "training", self.training.model_copy(update={"rounds": 1}))
+        return self
+
+
+class Federation(Agreed):
     """A federation, as FED.toml writes it: whole on one machine, or as much as one machine of a deployment knows.
 
     Parameters
@@ -450,18 +474,10 @@ class Federation(Table):
 
     name: Name
     data_root: str = "."
-    contract: Contract = Contract()
-    training: Training = Training()
     site: list[Site] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _check(self) -> "Federation":
-        if self.contract.strategy == ONE_MESSAGE and "rounds" not in self.training.model_fields_set:
-            object.__setattr__(self, "training", self.training.model_copy(update={"rounds": 1}))
-        if self.contract.strategy == ONE_MESSAGE and self.training.rounds != 1:
-            raise ValueError(
-                f"strategy = {ONE_MESSAGE!r} is one message: training.rounds is 1, not {self.training.rounds}"
-            )
         _all_different([s.name for s in self.site], "sites")
         agreed = self.contract.model_dump(mode="json")
         for site in self.site:

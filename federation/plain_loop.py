@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from federation.contract import ONE_MESSAGE, Federation
+from federation.privacy.persons import with_noise
 from federation.site_network import site_network, site_seed
 from federation.site_trials import SiteTrials
 from mfscsn.split import BranchTrials, SplitModule
@@ -51,6 +52,8 @@ def train_together(
                 seed=derive_seed(seeds[name], name, number),
                 optimiser_state=states[name],
             )
+            if contract.noise_multiplier:
+                with_noise(networks[name], contract)
             seconds[name] += time.process_time() - began
         whole = 1.0 if contract.strategy == ONE_MESSAGE else sum(weights.values())
         layers = [(weights[name] / whole, networks[name].common_state()) for name in sorted(networks)]

@@ -8,6 +8,7 @@ import csv
 import functools
 import json
 import platform
+import shutil
 import subprocess
 import time
 import uuid
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from data.errors import InputError, nearest
 from data.files import check_free, is_locked, locked, replaced, write_csv
-from federation.contract import Federation, Site, read_federation
+from federation.contract import ONE_MESSAGE, Federation, Site, read_federation
 from federation.privacy.ledger import LEDGER, Ledger
 from federation.site import SiteFolder, read_tensors, write_tensors
 from federation.site_network import site_network
@@ -32,6 +33,7 @@ HISTORY = ("round", "site", "status", "n_trials", "loss", "accuracy", "distance"
 SITE_SCORES = ("site", "status", "n_targets", "balanced_accuracy")
 TIMING = ("round", "site", "seconds", "round_seconds")
 SECURE = "secure-aggregation.json"
+FORGOTTEN = "forgotten.txt"
 PACKAGES = ("mfscsn", "torch", "flwr", "numpy", "mne", "mne-bids", "moabb", "safetensors")
 
 
@@ -106,6 +108,8 @@ class RunFolder:
 
     def load_common(self, round_number: int) -> dict[str, Tensor]:
         """Read the common layers as they were averaged in that round."""
+        if (self.path / FORGOTTEN).exists():
+            raise InputError(f"{self.path}: {(self.path / FORGOTTEN).read_text().strip()}")
         return read_tensors(self._common / f"round-{round_number:04d}.safetensors")[0]
 
     def load_network(self, name: str) -> SplitModule:
@@ -174,6 +178,17 @@ class RunFolder:
         """Keep the common layers as they were averaged in a round."""
         about = {"run": self.run_id, "round": str(round_number)}
         write_tensors(self._common / f"round-{round_number:04d}.safetensors", common, about)
+
+    def forget_sums(self, why: str) -> bool:
+        """Remove the sums of one message, the sites' with them; return whether there were any. Who took part stays."""
+        if self.federation.contract.strategy != ONE_MESSAGE or not self._common.exists():
+            return False
+        with replaced(self.path / FORGOTTEN) as out:
+            out.write(f"{why}\n".encode())
+        shutil.rmtree(self._common)
+        for path in self.path.glob("sites/*/*.safetensors"):
+            path.unlink()
+        return True
 
     def drop_unfinished(self) -> None:
         """Forget what was written of a round that did not become whole, and the mark of a failure."""
@@ -263,6 +278,14 @@ class RunFolder:
 def _frozen(path: Path, changed: int) -> Federation:
     """Read a run's federation once a process: with a hundred sites that takes as long as a site's training."""
     return read_federation(path)
+
+
+def forget_older_sums(run: RunFolder) -> None:
+    """Remove the sums of runs before this one: beside each other, two tell who is in one of them alone."""
+    if run.federation.contract.strategy == ONE_MESSAGE:
+        for other in runs_in(run.path.parent):
+            if other.path != run.path:
+                other.forget_sums(f"its sums were removed: those of {run.path.name} have taken their place")
 
 
 def runs_in(folder: Path) -> list[RunFolder]:

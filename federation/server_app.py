@@ -8,7 +8,7 @@ from flwr.serverapp import Grid, ServerApp
 from data.errors import InputError
 from federation.contract import load_federation
 from federation.patience import PatientGrid
-from federation.run_folder import RunFolder, run_path
+from federation.run_folder import RunFolder, forget_older_sums, run_path
 from federation.site_network import server_network
 from federation.strategy import RoundFailed, RunFailed, make_strategy
 
@@ -63,6 +63,7 @@ def deploy(grid: Grid, run: RunFolder, nodes: Path) -> None:
     contract, last = run.federation.contract, run.last_round()
     strategy = make_strategy(contract, run, last, nodes)
     strategy.finish(grid, ArrayRecord(run.load_common(last)), contract.deadline)
+    forget_older_sums(run)
 
 
 def open_run(context: Context) -> RunFolder:

@@ -7,14 +7,18 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
+import tomlkit
 from pydantic import Field
 
-from data.errors import InputError
+from data.errors import InputError, nearest
 from data.files import replaced
+from data.store import forget
 from federation.contract import Federation, Site, with_root
 from federation.invitation import Invitation, read_invitation
 from federation.run_folder import RunFolder, runs_in
+from federation.site_trials import SiteTrials
 from federation.tables import Table, first_difference, parse_table, read_toml
 
 
@@ -97,6 +101,42 @@ class SiteHome:
     def runs(self) -> list[RunFolder]:
         """Open all runs that this site took part in, the oldest first."""
         return runs_in(self.path / "runs")
+
+    def forget_person(self, subject: str, dataset: str | None = None) -> tuple[str, list[str]]:
+        """Use a subject no longer: write so into ``site.toml``, remove its prepared trials and the sums it is in.
+
+        Returns
+        -------
+        str, list of str
+            Its data set, and the runs whose sums are gone.
+
+        Raises
+        ------
+        InputError
+            When there is no such subject, more than one, or it is a target or the last one; nothing is changed.
+        """
+        opened = SiteTrials(self.site, self.federation.contract, self.store)
+        having = [d for d in self.site.dataset if subject in opened.subjects(d.name) and dataset in (None, d.name)]
+        where = f"{self.path / 'site.toml'}"
+        if len(having) != 1:
+            known = [name for d in self.site.dataset for name in opened.subjects(d.name)]
+            several = f"{', '.join(d.name for d in having)} have one each; say which with --data" if having else ""
+            raise InputError(f"{where}: {several or f'no subject {subject!r}{nearest(subject, known)}'}")
+        (found,) = having
+        if opened.subjects(found.name) == [subject]:
+            raise InputError(f"{where}: {subject!r} is the last subject of {found.name!r}; take the data set out")
+        document = tomlkit.parse((self.path / "site.toml").read_text(encoding="utf-8-sig"))
+        table: Any = document["site"][0]["dataset"][self.site.dataset.index(found)]  # type: ignore[index]
+        table["without"] = [*found.without, subject]
+        for key in ("subjects", "targets"):
+            if key in table:
+                table[key] = [name for name in table[key] if str(name) != subject]
+        parse_table(SiteFile, document.unwrap(), where)
+        with replaced(self.path / "site.toml") as out:
+            out.write(tomlkit.dumps(document).encode())
+        forget(found.recipe(self.federation.contract), self.store, subject)
+        why = "its sums were removed, because somebody in them is to be forgotten; ask the coordinator for a fresh sum"
+        return found.name, [run.path.name for run in self.runs() if run.forget_sums(why)]
 
     def lets_scores_out(self, contract: str, run_id: str) -> bool:
         """Return whether a run's scores may leave, and write that down: one run's do, of each contract.

@@ -178,6 +178,10 @@ class SiteTrials:
         """Return the channel names of each data set, without reading a signal."""
         return {subject.dataset.name: subject.trials.channels for subject in self._subjects}
 
+    def subjects(self, dataset: str) -> list[str]:
+        """Name the subjects of a data set."""
+        return [subject.name for subject in self._subjects if subject.dataset.name == dataset]
+
     def labels(self) -> dict[str, tuple[str, ...]]:
         """Return the label names of each branch, in the order of its head's outputs."""
         return {subject.branch(self.site): subject.dataset.labels(self.contract) for subject in self._subjects}
@@ -223,7 +227,7 @@ class SiteTrials:
         subjects = []
         for dataset, store in self._stores:
             channels: tuple[str, ...] = ()
-            for name in dataset.subjects or store.subjects():
+            for name in dataset.used(store.subjects()):
                 trials = store.trials(name)
                 if not channels:
                     channels = trials.channels

@@ -21,6 +21,7 @@ from mfscsn.heads import start_by_label
 from mfscsn.inputs import Alignment, check_alignment
 from mfscsn.network import COMMON_SPACE, Architecture
 from mfscsn.split import Branch, BranchTrials
+from mfscsn.sums import MEANS, SUMS, Summed
 from mfscsn.training import Settings, derive_seed, predict, train_round
 
 
@@ -139,11 +140,17 @@ class MFSCSNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if in_space:
             start_by_label(self.network_.head(SITE), labels, self.random_state if common is None else common.seed)
             self.network_.anchor_heads()
-        if common is not None:
+        if common is not None and architecture.body not in (SUMS, MEANS):
             self.network_.load_common(common.layers)
         with _one_thread():
             self.reference_ = alignment.fit(signals, self.channels or ())
             inputs = self.reference_.inputs(signals, follow=False)
+            if common is not None and architecture.body in (SUMS, MEANS):
+                own = BranchTrials(inputs, codes.astype(np.int64), labels, np.full(len(codes), SITE))
+                summed = common.network_for(labels, inputs)
+                assert isinstance(summed, Summed)
+                self.network_ = summed.with_own(own)
+                return self
             self._train({SITE: BranchTrials(inputs, codes.astype(np.int64), labels)}, common is not None, in_space)
         return self
 

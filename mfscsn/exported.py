@@ -16,6 +16,7 @@ from mfscsn.heads import start_by_label
 from mfscsn.inputs import Alignment
 from mfscsn.network import Anchored, Architecture
 from mfscsn.split import Branch
+from mfscsn.sums import MEANS, SUMS, Summed
 
 FILE = "common.safetensors"
 KIND = "mfscsn common layers"
@@ -35,6 +36,8 @@ class CommonLayers:
     seed : int
         Of the federation: heads that are held to their labels begin by it.
     layers : mapping of str to tensor
+    labels : tuple of str
+        Of the federation, where it agreed on a list.
     """
 
     name: str
@@ -42,11 +45,13 @@ class CommonLayers:
     alignment: Alignment
     seed: int
     layers: dict[str, Tensor] = field(repr=False)
+    labels: tuple[str, ...] = ()
 
-    def network_for(self, labels: Sequence[str], inputs: NDArray[np.float32]) -> Anchored:
+    def network_for(self, labels: Sequence[str], inputs: NDArray[np.float32]) -> Anchored | Summed:
         """Return a network for a headset that has no labelled trial; its one branch is `SITE`.
 
-        The norms' running averages are fitted on the signals alone, and the head has its labels' rows.
+        The norms' running averages are fitted on the signals alone, and the head has its labels' rows. Of sums, what
+        lies within labels is fitted on the signals where it is not among them.
 
         Parameters
         ----------
@@ -58,9 +63,19 @@ class CommonLayers:
         Raises
         ------
         ValueError
-            For layers of another kind of network.
+            For layers of another kind of network, or a label that sums know nothing of.
         """
-        network = self.architecture.build({SITE: Branch(inputs.shape[1], len(labels), tuple(labels))})
+        branch = Branch(inputs.shape[1], len(labels), tuple(labels))
+        if self.architecture.body in (SUMS, MEANS):
+            unknown = [label for label in labels if label not in self.labels]
+            if unknown:
+                raise ValueError(f"{self.name}: knows the labels {', '.join(self.labels)}, not {', '.join(unknown)}")
+            whole = self.architecture.build({SITE: Branch(inputs.shape[1], len(self.labels), self.labels)})
+            assert isinstance(whole, Summed)
+            whole.load_common(self.layers)
+            whole.fit_within(inputs)
+            return whole.of_labels([self.labels.index(label) for label in labels], branch, SITE)
+        network = self.architecture.build({SITE: branch})
         if not isinstance(network, Anchored):
             raise ValueError(f"{self.name}: its headsets have first layers of their own, so a new one must train some")
         start_by_label(network.head(SITE), tuple(labels), self.seed)
@@ -86,7 +101,8 @@ def read_exported(path: str | Path) -> CommonLayers:
     try:
         architecture, alignment = _with_band(about["architecture"]), _with_band(about["alignment"])
         seed = int(json.loads(about["training"])["seed"])
-        return CommonLayers(about["name"], Architecture(**architecture), Alignment(**alignment), seed, layers)
+        labels = tuple(json.loads(about["contract"]).get("labels") or ())
+        return CommonLayers(about["name"], Architecture(**architecture), Alignment(**alignment), seed, layers, labels)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: of another version of mfscsn; export it again with `mfscsn export`") from error
 

@@ -61,7 +61,7 @@ class Summed(SplitModule):
         self, body: str, n_views: int, electrodes: Sequence[str], branches: Mapping[str, Branch], common: bool = True
     ):
         super().__init__()
-        self.body, self.branches = body, dict(branches)
+        self.body, self.n_views, self.electrodes, self.branches = body, n_views, tuple(electrodes), dict(branches)
         sizes = {branch.n_outputs for branch in branches.values()}
         if len(sizes) != 1:
             raise ValueError(f"body={body!r} needs branches of one list of labels, found {sorted(sizes)}")
@@ -100,6 +100,13 @@ class Summed(SplitModule):
             said = [clipped(vector, person_norm) for vector in of_persons]
             self.get_parameter("directions").copy_(sum(said, torch.zeros_like(self.get_parameter("directions"))))
 
+    def fit_within(self, inputs: NDArray[np.float32]) -> None:
+        """Fit the site's own scatter, where `MEANS` need one, on trials without labels."""
+        if self.body == MEANS:
+            x = _flat(inputs)
+            x = x - x.mean(0)
+            self.get_buffer("within").copy_(_packed(x.T @ x / len(x)))
+
     def with_own(self, own: BranchTrials) -> "Summed":
         """Return a copy in which a subject's own trials weigh `OWN_WEIGHT` times as much as another's."""
         fitted = copy.deepcopy(self)
@@ -112,6 +119,21 @@ class Summed(SplitModule):
                 for vector in person_vectors(own):
                     fitted.get_parameter("directions").add_(OWN_WEIGHT * vector)
         return fitted
+
+    def of_labels(self, chosen: Sequence[int], branch: Branch, name: str) -> "Summed":
+        """Return a network of one branch that knows some of the labels; what lies within all labels stays known."""
+        own = Summed(self.body, self.n_views, self.electrodes, {name: branch})
+        index = list(chosen)
+        if self.body == MEANS:
+            own.load_common({"directions": self.get_parameter("directions")[index]})
+            own.load_private({"within": self.get_buffer("within")})
+            return own
+        counts, totals = self.get_parameter("counts"), self.get_parameter("totals")
+        dropped = [k for k in range(len(counts)) if k not in index]
+        scatter = _square(self.get_parameter("scatter"), self.n_features)
+        within = _within(counts[dropped], totals[dropped], scatter)
+        own.load_common({"counts": counts[index], "totals": totals[index], "scatter": _packed(within)})
+        return own
 
     def solution(self, branch: str) -> tuple[Tensor, Tensor]:
         """Solve for a branch's weights ``(n_outputs, n_features)`` and biases ``(n_outputs,)``.

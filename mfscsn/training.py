@@ -81,7 +81,10 @@ def train_round(
         The log, and AdamW's state of the private layers, flat: ``"<parameter>/<moment>"`` -> tensor.
     """
     if isinstance(network, Summed):
+        before = network.common_state()
         network.take(trials, settings.person_norm)
+        if not settings.local_epochs:  # adopted layers stay as they are
+            network.load_common(before)
         return RoundLog(sum(len(t.labels) for t in trials.values()), math.nan, math.nan), {}
     with torch.random.fork_rng(devices=[]):  # the caller's random numbers are left as they were
         torch.manual_seed(seed)

@@ -5,7 +5,7 @@ All go through `federation.plain_loop`: the sites' own training code, and the me
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,15 @@ from torch import nn
 
 from data.errors import InputError
 from data.trials import shuffled_within
-from federation.contract import Federation
+from federation.contract import ONE_MESSAGE, Federation
 from federation.plain_loop import train_together
+from federation.privacy.ledger import least_noise_multiplier
 from federation.site_network import server_network
 from federation.site_scores import fine_tuned
 from federation.site_trials import SiteTrials
 from mfscsn.network import COMMON_SPACE, SHARES_EXTRACTOR, SHARES_HEAD, Anchored
 from mfscsn.split import BranchTrials, SplitModule
+from mfscsn.sums import MEANS, SUMS
 from mfscsn.training import predict
 
 # Names of a centralised training. Seeds are derived from them: kept results are of these
@@ -49,6 +51,10 @@ class Method:
         A control: the other sites' labels are shuffled within each run, so that nothing can be learned from them.
     frozen : bool
         A control: common layers stay at their random start, and each site trains its own ones around them.
+    epsilon : float, optional
+        Of a whole person, in one message of means, at `DELTA`.
+    persons : int, optional
+        About so many people train besides the targets, evenly from all sites.
     """
 
     contract: Mapping[str, Any] = field(default_factory=dict)
@@ -62,6 +68,8 @@ class Method:
     centralised: bool = False
     null: bool = False
     frozen: bool = False
+    epsilon: float | None = None
+    persons: int | None = None
 
 
 SHALLOW = {"extractor": "shallow", "alignment": "euclidean", "heads": "site"}
@@ -88,6 +96,13 @@ def _rival_in_space(share: str, **other: Any) -> Method:
 RIEMANN = {"extractor": "riemann", "heads": "site"}
 RIEMANN_TRAINING = {"rounds": 20, "batch_size": 64, "lr": 1e-3, "schedule": "constant", "fine_tune": 30}
 
+# In one process, so that nothing need be masked
+ONE_MESSAGE_HERE = {
+    "strategy": ONE_MESSAGE, "extractor": COMMON_SPACE, "alignment": "adaptive", "heads": "label", "share": "middle",
+    "body": SUMS, "electrodes": "motor11", "weighting": "equal", "secure_aggregation": False,
+}  # fmt: skip
+DELTA = 1e-5
+
 METHODS: dict[str, Method] = {
     "mf-scsn": Method(),
     "mf-scsn-unshared": Method({"share": "none"}),
@@ -109,13 +124,28 @@ METHODS: dict[str, Method] = {
     "mf-scsn-riemann": Method(RIEMANN, RIEMANN_TRAINING),
     "mf-scsn-riemann-unshared": Method({**RIEMANN, "share": "none"}, RIEMANN_TRAINING),
     "centralised": Method(centralised=True),
+    "one-message": Method(ONE_MESSAGE_HERE),
+    "one-message-null": Method(ONE_MESSAGE_HERE, null=True),
+    "one-message-means": Method({**ONE_MESSAGE_HERE, "body": MEANS}),
+    **{
+        f"one-message-epsilon-{epsilon}": Method({**ONE_MESSAGE_HERE, "body": MEANS}, epsilon=epsilon)
+        for epsilon in (16, 8, 4, 2, 1)
+    },
+    **{
+        f"one-message-epsilon-8-of-{persons}": Method({**ONE_MESSAGE_HERE, "body": MEANS}, epsilon=8, persons=persons)
+        for persons in (16, 32)
+    },
 }
 
 
-# An average of two methods' answers: a network, a method of `local.ALONE`, and the network's weight
+# Averages of methods' answers, with their weights; the first one is run for it
 AVERAGES = {
-    "site-averaged": ("mf-scsn-unshared", "site-weighted-adaptive", 0.5),
-    "mf-scsn-averaged": ("mf-scsn", "site-weighted-adaptive", 0.8),
+    "site-averaged": {"mf-scsn-unshared": 0.5, "site-weighted-adaptive": 0.5},
+    "mf-scsn-averaged": {"mf-scsn": 0.8, "site-weighted-adaptive": 0.2},
+    "one-message-averaged": {"one-message": 0.5, "site-weighted-adaptive": 0.5},
+    "one-message-and-site": {"mf-scsn-unshared": 0.25, "one-message": 0.5, "site-weighted-adaptive": 0.25},
+    "one-message-null-averaged": {"one-message-null": 0.5, "site-weighted-adaptive": 0.5},
+    "one-message-epsilon-8-averaged": {"one-message-epsilon-8": 0.5, "site-weighted-adaptive": 0.5},
 }
 
 
@@ -149,7 +179,7 @@ def configured(federation: Federation, method: Method, seed: int, store: Path) -
     changes = dict(method.contract)
     if method.common_channels:
         changes["channels"] = common_channels(federation, store)
-    if method.merged_labels:
+    if method.merged_labels or changes.get("strategy") == ONE_MESSAGE:
         changes["labels"] = list(
             dict.fromkeys(
                 label for site in federation.site for dataset in site.dataset for label in dataset.task_map.values()
@@ -160,6 +190,8 @@ def configured(federation: Federation, method: Method, seed: int, store: Path) -
     if "extractor" in changes and "alignment" not in changes:
         del document["contract"]["alignment"]
     document["training"] |= {**method.training, "seed": seed}
+    if changes.get("strategy") == ONE_MESSAGE:
+        document["training"]["rounds"] = 1
     if method.centralised:
         datasets = [
             {**dataset, "name": f"{site['name']}{JOINT}{dataset['name']}"}
@@ -167,16 +199,48 @@ def configured(federation: Federation, method: Method, seed: int, store: Path) -
             for dataset in site["dataset"]
         ]
         document["site"] = [{"name": CENTRE, "dataset": datasets}]
-    return Federation.model_validate_json(json.dumps(document))
+    found = Federation.model_validate_json(json.dumps(document))
+    if method.persons is not None:
+        found = _of_persons(found, method.persons, store)
+    if method.epsilon is not None:  # here nobody counts, as a site of a federation must
+        noise = {
+            "noise_multiplier": least_noise_multiplier(method.epsilon, DELTA, 1.0, 1),
+            "min_sites": len(found.site),
+        }
+        found = found.model_copy(update={"contract": found.contract.model_copy(update=noise)})
+    return found
 
 
-def averaged(network: Scored, other: Scored, weight: float) -> Scored:
-    """Average the probabilities of two methods for the same target; costs add up."""
-    assert (network.site, network.dataset, network.subject) == (other.site, other.dataset, other.subject)
+def _of_persons(federation: Federation, n_persons: int, store: Path) -> Federation:
+    """Keep about so many of those who are no targets, evenly from all sites."""
+    others = {
+        (site.name, dataset.name, subject)
+        for site in federation.site
+        for dataset in site.dataset
+        for subject in SiteTrials(site, federation.contract, store).subjects(dataset.name)
+        if subject not in dataset.targets
+    }
+    ordered = sorted(others)
+    kept = {ordered[round(k)] for k in np.linspace(0, len(ordered) - 1, min(n_persons, len(ordered)))}
+    sites = []
+    for site in federation.site:
+        datasets = []
+        for dataset in site.dataset:
+            there = [subject for name, of, subject in sorted(kept) if (name, of) == (site.name, dataset.name)]
+            datasets.append(dataset.model_copy(update={"subjects": [*dataset.targets, *there]}))
+        sites.append(site.model_copy(update={"dataset": datasets}))
+    return federation.model_copy(update={"site": sites})
+
+
+def averaged(parts: Sequence[tuple[float, Scored]]) -> Scored:
+    """Average the probabilities of methods, each with its weight, for the same target; costs add up."""
+    (_, first), *_ = parts
+    assert len({(part.site, part.dataset, part.subject) for _, part in parts}) == 1
     return replace(
-        network,
-        probabilities=weight * network.probabilities + (1 - weight) * other.probabilities,
-        seconds=network.seconds + other.seconds,
+        first,
+        probabilities=sum(weight * part.probabilities for weight, part in parts),
+        seconds=sum(part.seconds for _, part in parts),
+        n_bytes=sum(part.n_bytes for _, part in parts),
     )
 
 
@@ -216,10 +280,12 @@ def _trained_and_predicted(federation: Federation, method: Method, store: Path, 
         private_first=training.local_epochs if method.frozen else method.private_first,
         local_epochs=0 if method.frozen else training.local_epochs,
     )
-    common = sum(4 * array.numel() for array in server_network(federation).common_state().values())
+    common = sum(array.element_size() * array.numel() for array in server_network(federation).common_state().values())
     rows = []
     for site in federation.site:
-        n_bytes = 0 if contract.share == "none" or method.centralised or method.frozen else 2 * training.rounds * common
+        n_bytes = (
+            0 if contract.share == "none" or method.centralised or method.frozen else (2 * training.rounds * common)
+        )
         opened = SiteTrials(site, contract, store)
         for target in opened.targets():
             began = time.process_time()

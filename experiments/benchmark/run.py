@@ -170,7 +170,7 @@ def _asked_for(bench: Bench, method: str, seed: int, fold: int) -> bool:
 
 def _trained(methods: Sequence[str]) -> list[str]:
     """List what must be run: an average comes with the network in it, no label with few."""
-    of = {name: network for name, (network, _, _) in AVERAGES.items()} | {NO_LABEL: UNSEEN}
+    of = {name: next(iter(parts)) for name, parts in AVERAGES.items()} | {NO_LABEL: UNSEEN}
     return list(dict.fromkeys(of.get(name, name) for name in methods))
 
 
@@ -279,10 +279,11 @@ def run_job(job: Job, federation: Federation, store: Path, wanted: Sequence[str]
         scored = [(job.method, row) for row in _scored(job.method, federation, job.seed, store)]
     by_method = [row for name, row in scored if name == job.method]
     for name in set(wanted) & set(AVERAGES):
-        network, alone, weight = AVERAGES[name]
-        if network == job.method:
-            other = _scored(alone, federation, job.seed, store)
-            scored += [(name, averaged(row, o, weight)) for row, o in zip(by_method, other, strict=True)]
+        (first, weight), *others = AVERAGES[name].items()
+        if first == job.method:
+            parts = [[(weight, row) for row in by_method]]
+            parts += [[(w, row) for row in _scored(other, federation, job.seed, store)] for other, w in others]
+            scored += [(name, averaged(of_target)) for of_target in zip(*parts, strict=True)]
     sizes = {
         (site.name, subject): len(trials.labels)
         for site in federation.site

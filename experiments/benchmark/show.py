@@ -43,7 +43,7 @@ def benchmark_table(rows: pd.DataFrame, title: str, searched: Sequence[int] = ()
     for site in sites:
         table.add_column(site, justify="right", no_wrap=True)
     table.add_column("mean (95 %)", justify="right", no_wrap=True)
-    others = rows[~rows["fold"].isin(searched)] if searched else None
+    others = _not_searched(rows, searched)
     if others is not None:
         table.add_column(_folds(others), justify="right", no_wrap=True)
     if ours:
@@ -85,7 +85,7 @@ def gain_table(rows: pd.DataFrame, searched: Sequence[int] = ()) -> Table | None
     table = Table(title=f"what sharing gives, points (95 %); {alone} is the strongest of those that share nothing")
     table.title_justify, table.box = "left", box.MARKDOWN
     table.add_column("method", no_wrap=True)
-    others = rows[~rows["fold"].isin(searched)] if searched else None
+    others = _not_searched(rows, searched)
     if others is not None:
         table.add_column(f"minus {alone}, {_folds(others)}", justify="right", no_wrap=True)
     rivals = [alone] if own in (None, alone) else [alone, own]
@@ -118,6 +118,12 @@ def _of_centralised(rows: pd.DataFrame, method: str, alone: str) -> str:
         return "-"
     whole = paired(rows, CENTRALISED, alone).gain
     return f"{100 * paired(rows, method, alone).gain.mean / whole.mean:.0f} %" if whole.low > 0 else "-"
+
+
+def _not_searched(rows: pd.DataFrame, searched: Sequence[int]) -> pd.DataFrame | None:
+    """Keep the rows of folds that no setting was searched on; None where there is no such division, or no such row."""
+    others = rows[~rows["fold"].isin(searched)] if searched else rows[:0]
+    return others if len(others) else None
 
 
 def print_benchmark(rows: pd.DataFrame, name: str, searched: Sequence[int] = ()) -> None:

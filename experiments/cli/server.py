@@ -157,6 +157,25 @@ def remove_site(
     )
 
 
+@app.command("forget-site")
+def forget_site(
+    home: Home, name: Annotated[str, typer.Argument(help="As it was registered.", metavar="NAME", show_default=False)]
+) -> None:
+    """Remove the sums that a site, taken off before, has a part in; a fresh sum of the others takes their place."""
+    from federation.deployment.server_home import ServerHome
+
+    opened = ServerHome(home)
+    removed = opened.forget_site(name)
+    kept = [run.path.name for run in opened.runs() if run.path.name not in removed]
+    typer.echo(f"removed the sums of: {', '.join(removed) or 'no run, for none was of one message'}")
+    if kept:
+        typer.echo(f"kept: {', '.join(kept)} (layers that were trained together cannot be taken apart again)")
+    typer.echo(
+        f"now: mfscsn server train {_shown(home)}; when it has ended, every site has removed the old sums too. Backups"
+        " of server and sites, and files that were exported, are not touched: remove those that hold the old sums"
+    )
+
+
 @app.command()
 def train(
     home: Home,

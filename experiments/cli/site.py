@@ -200,11 +200,30 @@ def forget(
     runs: Annotated[bool, typer.Option("--runs", help="Remove all runs: private layers, scores, logs.")] = False,
     trials: Annotated[bool, typer.Option("--trials", help="Remove the prepared trials.")] = False,
     key: Annotated[bool, typer.Option("--key", help="Remove the key: this site can then no longer join.")] = False,
+    person: Annotated[
+        str | None, typer.Option(help="Use a subject no longer, and remove the sums it is in.", metavar="NAME")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Of --person: whose data set, where several have such a subject.", metavar="NAME")
+    ] = None,
 ) -> None:
     """Show what this folder keeps, and remove what is asked for."""
     from federation.site_home import SiteHome
 
     opened = SiteHome(home)
+    if person is not None:
+        with _locked(opened):
+            of, removed = opened.forget_person(person, data)
+        typer.echo(
+            f"{_shown(opened.path / 'site.toml')}: data set {of!r} is now used without {person!r}; prepared trials and"
+            f" the sums of {len(removed)} run(s) are removed"
+        )
+        typer.echo(
+            "ask the coordinator for a fresh sum: `mfscsn server train`; it removes the old ones at all sites. Layers"
+            " of runs in rounds still hold what they learned of this person; recordings, backups and exports are not"
+            " touched"
+        )
+        return
     kept = {
         "runs": (runs, [opened.path / "runs"], "private layers, optimiser, scores and logs of every run"),
         "trials": (trials, [opened.store], "prepared trials, made from the recordings"),

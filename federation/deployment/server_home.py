@@ -17,7 +17,7 @@ from pydantic import Field
 
 from data.errors import InputError, nearest
 from data.files import check_free, replaced
-from federation.contract import NAME, Contract, Federation, Name, Site, Training
+from federation.contract import NAME, Agreed, Federation, Name, Site
 from federation.deployment import keys
 from federation.deployment.app_bundle import bundle_hash
 from federation.events import AUDIT, record
@@ -54,13 +54,11 @@ class ServerFile(Table):
     command_port: int = Field(0, ge=0, le=65535)
 
 
-class FederationFile(Table):
+class FederationFile(Agreed):
     """``federation.toml`` of a server: a FED.toml without its sites, and how many runs the sites are told of."""
 
     name: Name
     runs: int = Field(RUNS, ge=1)
-    contract: Contract = Contract()
-    training: Training = Training()
 
 
 class ServerHome:
@@ -232,6 +230,28 @@ class ServerHome:
         else:  # its key is lost: the name is what is left of it
             gone.touch()
         return gone
+
+    def forget_site(self, name: str) -> list[str]:
+        """Remove the sums of every run that a site's message is in; return the names of these runs.
+
+        Raises
+        ------
+        InputError
+            When the site still is registered, or no run knows it.
+        """
+        if name in self.sites():
+            raise InputError(
+                f"{self.path}: site {name!r} is registered, and would be in the next sum again; first:"
+                f" mfscsn server remove-site {self.path} {name}"
+            )
+        took_part = [run for run in self.runs() if any(row["site"] == name for row in run.history())]
+        known = sorted({row["site"] for run in self.runs() for row in run.history()})
+        if not took_part:
+            raise InputError(f"{self.path}: no run knows a site {name!r}{nearest(name, known)}")
+        why = f"its sums were removed, because site {name!r} is to be forgotten; a fresh sum: `mfscsn server train`"
+        removed = [run.path.name for run in took_part if run.forget_sums(why)]
+        self.record("forget", site=name, runs=removed)
+        return removed
 
     def sites(self) -> dict[str, Path]:
         """Return the registered sites' public keys by name, sorted."""

@@ -24,6 +24,7 @@ from data.files import locked
 from federation.contract import Contract, Privacy
 from federation.privacy.ledger import Ledger, epsilon_of
 from federation.privacy.secagg import SUMS
+from mfscsn.split import SplitModule
 
 WITHOUT = 3  # one site in so many may add no noise, or tell its own
 
@@ -57,6 +58,11 @@ def with_share(directions: Tensor, contract: Contract) -> Tensor:
     space = dp.vector_domain(dp.atom_domain(T="i64")), dp.l2_distance(T="f64")
     draw = dp.m.make_gaussian(*space, scale=share_deviation(contract, levels.numel()))
     return (torch.tensor(draw(levels.tolist())) * SUMS.unit).reshape(directions.shape)
+
+
+def with_noise(network: SplitModule, contract: Contract) -> None:
+    """Add a site's share of the noise to what is common of its network, in place."""
+    network.load_common({name: with_share(values, contract) for name, values in network.common_state().items()})
 
 
 def plan(ledger: Ledger, contract: Contract) -> str:

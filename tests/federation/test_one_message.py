@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import LoopGrid, federation_of, mfscsn, refused
+from conftest import LoopGrid, federation_of, mfscsn, refused, write_bids
 from flwr.app import RecordDict
 from flwr.common import bytes_to_ndarray
 from flwr.common.secure_aggregation.secaggplus_constants import RECORD_KEY_CONFIGS, Key, Stage
@@ -12,6 +12,7 @@ from scipy.stats import chisquare, norm
 
 from data.errors import InputError
 from experiments.prepare import prepare_sites
+from federation.common_layers import export_common
 from federation.contract import Contract
 from federation.plain_loop import train_together
 from federation.privacy import persons, secagg
@@ -22,6 +23,7 @@ from federation.server_app import federate
 from federation.site_network import site_network
 from federation.site_trials import SiteTrials
 from federation.strategy import RunFailed
+from mfscsn import MFSCSNClassifier
 from mfscsn.training import BranchTrials, Settings, fine_tune, train_round
 
 TASKS = (["right_hand", "rest"], ["left_hand", "right_hand"], ["right_hand", "rest"], ["left_hand", "rest"])
@@ -328,4 +330,34 @@ def test_the_command_simulates_it_and_the_report_says_so(tmp_path, store):
     assert code == 0, err
     assert "mf-scsn" in out and "Traceback" not in err
     line = refused("simulate", tmp_path / "four.toml", "--store", store, "--rounds", 3, "--out", "r", cwd=tmp_path)
-    assert "one message" in line
+    assert "training.rounds is 1, not 3" in line
+
+
+def test_an_exported_file_is_under_a_megabyte_and_decodes_an_unseen_headset_better_with_own_trials(four, tmp_path):
+    run = four()
+    federate(Dropping(run), run)
+    file, _ = export_common(run, tmp_path / "exported")
+    assert file.stat().st_size < 1e6
+    write_bids(tmp_path / "bids", ["9"], ["01", "02"], ["C3", "Cz", "C4", "CP1"], n=6, pause=False)
+    words = ("--data", f"bids:{tmp_path / 'bids'}", "--tasks", "left_hand,right_hand")
+    code, _, err = mfscsn("predict", file, *words, "--cues", "left_hand,right_hand", cwd=tmp_path)
+    assert code == 0, err
+    table = (tmp_path / "probabilities.csv").read_text().splitlines()
+    assert "right_hand" in table[0] and "rest" not in table[0] and len(table) == 25
+    code, out, err = mfscsn("adopt", file, *words, "--calibration", 12, "--store", "s", "--out", "a", cwd=tmp_path)
+    assert code == 0 and "mf-scsn" in out, err
+    kept = RunFolder(tmp_path / "a")
+    assert apart(kept.load_common(1), {k: v.float().double() for k, v in run.load_common(1).items()}) < 1e-6
+
+
+def test_the_classifier_takes_the_sums_and_own_trials(four, tmp_path):
+    run = four()
+    federate(Dropping(run), run)
+    file, _ = export_common(run, tmp_path / "exported")
+    rng = np.random.default_rng(0)
+    signals, labels = rng.standard_normal((20, 3, 256)), np.repeat(["left_hand", "rest"], 10)
+    channels = ["C3", "Cz", "C4"]
+    model = MFSCSNClassifier(128.0, channels=channels, common=file).fit(signals, labels)
+    assert set(model.predict(signals)) <= {"left_hand", "rest"} and model.predict_proba(signals).shape == (20, 2)
+    with pytest.raises(ValueError, match="knows the labels left_hand, right_hand, rest, not feet"):
+        MFSCSNClassifier(128.0, channels=channels, common=file).fit(signals, np.repeat(["feet", "rest"], 10))

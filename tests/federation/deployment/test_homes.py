@@ -5,10 +5,11 @@ import shutil
 
 import pytest
 import tomli_w
-from conftest import tiny_toml
+from conftest import mfscsn, refused, tiny_toml
 
 from data.errors import InputError
 from experiments.deploy import reopen, status
+from experiments.prepare import prepare_sites
 from federation.contract import Contract
 from federation.deployment import app_bundle
 from federation.deployment.keys import check_site_key, hosts, make_site_key
@@ -17,8 +18,10 @@ from federation.deployment.server_home import FederationFile, ServerFile, Server
 from federation.invitation import read_invitation
 from federation.privacy.ledger import Ledger
 from federation.register import Node, read_nodes, write_nodes
-from federation.run_folder import RunFolder
+from federation.run_folder import RunFolder, forget_older_sums
 from federation.site_home import OtherContract, SiteHome
+from federation.site_network import server_network
+from federation.site_trials import SiteTrials
 from federation.tables import read_toml
 
 
@@ -292,3 +295,94 @@ def test_a_site_in_the_common_space_says_that_a_decoder_leaves(tmp_path, masked)
     (decoder,) = [line for line in lines if "a decoder whole but for its heads" in line]
     assert ("of the sum, not whose" in decoder) == masked and ("secure_aggregation hides whose" in decoder) != masked
     assert "never: recordings, trials, labels, channel lists, subjects, electrodes, means of subjects" in lines[-1]
+
+
+@pytest.fixture
+def site_of_sums(tmp_path):
+    """A site of a federation of one message, prepared, with a run whose sums have arrived."""
+    contract = Contract(
+        window=(0.5, 2.5), strategy="one-message", labels=["right_hand", "rest"], electrodes=["C3", "C4"]
+    )
+    ServerHome.create(
+        tmp_path / "server", ServerFile(hosts=["127.0.0.1"]), FederationFile(name="sums", contract=contract)
+    )
+    code, _, err = mfscsn(
+        "site", "init", "north", "--invitation", "server/invitation.toml", "--name", "north", cwd=tmp_path
+    )
+    assert code == 0, err
+    options = "{ n_subjects = 3, n_runs = 1, n_trials = 4, montage = ['C3', 'Cz', 'C4'], trial_length = 3.0 }"
+    (tmp_path / "north" / "site.toml").write_text(
+        '# ours\n[[site]]\nname = "north"\n[[site.dataset]]\nsource = "simulated:clinic"\n'
+        f'options = {options}\ntasks = ["right_hand", "rest"]\n# subjects = [1]  # all, when left out\n'
+    )
+    home = SiteHome(tmp_path / "north")
+    prepare_sites(home.federation, home.store)
+    run, _ = home.open_run("a" * 32, 1, home.federation.digest())
+    run.keep_common(1, server_network(home.federation).common_state())
+    return home
+
+
+def test_a_person_is_forgotten_in_the_file_in_the_store_and_in_the_sums(site_of_sums, tmp_path):
+    home = site_of_sums
+    prepared = {path.name for path in home.store.glob("*/sub-*.npy")}
+    code, out, err = mfscsn("site", "forget", "north", "--person", "2", cwd=tmp_path)
+    assert code == 0 and "ask the coordinator for a fresh sum" in out, err
+    text = (home.path / "site.toml").read_text()
+    assert 'without = ["2"]' in text and "# ours" in text and "# all, when left out" in text
+    assert prepared - {path.name for path in home.store.glob("*/sub-*.npy")} == {"sub-2.npy"}
+    after = SiteHome(home.path)
+    prepare_sites(after.federation, after.store)
+    opened = SiteTrials(after.site, after.federation.contract, after.store)
+    assert opened.subjects("clinic") == ["1", "3"]
+    assert not list(home.path.glob("runs/*/common/*")) and not list(home.path.glob("runs/*/sites/*/*.safetensors"))
+    with pytest.raises(InputError, match="somebody in them is to be forgotten"):
+        after.runs()[0].load_common(1)
+
+
+@pytest.mark.parametrize(
+    ("person", "words"), [("4", "no subject '4'; did you mean '3'?"), ("1", "last subject of 'clinic'")]
+)
+def test_who_cannot_be_forgotten_changes_nothing(site_of_sums, tmp_path, person, words):
+    path = site_of_sums.path / "site.toml"
+    if person == "1":
+        path.write_text(path.read_text().replace("# subjects", "subjects"))
+    before = path.read_text()
+    assert words in refused("site", "forget", "north", "--person", person, cwd=tmp_path) or person == "4"
+    assert path.read_text() == before and list(site_of_sums.path.glob("runs/*/common/*"))
+
+
+def test_the_server_forgets_a_site_that_has_left(server, site, tmp_path):
+    path = server.path / "federation.toml"
+    text = path.read_text().replace('strategy = "fedavg"', 'strategy = "one-message"\nlabels = ["right_hand", "rest"]')
+    for key in ("electrodes", "body", "weighting", "secure_aggregation"):
+        text = re.sub(f"(?m)^{key} = .*\n", "", text)
+    path.write_text(text.replace("rounds = 200", "rounds = 1"))
+    home = ServerHome(server.path)
+    home.add_site(site / "north.pub")
+    run = RunFolder.create(home.path / "runs" / "one", home.federation_of_sites(), tmp_path, 1)
+    layers = server_network(run.federation).common_state()
+    run.finish_round(1, layers, {}, [{"round": 1, "site": "north", "status": "ok"}], [{"round": 1, "site": "north"}])
+    assert "would be in the next sum again" in refused("server", "forget-site", "server", "north", cwd=tmp_path)
+    home.remove_site("north")
+    assert "no run knows a site 'nort'" in refused("server", "forget-site", "server", "nort", cwd=tmp_path)
+    code, out, _ = mfscsn("server", "forget-site", "server", "north", cwd=tmp_path)
+    assert code == 0 and "removed the sums of: one" in out and not list(run.path.glob("common/*"))
+    assert '"forget"' in (home.path / "audit.jsonl").read_text()
+
+
+def test_the_sums_before_go_when_a_fresh_one_is_whole(site_of_sums):
+    run, _ = site_of_sums.open_run("b" * 32, 1, site_of_sums.federation.digest())
+    run.keep_common(1, server_network(run.federation).common_state())
+    forget_older_sums(run)
+    older, newer = site_of_sums.runs() if site_of_sums.runs()[0].run_id[0] == "a" else site_of_sums.runs()[::-1]
+    assert newer.kept_rounds() == {1} and not older.kept_rounds()
+
+
+def test_what_one_message_sends_is_said_in_plain_words(site_of_sums):
+    said = " ".join(sends(site_of_sums))
+    assert "once: the 3 arrays" in said and "masked" in said and "how many each label has" in said
+    invitation = site_of_sums.path / "invitation.toml"
+    invitation.write_text(invitation.read_text().replace("secure_aggregation = true", "secure_aggregation = false"))
+    assert "WARNING: without secure aggregation the server reads this site's own sums" in " ".join(
+        sends(SiteHome(site_of_sums.path))
+    )
