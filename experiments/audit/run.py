@@ -11,11 +11,12 @@ import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import as_completed
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from data.errors import InputError
@@ -25,10 +26,11 @@ from experiments.audit.identity import n_named
 from experiments.audit.inversion import TrialForm, gradient_of_trial, invert, likeness, log_band_powers
 from experiments.audit.labels import LAST, USUAL, named_pair, rows_by_label
 from experiments.audit.membership import auc, infer_membership, parted
+from experiments.audit.persons import N_DRAWS, seen_in_sum, sums_of_sites
 from experiments.audit.views import NOISE_MULTIPLIERS, VIEWS, Layers, View, joined, summed, trained, update_of_round
 from experiments.simulate import train_rounds
 from experiments.statistics import share_interval
-from federation.contract import Contract, Federation, Privacy, Site
+from federation.contract import ONE_MESSAGE, Contract, Federation, Privacy, Site
 from federation.plain_loop import train_together
 from federation.run_folder import RunFolder
 from federation.site_network import server_network, site_network
@@ -36,10 +38,10 @@ from federation.site_scores import mean_score
 from federation.tables import parse_table
 from federation.workers import start_workers, stop_workers
 from mfscsn.split import BranchTrials, SplitModule
+from mfscsn.sums import MEANS, clipped, person_vectors
 from mfscsn.training import derive_seed
 
 N_TRIALS = 6  # that are made anew of each view's gradients
-DECLARED = 200  # trials, which a site under privacy says in place of the true number
 ENOUGH = 1e6  # an epsilon that stops no run
 DECLARED = 200  # trials, which a site under privacy says in place of the true number
 KRUM_NEEDS = 5  # sites, that one may be Byzantine
@@ -85,6 +87,11 @@ def check_auditable(run: RunFolder, parts: Sequence[str]) -> None:
             raise InputError(f"{run.path}: site {site.name!r} has privacy; audit a run without, noise is added here")
     if any(dataset.subjects is None for site in federation.site for dataset in site.dataset):
         raise InputError(f"{run.path}: does not name its subjects; audit a run that `mfscsn simulate` made")
+    one_message = federation.contract.strategy == ONE_MESSAGE
+    for part in parts:
+        if one_message != (part == "persons"):
+            here = "one message: --parts persons" if one_message else "rounds: leave persons out of --parts"
+            raise InputError(f"{run.path}: what can be attacked here is of {here}")
     if "price" in parts and (why := why_no_noise(federation)) is not None:
         raise InputError(f"{run.path}: has no price of differential privacy; leave price out of --parts: {why}")
     if "inversion" in parts and not _of_signals(federation.contract):
@@ -316,6 +323,37 @@ def byzantine(run: RunFolder, number: int, seed: int, work: Path) -> list[Findin
     return [Finding("byzantine", strategy, attack, 100 * score, len(federation.site) - 1, seed=seed)]
 
 
+def persons(run: RunFolder, number: int, seed: int, work: Path) -> list[Finding]:
+    """Tell who is in the sum of one message, persons and sites; the number is a noise's, 0 is none."""
+    contract, noise = run.federation.contract, _noise(number)
+    cut = contract.person_norm if contract.body == MEANS else math.inf  # sums of squares are cut by nobody
+    now: dict[str, list[NDArray[np.float64]]] = {}
+    at_another_time: dict[str, list[NDArray[np.float64]]] = {}
+    for site in run.federation.site:
+        halves = [half for pair in _halves(run, site) for half in pair]
+        vectors = [
+            clipped(vector, cut).flatten().numpy()
+            for half in halves
+            for trials in half.values()
+            for vector in person_vectors(replace(trials, persons=np.full(len(trials.labels), "the one")))
+        ]
+        now[site.name], at_another_time[site.name] = vectors[::2], vectors[1::2]
+    rng = np.random.default_rng(seed)
+    deviation = (noise or 0.0) * contract.person_norm
+    everybody = np.stack([vector for vectors in now.values() for vector in vectors])
+    of_sites, later = sums_of_sites(now), sums_of_sites(at_another_time)
+    view = "sum of one message" + (f", noise {noise:g}" if noise else "")
+    findings = []
+    for measure, said, own, known in (
+        ("person", everybody, everybody, False),
+        ("person, others known", everybody, everybody, True),
+        ("site", of_sites, later, False),
+    ):
+        area, low, high = auc(*seen_in_sum(said, own, deviation, rng, known))
+        findings.append(Finding("persons", view, measure, area, len(said) * N_DRAWS, low, high, 0.5, seed))
+    return findings
+
+
 Halves = Mapping[str, BranchTrials]
 Play = Callable[[RunFolder, int, int, Path], list[Finding]]
 PARTS: dict[str, Play] = {
@@ -325,6 +363,7 @@ PARTS: dict[str, Play] = {
     "labels": labels,
     "price": price,
     "byzantine": byzantine,
+    "persons": persons,
 }
 
 
@@ -341,6 +380,7 @@ def plays_of(run: RunFolder, parts: Sequence[str], seeds: int) -> list[tuple[str
         "labels": [0],
         "price": noises,
         "byzantine": list(range(len(ATTACKS) * len(STRATEGIES))),
+        "persons": list(range(1 + len(NOISE_MULTIPLIERS) if run.federation.contract.body == MEANS else 1)),
     }
     return [(part, number, seed) for part in parts for seed in range(seeds) for number in numbers[part]]
 

@@ -19,6 +19,9 @@ COLUMNS = {  # part, measure -> head of the column
     ("subject", "named rightly"): "subject named",
     ("site", "named rightly"): "site named",
     ("labels", "named rightly"): "two labels named",
+    ("persons", "person"): "person in it? AUC",
+    ("persons", "person, others known"): "the same, all others known",
+    ("persons", "site"): "site in it? AUC",
     ("price", "score"): "score",
     ("price", "epsilon"): "epsilon",
 }

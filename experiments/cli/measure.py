@@ -130,8 +130,8 @@ def audit(
     parts: Annotated[
         str | None,
         typer.Option(
-            help="What to play, with commas between: inversion, membership, identity, labels, price, byzantine."
-            "  \\[default: all that the run allows]",
+            help="What to play, with commas between: inversion, membership, identity, labels, price, byzantine;"
+            " persons, of one message.  \\[default: all that the run allows]",
             metavar="PART,...",
         ),
     ] = None,

@@ -19,7 +19,12 @@ def _several() -> None:
 
 @app.command()
 def plan(
-    trials: Annotated[int, typer.Option(min=1, help="Training trials of the site's largest data set.")],
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="Training trials of the site's largest data set.", show_default=False)
+    ] = None,
+    person: Annotated[
+        bool, typer.Option("--person", help="Of a whole person, in one message: a round is a message.")
+    ] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Of the federation's training.")] = 64,
     local_epochs: Annotated[int, typer.Option(min=1, help="Of the federation's training.")] = 1,
     delta: Annotated[float, typer.Option(help="With which probability more may be told.")] = 1e-5,
@@ -30,7 +35,7 @@ def plan(
     epsilon: Annotated[float | None, typer.Option(help="The budget.", show_default=False)] = None,
 ) -> None:
     """Solve for noise multiplier, rounds or epsilon from the other two."""
-    from federation.privacy.ledger import UNIT, epsilon_of, least_noise_multiplier, most_rounds
+    from federation.privacy.ledger import PERSON, UNIT, epsilon_of, least_noise_multiplier, most_rounds
     from federation.privacy.private_training import steps_of_round
     from mfscsn.training import Settings
 
@@ -43,11 +48,15 @@ def plan(
     for name, value in (("--noise-multiplier", noise_multiplier), ("--epsilon", epsilon), ("--delta", delta)):
         if value is not None and not 0 < value < math.inf:
             raise InputError(f"{name}: expected a positive number, found {value:g}")
-    if delta * trials >= 1:
+    if (trials is None) != person:
+        raise InputError("give --trials, how many train at the site, or --person, for one message a person")
+    if trials is not None and delta * trials >= 1:
         raise InputError(
             f"--delta: {delta:g} lets one of {trials} trials be told whole; take one below {1 / trials:.1g}"
         )
-    steps, rate = steps_of_round(trials, Settings(local_epochs=local_epochs, batch_size=batch_size))
+    steps, rate = 1, 1.0
+    if trials is not None:
+        steps, rate = steps_of_round(trials, Settings(local_epochs=local_epochs, batch_size=batch_size))
     if noise_multiplier is None:
         assert rounds is not None and epsilon is not None
         noise_multiplier = least_noise_multiplier(epsilon, delta, rate, rounds * steps)
@@ -55,6 +64,8 @@ def plan(
         assert epsilon is not None
         rounds = most_rounds(epsilon, delta, rate, steps, noise_multiplier)
     spent = epsilon_of([(noise_multiplier, rate, rounds * steps)] if rounds else [], delta)
-    typer.echo(f"{trials} trials: {steps} steps a round, a trial is in each with probability {rate:.3g}")
-    typer.echo(f"noise multiplier {noise_multiplier:.4g}, {rounds} rounds: epsilon {spent:.4g} at delta {delta:g}")
-    typer.echo(f"unit: {UNIT}")
+    if trials is not None:
+        typer.echo(f"{trials} trials: {steps} steps a round, a trial is in each with probability {rate:.3g}")
+    what = "rounds" if trials is not None else "messages"
+    typer.echo(f"noise multiplier {noise_multiplier:.4g}, {rounds} {what}: epsilon {spent:.4g} at delta {delta:g}")
+    typer.echo(f"unit: {PERSON if person else UNIT}")

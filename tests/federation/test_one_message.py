@@ -361,3 +361,14 @@ def test_the_classifier_takes_the_sums_and_own_trials(four, tmp_path):
     assert set(model.predict(signals)) <= {"left_hand", "rest"} and model.predict_proba(signals).shape == (20, 2)
     with pytest.raises(ValueError, match="knows the labels left_hand, right_hand, rest, not feet"):
         MFSCSNClassifier(128.0, channels=channels, common=file).fit(signals, np.repeat(["feet", "rest"], 10))
+
+
+def test_the_audit_attacks_the_sum_with_and_without_noise(four, tmp_path):
+    run = four(contract='body = "means"', targets=False)
+    federate(Dropping(run), run)
+    assert "of one message: --parts persons" in refused("audit", run.path, "--parts", "membership", cwd=tmp_path)
+    code, out, err = mfscsn("audit", run.path, "--seeds", 1, cwd=tmp_path)
+    assert code == 0, err
+    rows = [line for line in out.splitlines() if "sum of one message" in line]
+    known = [float(line.split("|")[3].split()[0]) for line in rows]
+    assert known[0] == 1.0 and known == sorted(known, reverse=True) and known[-1] < 0.75
