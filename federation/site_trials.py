@@ -214,7 +214,7 @@ class SiteTrials:
         known = [
             (dataset.name, name, store.digest(name))
             for dataset, store in self._stores
-            for name in dataset.subjects or store.subjects()
+            for name in dataset.used(store.subjects())
         ]
         return hashlib.sha256(json.dumps(known).encode()).hexdigest()
 

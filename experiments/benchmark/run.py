@@ -394,7 +394,9 @@ def shuffled_store(store: Path, out: Path, seed: int = 0) -> None:
 
 def _trials(federation: Federation, store: Path) -> str:
     digests = [SiteTrials(site, federation.contract, store).digest() for site in federation.site]
-    split = [[d.model_dump(mode="json", exclude={"source"}) for d in site.dataset] for site in federation.site]
+    split = [
+        [d.model_dump(mode="json", exclude={"source", "without"}) for d in site.dataset] for site in federation.site
+    ]
     return hashlib.sha256(json.dumps([digests, split]).encode()).hexdigest()
 
 

@@ -6,21 +6,24 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from data.errors import FailedError
 
 ROUNDS, PATIENCE = 8, 120.0
+N_SITES = 9  # of one message
 SITE = """\
 [[site]]
-name = "site"
+name = "{name}"
 [[site.dataset]]
 source = "simulated:clinic"
-options = { n_subjects = 2, n_runs = 2, n_trials = 10 }
+options = {{ n_subjects = 2, n_runs = 2, n_trials = 10 }}
 tasks = ["right_hand", "rest"]
 targets = [2]
-calibration = { runs = ["0"] }
+calibration = {{ runs = ["0"] }}
 """
 
 
@@ -40,29 +43,11 @@ def message_seconds(folder: Path) -> MessageSeconds:
     FailedError
         When one of the commands fails; the message quotes it.
     """
-    folder.mkdir(parents=True)
-    (folder / "fed.toml").write_text(f'name = "idle"\n[contract]\nmin_sites = 1\n[training]\nrounds = {ROUNDS}\n')
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    _do(folder, "server", "init", "server", "--host", "127.0.0.1", "--port", port, "--from", "fed.toml")
-    _do(folder, "site", "init", "site", "--invitation", "server/invitation.toml", "--name", "site")
-    (folder / "site" / "site.toml").write_text(SITE)
-    _do(folder, "server", "add-site", "server", "site/site.pub")
-    _do(folder, "site", "check", "site", "--offline")
-    running = []
-    try:
-        running.append(_start(folder, "server"))
-        _wait_for(folder, "server", "listens to sites")
-        running.append(_start(folder, "site"))
-        _wait_for(folder, "site", "connected to")
+    federation = f'name = "idle"\n[contract]\nmin_sites = 1\n[training]\nrounds = {ROUNDS}\n'
+    with _deployed(folder, federation, ["site"]):
         _do(folder, "server", "train", "server")
         _wait_for(folder, "site", "answered a message", ROUNDS + 1)  # the last one hands out the last layers
         time.sleep(0.5)
-    finally:
-        for process in reversed(running):
-            process.terminate()
-            process.wait()
     said = (folder / "site.log").read_text()
     whole = [float(number) for number in re.findall(r"answered a message in ([\d.]+) s", said)]
     work = [float(number) for number in re.findall(r"round \d+: \d+ trials, loss [\d.]+, ([\d.]+) s", said)]
@@ -72,15 +57,62 @@ def message_seconds(folder: Path) -> MessageSeconds:
     return MessageSeconds([a - b for a, b in zip(whole, work, strict=False)], rounds)
 
 
+def one_message_seconds(folder: Path) -> float:
+    """Deploy a server and nine small sites below `folder`; time `server train`, whole, of one masked message each.
+
+    Raises
+    ------
+    FailedError
+        As `message_seconds`.
+    """
+    federation = (
+        'name = "sums"\n[contract]\nstrategy = "one-message"\nlabels = ["right_hand", "rest"]\n'
+        f"min_sites = {N_SITES - N_SITES // 3}\n"
+    )
+    with _deployed(folder, federation, [f"site-{k}" for k in range(N_SITES)]):
+        began = time.monotonic()
+        _do(folder, "server", "train", "server")
+        return time.monotonic() - began
+
+
+@contextmanager
+def _deployed(folder: Path, federation: str, sites: Sequence[str]) -> Iterator[None]:
+    """Make a server and sites below a folder, and have them run as long as the block lasts."""
+    folder.mkdir(parents=True)
+    (folder / "fed.toml").write_text(federation)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    _do(folder, "server", "init", "server", "--host", "127.0.0.1", "--port", port, "--from", "fed.toml")
+    for name in sites:
+        _do(folder, "site", "init", name, "--invitation", "server/invitation.toml", "--name", name)
+        (folder / name / "site.toml").write_text(SITE.format(name=name))
+        _do(folder, "server", "add-site", "server", f"{name}/{name}.pub")
+        _do(folder, "site", "check", name, "--offline")
+    running = []
+    try:
+        running.append(_start(folder, "server", "server"))
+        _wait_for(folder, "server", "listens to sites")
+        running += [_start(folder, "site", name) for name in sites]
+        for name in sites:
+            _wait_for(folder, name, "connected to")
+        yield
+    finally:
+        for process in reversed(running):
+            process.terminate()
+        for process in reversed(running):
+            process.wait()
+
+
 def _do(folder: Path, *words: str) -> None:
     done = subprocess.run([*_command(), *words], cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
         raise FailedError(f"mfscsn {' '.join(words)}: {done.stderr.strip() or done.stdout.strip()}")
 
 
-def _start(folder: Path, name: str) -> "subprocess.Popen[bytes]":
+def _start(folder: Path, what: str, name: str) -> "subprocess.Popen[bytes]":
     with (folder / f"{name}.log").open("ab") as log:
-        return subprocess.Popen([*_command(), name, "run", name], cwd=folder, stdout=log, stderr=log)
+        return subprocess.Popen([*_command(), what, "run", name], cwd=folder, stdout=log, stderr=log)
 
 
 def _wait_for(folder: Path, name: str, words: str, times: int = 1) -> None:

@@ -322,7 +322,16 @@ def idle_message(work: Path) -> Iterator[Row]:
     yield Row("deployed", "a round, with Flower's own waiting", *_median(measured.rounds))
 
 
-PARTS = ("step", "run", "prepare", "sites", "bytes", "deployed")
+def one_message(work: Path) -> Iterator[Row]:
+    """Time one masked message of nine deployed sites, over TLS on this machine."""
+    from experiments.speed.deployed import N_SITES, one_message_seconds
+
+    yield Row(
+        "one-message", f"`server train` of {N_SITES} sites, masked, whole", one_message_seconds(work / "sums"), "s"
+    )
+
+
+PARTS = ("step", "run", "prepare", "sites", "bytes", "deployed", "one-message")
 OF_A_FEDERATION = {"run", "bytes"}  # the parts that need a federation's trials
 
 
@@ -348,6 +357,7 @@ def measure(parts: Sequence[str], federation: Federation, store: Path, work: Pat
         "sites": lambda: many_sites(work),
         "bytes": lambda: message_bytes(federation, store, work),
         "deployed": lambda: idle_message(work),
+        "one-message": lambda: one_message(work),
     }
     for part in parts:
         yield from of_part[part]()
