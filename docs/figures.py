@@ -20,7 +20,16 @@ from mfscsn.common_space import ELECTRODES, positions
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, IMAGES = ROOT / "experiments" / "benchmark" / "results", ROOT / "docs" / "images"
 SHOWN = ("centres.svg", "openmi.svg", "openmi-five-price.svg")
-BENCHES = ("centres", "centres-no-label", "centres-unseen", "centres-of-three", "centres-tasks", "openmi", "subjects", "new-site")
+BENCHES = (
+    "centres",
+    "centres-no-label",
+    "centres-unseen",
+    "centres-of-three",
+    "centres-tasks",
+    "openmi",
+    "subjects",
+    "new-site",
+)
 PAGES = ("README.md", "docs/centres.md", "docs/benchmark.md")
 HEADSETS = {
     "3 channels": ("C3", "Cz", "C4"),

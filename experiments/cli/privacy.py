@@ -66,6 +66,6 @@ def plan(
     spent = epsilon_of([(noise_multiplier, rate, rounds * steps)] if rounds else [], delta)
     if trials is not None:
         typer.echo(f"{trials} trials: {steps} steps a round, a trial is in each with probability {rate:.3g}")
-    what = "rounds" if trials is not None else "messages"
+    what = f"round{'s' * (rounds != 1)}" if trials is not None else f"message{'s' * (rounds != 1)}"
     typer.echo(f"noise multiplier {noise_multiplier:.4g}, {rounds} {what}: epsilon {spent:.4g} at delta {delta:g}")
     typer.echo(f"unit: {PERSON if person else UNIT}")

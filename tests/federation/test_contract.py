@@ -201,3 +201,11 @@ def test_a_band_without_a_view_is_refused_when_the_file_is_read(tmp_path):
         federation_of(text, tmp_path)
     narrow = federation_of(tiny_toml("sfreq = 40.0\nband = [8.0, 13.0]").replace('"shallow"', '"riemann"'), tmp_path)
     assert narrow.contract.architecture.build_extractor(4).projection.in_features == 2 * 10
+
+
+def test_all_subjects_but_some(tmp_path):
+    text = tiny_toml().replace("targets = [3]", "targets = [3]\nwithout = [1]")
+    dataset = federation_of(text, tmp_path).site[0].dataset[0]
+    assert dataset.without == ["1"] and dataset.used(["1", "2", "3"]) == ["2", "3"]
+    with pytest.raises(InputError, match="target '3' stands in without, too"):
+        federation_of(text.replace("without = [1]", "without = [3]"), tmp_path)

@@ -38,3 +38,11 @@ def test_a_plan_without_two_of_three_is_refused(tmp_path):
     assert "--delta: 0.1 lets one of 300" in refused(
         *words, "--noise-multiplier", 1, "--rounds", 3, "--delta", 0.1, cwd=tmp_path
     )
+
+
+def test_a_person_in_one_message(tmp_path):
+    code, out, _ = mfscsn("privacy", "plan", "--person", "--epsilon", 8, "--rounds", 1, cwd=tmp_path)
+    assert code == 0 and "noise multiplier 0.63" in out and "1 message: epsilon 8" in out and "one person" in out
+    for words in ((), ("--person", "--trials", 30)):
+        line = refused("privacy", "plan", "--epsilon", 8, "--rounds", 1, *words, cwd=tmp_path)
+        assert "give --trials, how many train at the site, or --person" in line
