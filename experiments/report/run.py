@@ -16,7 +16,7 @@ from experiments.report import figures
 from experiments.report.page import Figure, Section, TableOf, write_page
 from experiments.report.scores import ScoreDraws
 from experiments.statistics import Estimate
-from federation.contract import Site
+from federation.contract import ONE_MESSAGE, Site
 from federation.run_folder import HISTORY, TIMING, RunFolder
 from mfscsn.patterns import filter_patterns, label_patterns
 
@@ -136,12 +136,15 @@ def _table(run: RunFolder, name: str, columns: Sequence[str], numbers: Sequence[
 
 def _summary(run: RunFolder, draws: ScoreDraws | None) -> Section:
     contract, training, n_sites = run.federation.contract, run.federation.training, len(run.federation.site)
+    how = (
+        f"{run.last_round()} rounds, extractor {contract.extractor}, alignment {contract.alignment}, strategy"
+        f" {contract.strategy}, shared: {contract.share}, learning rate {training.lr:g}, batches of {training.batch_size}"
+    )
+    if contract.strategy == ONE_MESSAGE:
+        how = f"one message a site: {contract.body} of trials' tangent vectors, added; nothing was trained in rounds"
     words = [
-        f"{n_sites} site{'s' * (n_sites > 1)}, {run.last_round()} rounds, extractor {contract.extractor}, alignment"
-        f" {contract.alignment}, strategy {contract.strategy}, shared: {contract.share}. Trials from"
-        f" {contract.window[0]:g} to {contract.window[1]:g} s after the cue, {contract.band[0]:g} to"
-        f" {contract.band[1]:g} Hz, {contract.sfreq:g} Hz; learning rate {training.lr:g}, batches of"
-        f" {training.batch_size}."
+        f"{n_sites} site{'s' * (n_sites > 1)}, {how}. Trials from {contract.window[0]:g} to {contract.window[1]:g} s after"
+        f" the cue, {contract.band[0]:g} to {contract.band[1]:g} Hz, {contract.sfreq:g} Hz."
     ]
     if _kind(run) == ADOPTING:
         common = run.federation.name.removesuffix(ADOPTED)
