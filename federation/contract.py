@@ -250,13 +250,19 @@ class Part(Table):
     """Some of a subject's trials: of named runs or sessions or of all, those but the first so many, or the first.
 
     As calibration, ``{ runs = [...], first = 0 }`` shows the signals of those runs, and no label: the subject's mean is
-    fitted on them, and nothing of them trains.
+    fitted on them, and nothing of them trains. ``{ first = 0 }`` shows nothing at all: the mean begins as that of the
+    data set's other subjects, and an adaptive one follows the subject's trials from there.
     """
 
     runs: list[str] | None = None
     sessions: list[str] | None = None
     after: int | None = Field(None, ge=1)
     first: int | None = Field(None, ge=0)
+
+    @property
+    def shows_nothing(self) -> bool:
+        """Whether no trial of the subject is seen before its test."""
+        return self.first == 0 and self.runs is None and self.sessions is None
 
     @model_validator(mode="before")
     @classmethod
@@ -267,8 +273,6 @@ class Part(Table):
     def _check(self) -> "Part":
         if (self.runs is not None and self.sessions is not None) or not self.model_dump(exclude_none=True):
             raise ValueError("expected one of {runs = [...]}, {sessions = [...]}, {first = N}, {after = N}")
-        if self.first == 0 and self.runs is None and self.sessions is None:
-            raise ValueError("first = 0 needs runs = [...] or sessions = [...], whose signals are shown without labels")
         return self
 
 

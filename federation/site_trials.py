@@ -20,7 +20,6 @@ from data.store import INPUTS, Store
 from data.trials import UNLABELLED, Trials, in_order
 from federation.contract import Contract, Dataset, Part, Site
 from mfscsn import common_space, riemann
-from mfscsn.inputs import Alignment
 from mfscsn.split import Branch, BranchTrials
 
 
@@ -264,6 +263,7 @@ class SiteTrials:
         """
         made_of = [
             [subject.digest, subject.trials.channels, chosen.tolist(), fitted.tolist()]
+            + [[other.digest, other.train.tolist()] for other in self._others(subject, fitted)]
             for subject, chosen, fitted in parts
         ]
         c = self.contract
@@ -274,10 +274,30 @@ class SiteTrials:
 
         def make() -> NDArray[np.float32]:
             with threadpool_limits(limits=1, user_api="blas"):  # how sums are rounded must not depend on who makes it
-                return np.concatenate([_input(*part, c.alignment_model) for part in parts])
+                return np.concatenate([self._input(*part) for part in parts])
 
         folder = parts[0][0].dataset.recipe(c).folder(self.store)  # they go when a subject of that store does
         return kept_array(folder / INPUTS / f"{name}.npy", make)
+
+    def _others(self, subject: _Subject, fitted: NDArray[np.bool_]) -> list[_Subject]:
+        """List the subjects that a mean is fitted on in place of one that has shown nothing; else none."""
+        if fitted.any():
+            return []
+        others = [other for other in self._subjects if other.dataset == subject.dataset and other.train.any()]
+        if not others:
+            raise InputError(
+                f"site {self.site.name!r}, data set {subject.dataset.name!r}: target {subject.name!r} shows nothing,"
+                " and no other subject is there to begin with; give calibration = { runs = [...], first = 0 }"
+            )
+        return others
+
+    def _input(self, subject: _Subject, chosen: NDArray[np.bool_], fitted: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Align the chosen trials by what is fitted on others."""
+        seen = [subject.trials.signals[fitted]]
+        seen += [other.trials.signals[other.train] for other in self._others(subject, fitted)]
+        reference = self.contract.alignment_model.fit(np.concatenate(seen), subject.trials.channels)
+        later = chosen.any() and not (chosen & fitted).any()  # trials that come in time behind those fitted on
+        return reference.inputs(subject.trials.signals[chosen], follow=bool(later))
 
 
 def _persons(subject: _Subject) -> NDArray[np.str_]:
@@ -301,7 +321,9 @@ def _split(site: Site, dataset: Dataset, subject: str, trials: Trials) -> tuple[
     where = f"site {site.name!r}, data set {dataset.name!r}, target {subject!r}"
     assert dataset.calibration is not None
     train = _mask(dataset.calibration, trials)
-    shown = dataset.calibration.model_copy(update={"first": dataset.calibration.first or None})
+    shown = dataset.calibration
+    if not shown.shows_nothing:
+        shown = shown.model_copy(update={"first": shown.first or None})
     fitted = _mask(shown, trials)
     test = ~fitted if dataset.test == "rest" else _mask(dataset.test, trials)
     unknown = int((trials.labels[train] == UNLABELLED).sum())
@@ -310,7 +332,7 @@ def _split(site: Site, dataset: Dataset, subject: str, trials: Trials) -> tuple[
     if train.all():
         raise InputError(f"{where}: calibration takes all {len(trials)} trials and leaves none to test; name fewer")
     for part, mask, rule in (("calibration", fitted, shown), ("test", test, dataset.test)):
-        if not mask.any():
+        if not mask.any() and not (part == "calibration" and shown.shows_nothing):
             chosen = rule.model_dump(exclude_none=True) if isinstance(rule, Part) else rule
             runs = ", ".join(dict.fromkeys(trials.runs.tolist()))
             raise InputError(
@@ -333,12 +355,3 @@ def _mask(part: Part, trials: Trials) -> NDArray[np.bool_]:
         & (place > (part.after or 0))
         & (place <= (len(trials) if part.first is None else part.first) + (part.after or 0))
     )
-
-
-def _input(
-    subject: _Subject, chosen: NDArray[np.bool_], fitted: NDArray[np.bool_], alignment: Alignment
-) -> NDArray[np.float32]:
-    """Align the chosen trials by what is fitted on others."""
-    reference = alignment.fit(subject.trials.signals[fitted], subject.trials.channels)
-    later = chosen.any() and not (chosen & fitted).any()  # trials that come one after another behind those fitted on
-    return reference.inputs(subject.trials.signals[chosen], follow=bool(later))

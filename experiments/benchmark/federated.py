@@ -51,6 +51,8 @@ class Method:
         A control: the other sites' labels are shuffled within each run, so that nothing can be learned from them.
     frozen : bool
         A control: common layers stay at their random start, and each site trains its own ones around them.
+    no_recording : bool
+        Nothing of a target is seen before its test: its mean begins as that of its site's others.
     epsilon : float, optional
         Of a whole person, in one message of means, at `DELTA`.
     persons : int, optional
@@ -68,6 +70,7 @@ class Method:
     centralised: bool = False
     null: bool = False
     frozen: bool = False
+    no_recording: bool = False
     epsilon: float | None = None
     persons: int | None = None
 
@@ -107,6 +110,7 @@ METHODS: dict[str, Method] = {
     "mf-scsn": Method(),
     "mf-scsn-unshared": Method({"share": "none"}),
     "mf-scsn-null": Method(null=True),
+    "mf-scsn-no-recording": Method(no_recording=True),
     "mf-scsn-frozen": Method(frozen=True),
     "fedavg": _rival("all"),
     "fedprox": _rival("all", proximal_mu=0.01),
@@ -135,6 +139,7 @@ METHODS: dict[str, Method] = {
         f"one-message-epsilon-8-of-{persons}": Method({**ONE_MESSAGE_HERE, "body": MEANS}, epsilon=8, persons=persons)
         for persons in (16, 32)
     },
+    "one-message-no-recording": Method(ONE_MESSAGE_HERE, no_recording=True),
 }
 
 
@@ -192,6 +197,11 @@ def configured(federation: Federation, method: Method, seed: int, store: Path) -
     document["training"] |= {**method.training, "seed": seed}
     if changes.get("strategy") == ONE_MESSAGE:
         document["training"]["rounds"] = 1
+    if method.no_recording:
+        for site in document["site"]:
+            for dataset in site["dataset"]:
+                if dataset["targets"]:
+                    dataset["calibration"] = {"first": 0}
     if method.centralised:
         datasets = [
             {**dataset, "name": f"{site['name']}{JOINT}{dataset['name']}"}

@@ -137,14 +137,15 @@ def _table(run: RunFolder, name: str, columns: Sequence[str], numbers: Sequence[
 def _summary(run: RunFolder, draws: ScoreDraws | None) -> Section:
     contract, training, n_sites = run.federation.contract, run.federation.training, len(run.federation.site)
     how = (
-        f"{run.last_round()} rounds, extractor {contract.extractor}, alignment {contract.alignment}, strategy"
-        f" {contract.strategy}, shared: {contract.share}, learning rate {training.lr:g}, batches of {training.batch_size}"
+        f"{run.last_round()} rounds, extractor {contract.extractor}, alignment {contract.alignment},"
+        f" strategy {contract.strategy}, shared: {contract.share}, learning rate {training.lr:g},"
+        f" batches of {training.batch_size}"
     )
     if contract.strategy == ONE_MESSAGE:
         how = f"one message a site: {contract.body} of trials' tangent vectors, added; nothing was trained in rounds"
     words = [
-        f"{n_sites} site{'s' * (n_sites > 1)}, {how}. Trials from {contract.window[0]:g} to {contract.window[1]:g} s after"
-        f" the cue, {contract.band[0]:g} to {contract.band[1]:g} Hz, {contract.sfreq:g} Hz."
+        f"{n_sites} site{'s' * (n_sites > 1)}, {how}. Trials from {contract.window[0]:g} to {contract.window[1]:g} s"
+        f" after the cue, {contract.band[0]:g} to {contract.band[1]:g} Hz, {contract.sfreq:g} Hz."
     ]
     if _kind(run) == ADOPTING:
         common = run.federation.name.removesuffix(ADOPTED)

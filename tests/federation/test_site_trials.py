@@ -42,8 +42,31 @@ def test_signals_without_labels_fit_the_mean_and_train_nothing(tiny, prepared, t
     np.testing.assert_array_equal(after.signals, before.signals)  # as if calibration had been labelled
     np.testing.assert_array_equal(after.labels, before.labels)
     assert after.outputs.tolist() == [0, 1]
-    with pytest.raises(InputError, match=r"first = 0 needs runs = \[...\] or sessions"):
-        federation_of(tiny_toml().replace("first = 12", "first = 0"), tmp_path)
+
+
+def test_of_who_has_shown_nothing_the_mean_begins_as_the_others_and_follows_in_time(
+    tiny, prepared, copied_store, tmp_path
+):
+    text = tiny_toml(extractor="riemann").replace('{ runs = ["0"] }', "{ first = 0 }")
+    f = federation_of(text, tmp_path)
+    opened = SiteTrials(f.site[0], f.contract, prepared)
+    (target,) = opened.targets()
+    assert len(target.labels) == 16 and opened.n_training() == 2 * 16
+    store = Store(f.site[0].dataset[0].recipe(f.contract).folder(prepared))
+    others = np.concatenate([store.trials(name).signals for name in ("1", "2")])
+    reference = f.contract.alignment_model.fit(others, store.trials("3").channels)
+    wanted = reference.inputs(store.trials("3").signals, follow=True)
+    np.testing.assert_allclose(target.signals, wanted, atol=1e-5)
+    path = f.site[0].dataset[0].recipe(f.contract).folder(copied_store) / "sub-3.npy"
+    signals = np.load(path)
+    signals[8:] = 10 * np.random.default_rng(0).normal(size=signals[8:].shape)
+    np.save(path, signals)
+    (later_spoilt,) = SiteTrials(f.site[0], f.contract, copied_store).targets()
+    np.testing.assert_array_equal(later_spoilt.signals[:8], target.signals[:8])  # nothing of later trials is used
+
+    alone = federation_of(text.replace("targets = [3]", "subjects = [3]\ntargets = [3]"), tmp_path)
+    with pytest.raises(InputError, match="target '3' shows nothing, and no other subject is there to begin with"):
+        list(SiteTrials(alone.site[0], alone.contract, prepared).targets())
 
 
 def test_labels_are_numbers_in_the_order_of_the_tasks(tiny, prepared):
