@@ -242,19 +242,21 @@ def prepare(
     return folder
 
 
-def forget(recipe: Recipe, root: Path, subject: str) -> bool:
-    """Remove a subject's prepared trials, and what was made of them; return whether there were any."""
-    folder = recipe.folder(root)
-    if not folder.exists():
-        return False
-    with locked(root, folder.name, "", wait=math.inf):
-        manifest = read_manifest(folder)
-        entry = manifest["subjects"].pop(subject, None)
-        if entry is not None:
+def forget(source: str, root: Path, subject: str) -> int:
+    """Remove a subject's prepared trials, and what was made of them, from all stores of a source; count the stores."""
+    found = 0
+    for path in sorted(root.glob("*/manifest.json")):
+        folder = path.parent
+        with locked(root, folder.name, "", wait=math.inf):
+            manifest = read_manifest(folder)
+            if manifest["recipe"]["source"] != source or subject not in manifest["subjects"]:
+                continue
+            entry = manifest["subjects"].pop(subject)
             shutil.rmtree(folder / INPUTS, ignore_errors=True)
             (folder / entry["file"]).unlink(missing_ok=True)
             _write_manifest(folder, manifest)
-    return entry is not None
+            found += 1
+    return found
 
 
 def _open_manifest(recipe: Recipe, folder: Path) -> dict[str, Any]:

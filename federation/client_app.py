@@ -12,7 +12,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricR
 from flwr.clientapp import ClientApp
 
 from data.errors import InputError
-from federation.contract import Site
+from federation.contract import ONE_MESSAGE, Site
 from federation.events import AUDIT, event, record
 from federation.messages import (
     BUDGET_SPENT,
@@ -43,6 +43,9 @@ def train(message: Message, context: Context) -> Message:
     """Train one round at this site."""
 
     def work(message: Message, run: RunFolder, site: Site, folder: SiteFolder) -> RecordDict:
+        if not 0 < _number(message) <= run.federation.training.rounds:  # another round would be another secure sum
+            last = run.federation.training.rounds
+            raise InputError(f"the server asks for round {_number(message)}, this run has 1 to {last}; refused")
         if run.federation.contract.secure_aggregation:
             return _train_in_secret(message, context, run, site, folder)
         if set(message.content) != {COMMON, CONFIG}:
@@ -83,11 +86,16 @@ def _train(message: Message, context: Context, run: RunFolder, site: Site, folde
     optimiser_state = private[1] if private else None
     ledger = Path(str(context.node_config.get("site", folder.folder))) / LEDGER
     if contract.noise_multiplier and site.privacy is not None:
-        from federation.privacy.persons import charge  # OpenDP, which others do not need
+        from federation.privacy.persons import charge, with_noise  # OpenDP, which others do not need
 
-        epsilon = charge(ledger, site.privacy, contract, run.run_id, number)
         log, optimiser_state = train_round(network, trials, settings, seed=0)
-        folder.log(f"round {number}: epsilon {epsilon:.3g} of {site.privacy.epsilon:g} of a person")
+        if (sent := folder.load_sent(number, trials_digest)) is not None:
+            network.load_common(sent)  # the same message again tells nothing new, and costs nothing
+        else:
+            epsilon = charge(ledger, site.privacy, contract, run.run_id, number)
+            folder.log(f"round {number}: epsilon {epsilon:.3g} of {site.privacy.epsilon:g} of a person")
+            with_noise(network, contract)
+            folder.save_sent(number, network.common_state(), trials_digest)
     elif site.privacy is None:
         seed = derive_seed(site_seed(run.federation, site), site.name, number)
         now = settings.in_round(number)
@@ -107,10 +115,6 @@ def _train(message: Message, context: Context, run: RunFolder, site: Site, folde
     seconds = time.monotonic() - began
     measured = {"loss": log.loss, "accuracy": log.accuracy, "seconds": round(seconds, 3)}
     measured = {name: value for name, value in measured.items() if math.isfinite(value)}  # sums have no loss
-    if contract.noise_multiplier:
-        from federation.privacy.persons import with_noise
-
-        with_noise(network, contract)
     told = "" if site.privacy or "loss" not in measured else f" loss {log.loss:.4f},"  # no noise covers it
     folder.log(f"round {number}: {log.n_trials} trials,{told} {seconds:.2f} s")
     weight = 1 if contract.weighting == "equal" else log.n_trials
@@ -130,7 +134,11 @@ def _train_in_secret(message: Message, context: Context, run: RunFolder, site: S
     def train() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], int]:
         content = _train(message, context, run, site, folder)
         after = content.array_records[COMMON].to_torch_state_dict()
-        return _common(message), dict(after), int(content.metric_records[METRICS][N_TRIALS])  # type: ignore[arg-type]
+        before = _common(message)
+        if run.federation.contract.strategy == ONE_MESSAGE:
+            # Sums begin at zero, whatever was sent: else who chooses it learns from a refusal what a number is
+            before = {name: torch.zeros_like(values) for name, values in after.items()}
+        return before, dict(after), int(content.metric_records[METRICS][N_TRIALS])  # type: ignore[arg-type]
 
     def uncovers(nodes: Sequence[int]) -> None:
         if len(nodes) < run.federation.min_sites:
@@ -138,7 +146,7 @@ def _train_in_secret(message: Message, context: Context, run: RunFolder, site: S
                 f"the server asks to uncover a sum of {len(nodes)} sites, and min_sites is"
                 f" {run.federation.min_sites}; refused"
             )
-        folder.uncovers(_number(message), nodes)
+        folder.uncovers(_number(message), nodes, run.trials(site).digest())
 
     answer = answer_stage(message, context, run.federation.contract, train, uncovers)
     return RecordDict({**answer, SITE: _name(site)})

@@ -518,7 +518,7 @@ class Federation(Agreed):
         c, privacy = self.contract, site.privacy
         assert privacy is not None
         if c.strategy == ONE_MESSAGE:
-            self._check_privacy_of_persons(site, privacy)
+            self._check_privacy_of_persons(site, privacy, c)
             return
         for fault, wanted in (
             (privacy.n_trials is None, "n_trials: about how many trials train, which the number of steps follows from"),
@@ -536,8 +536,10 @@ class Federation(Agreed):
                 raise ValueError(f"site {site.name!r}: privacy needs {wanted}")
 
     @staticmethod
-    def _check_privacy_of_persons(site: Site, privacy: Privacy) -> None:
+    def _check_privacy_of_persons(site: Site, privacy: Privacy, contract: Contract) -> None:
         for fault, wanted in (
+            (not contract.noise_multiplier, 'contract.body = "means" with noise_multiplier above 0'),
+            (site.branch_by != "dataset", 'branch_by = "dataset": a person of one label would be a branch'),
             (privacy.n_trials is not None, "no n_trials: the unit is a person, however many trials it has"),
             (privacy.noise_multiplier is not None, "no noise_multiplier of its own: all sites add to the contract's"),
             (bool(site.metrics), "metrics = []: how long a message takes tells how many persons there are"),

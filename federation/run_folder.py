@@ -8,7 +8,6 @@ import csv
 import functools
 import json
 import platform
-import shutil
 import subprocess
 import time
 import uuid
@@ -175,18 +174,20 @@ class RunFolder:
         self.keep_common(round_number, other.load_common(round_number))
 
     def keep_common(self, round_number: int, common: Mapping[str, Tensor]) -> None:
-        """Keep the common layers as they were averaged in a round."""
+        """Keep the common layers as they were averaged in a round; InputError where they were to be forgotten."""
+        if (self.path / FORGOTTEN).exists():
+            raise InputError(f"{self.path}: {(self.path / FORGOTTEN).read_text().strip()}")
         about = {"run": self.run_id, "round": str(round_number)}
         write_tensors(self._common / f"round-{round_number:04d}.safetensors", common, about)
 
     def forget_sums(self, why: str) -> bool:
         """Remove the sums of one message, the sites' with them; return whether there were any. Who took part stays."""
-        if self.federation.contract.strategy != ONE_MESSAGE or not self._common.exists():
+        kept = [*self._common.glob("*"), *self.path.glob("sites/*/*.safetensors")]
+        if self.federation.contract.strategy != ONE_MESSAGE or not kept:
             return False
         with replaced(self.path / FORGOTTEN) as out:
             out.write(f"{why}\n".encode())
-        shutil.rmtree(self._common)
-        for path in self.path.glob("sites/*/*.safetensors"):
+        for path in kept:
             path.unlink()
         return True
 
@@ -240,13 +241,14 @@ class RunFolder:
         path = self.path / SECURE
         return dict(json.loads(path.read_text())) if path.exists() else None
 
-    def spent(self) -> dict[str, tuple[float, float, float]]:
-        """Return what a simulation's sites with privacy have spent: site -> (epsilon, budget, delta)."""
+    def spent(self) -> dict[str, tuple[float, float, float, str]]:
+        """Return what a simulation's sites with privacy have spent: site -> (epsilon, budget, delta, of whom)."""
         of_site = {}
         for site in self.federation.site:
             if site.privacy is not None:
                 ledger = Ledger(self.site(site.name).folder / LEDGER, site.privacy)
-                of_site[site.name] = ledger.epsilon, site.privacy.epsilon, site.privacy.delta
+                unit = ledger.unit.partition(",")[0]
+                of_site[site.name] = ledger.epsilon, site.privacy.epsilon, site.privacy.delta, unit
         return of_site
 
     def fail(self, reason: str) -> None:
@@ -283,8 +285,9 @@ def _frozen(path: Path, changed: int) -> Federation:
 def forget_older_sums(run: RunFolder) -> None:
     """Remove the sums of runs before this one: beside each other, two tell who is in one of them alone."""
     if run.federation.contract.strategy == ONE_MESSAGE:
+        began = run.environment["started"]
         for other in runs_in(run.path.parent):
-            if other.path != run.path:
+            if other.path != run.path and other.environment["started"] <= began:
                 other.forget_sums(f"its sums were removed: those of {run.path.name} have taken their place")
 
 

@@ -20,7 +20,7 @@ from data.files import replaced
 from federation.events import event
 
 NEWEST, BEFORE = "private.safetensors", "private-before.safetensors"
-FAILURE, SUMMED = "failure.txt", "summed.json"
+FAILURE, SUMMED, SENT = "failure.txt", "summed.json", "sent.safetensors"
 DIGEST = "sha256"  # of the values, in the metadata
 
 
@@ -103,20 +103,37 @@ class SiteFolder:
             return parts["layer"], parts["optimiser"]
         return None
 
-    def uncovers(self, round_number: int, nodes: Sequence[int]) -> None:
-        """Write down that a round's secure sum over these nodes is about to be uncovered.
+    def save_sent(self, round_number: int, layers: Mapping[str, Tensor], trials: str) -> None:
+        """Keep a message with noise: asked again, the site sends the same, for other noise would tell more."""
+        about = {"run": self.run, "round": str(round_number), "trials": trials}
+        write_tensors(self.folder / SENT, layers, about)
+
+    def load_sent(self, round_number: int, trials: str) -> dict[str, Tensor] | None:
+        """Return the message that was kept for this round and these trials; None when there is none."""
+        path = self.folder / SENT
+        if not path.exists():
+            return None
+        layers, about = read_tensors(path)
+        now = {"run": self.run, "round": str(round_number), "trials": trials}
+        return layers if {key: about.get(key) for key in now} == now else None
+
+    def uncovers(self, round_number: int, nodes: Sequence[int], trials: str = "") -> None:
+        """Write down that a round's secure sum over these nodes is about to be uncovered, and of which trials.
 
         Raises
         ------
         AlreadySummed
-            When it was over others before, or a later round was: two sums of one round that differ by a site tell that
-            site's update. The same sum again, in a round that the server has lost, tells nothing new.
+            When it was over others before, or of other trials, or a later round was: two sums of one round that differ
+            by a site, or a person, tell what that one sent. The same sum again, in a round that the server has lost,
+            tells nothing new.
         """
-        path, now = self.folder / SUMMED, {"round": round_number, "nodes": sorted(nodes)}
+        path, now = self.folder / SUMMED, {"round": round_number, "nodes": sorted(nodes), "trials": trials}
         if path.exists():
             before = json.loads(path.read_text())
             if before["round"] > round_number or (before["round"] == round_number and before != now):
-                raise AlreadySummed(f"round {before['round']} was summed already, over other sites; begin a new run")
+                raise AlreadySummed(
+                    f"round {before['round']} was summed already, over other sites or trials; begin a new run"
+                )
         with replaced(path) as out:
             out.write(json.dumps(now).encode())
 

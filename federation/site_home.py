@@ -134,7 +134,7 @@ class SiteHome:
         parse_table(SiteFile, document.unwrap(), where)
         with replaced(self.path / "site.toml") as out:
             out.write(tomlkit.dumps(document).encode())
-        forget(found.recipe(self.federation.contract), self.store, subject)
+        forget(found.source, self.store, subject)
         why = "its sums were removed, because somebody in them is to be forgotten; ask the coordinator for a fresh sum"
         return found.name, [run.path.name for run in self.runs() if run.forget_sums(why)]
 

@@ -21,7 +21,7 @@ from mfscsn.heads import start_by_label
 from mfscsn.inputs import Alignment, check_alignment
 from mfscsn.network import COMMON_SPACE, Architecture
 from mfscsn.split import Branch, BranchTrials
-from mfscsn.sums import MEANS, SUMS, Summed
+from mfscsn.sums import MEANS, OWN_WEIGHT, SUMS, Summed
 from mfscsn.training import Settings, derive_seed, predict, train_round
 
 
@@ -149,7 +149,7 @@ class MFSCSNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 own = BranchTrials(inputs, codes.astype(np.int64), labels, np.full(len(codes), SITE))
                 summed = common.network_for(labels, inputs)
                 assert isinstance(summed, Summed)
-                self.network_ = summed.with_own(own)
+                self.network_ = summed.with_own(own, OWN_WEIGHT)
                 return self
             self._train({SITE: BranchTrials(inputs, codes.astype(np.int64), labels)}, common is not None, in_space)
         return self

@@ -107,17 +107,20 @@ class Summed(SplitModule):
             x = x - x.mean(0)
             self.get_buffer("within").copy_(_packed(x.T @ x / len(x)))
 
-    def with_own(self, own: BranchTrials) -> "Summed":
-        """Return a copy in which a subject's own trials weigh `OWN_WEIGHT` times as much as another's."""
+    def with_own(self, own: BranchTrials, times: float = OWN_WEIGHT - 1) -> "Summed":
+        """Return a copy in which a subject's own trials weigh `OWN_WEIGHT` times as much as another's.
+
+        They are in the sums once already; where they are not, `times` is `OWN_WEIGHT`.
+        """
         fitted = copy.deepcopy(self)
         with torch.no_grad():
             if self.body == SUMS:
                 counts, totals, scatter = sums_of(own)
                 for name, value in (("counts", counts), ("totals", totals), ("scatter", _packed(scatter))):
-                    fitted.get_parameter(name).add_((OWN_WEIGHT - 1) * value)
+                    fitted.get_parameter(name).add_(times * value)
             else:
                 for vector in person_vectors(own):
-                    fitted.get_parameter("directions").add_(OWN_WEIGHT * vector)
+                    fitted.get_parameter("directions").add_(times * vector)
         return fitted
 
     def of_labels(self, chosen: Sequence[int], branch: Branch, name: str) -> "Summed":
@@ -212,7 +215,9 @@ def person_vectors(trials: BranchTrials) -> list[Tensor]:
 
 
 def clipped(vector: Tensor, norm: float) -> Tensor:
-    """Shorten a vector to a norm, where it is longer."""
+    """Shorten a vector to a norm, where it is longer; one that is not finite says nothing."""
+    if not torch.isfinite(vector).all():
+        return torch.zeros_like(vector)
     return vector * min(1.0, norm / max(float(vector.norm()), 1e-300))
 
 

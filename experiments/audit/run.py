@@ -305,7 +305,7 @@ def price(run: RunFolder, number: int, seed: int, work: Path) -> list[Finding]:
         Finding("price", str(View(noise_multiplier=noise)), "score", float(np.mean(scores)), len(scores), seed=seed)
     ]
     if noise is not None:
-        spent = [epsilon for epsilon, _, _ in trained_run.spent().values()]
+        spent = [epsilon for epsilon, *_ in trained_run.spent().values()]
         findings.append(
             Finding("price", str(View(noise_multiplier=noise)), "epsilon", max(spent), len(spent), seed=seed)
         )

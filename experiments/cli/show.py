@@ -82,10 +82,10 @@ def secure_line(noted: Mapping[str, Any] | None) -> None:
         )
 
 
-def privacy_lines(spent: Mapping[str, tuple[float, float, float]]) -> None:
+def privacy_lines(spent: Mapping[str, tuple[float, float, float, str]]) -> None:
     """Print what sites with differential privacy have spent."""
-    for site, (epsilon, budget, delta) in spent.items():
-        print(f"privacy of site {site}: epsilon {epsilon:.3g} of {budget:g} is spent (delta {delta:g}), of one trial")
+    for site, (epsilon, budget, delta, unit) in spent.items():
+        print(f"privacy of site {site}: epsilon {epsilon:.3g} of {budget:g} is spent (delta {delta:g}), of {unit}")
 
 
 def server_status(answer: Mapping[str, Any]) -> None:

@@ -71,8 +71,10 @@ def site_metrics(home: SiteHome) -> bytes:
         round_.add_metric([runs[-1].path.name], newest or 0)
         gauges.append(round_)
     if home.site.privacy is not None:
-        spent = GaugeMetricFamily("mfscsn_site_epsilon", "What all runs have told of one trial.")
-        spent.add_metric([], Ledger(home.path / LEDGER, home.site.privacy).epsilon)
+        ledger = Ledger(home.path / LEDGER, home.site.privacy)
+        unit = ledger.unit.partition(",")[0]
+        spent = GaugeMetricFamily("mfscsn_site_epsilon", f"What all runs have told of {unit}.")
+        spent.add_metric([], ledger.epsilon)
         budget = GaugeMetricFamily("mfscsn_site_epsilon_budget", "What they may tell.")
         budget.add_metric([], home.site.privacy.epsilon)
         gauges += [spent, budget]

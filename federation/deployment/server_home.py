@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import tomli_w
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
@@ -17,7 +18,7 @@ from pydantic import Field
 
 from data.errors import InputError, nearest
 from data.files import check_free, replaced
-from federation.contract import NAME, Agreed, Federation, Name, Site
+from federation.contract import NAME, ONE_MESSAGE, Agreed, Contract, Federation, Name, Site
 from federation.deployment import keys
 from federation.deployment.app_bundle import bundle_hash
 from federation.events import AUDIT, record
@@ -54,11 +55,17 @@ class ServerFile(Table):
     command_port: int = Field(0, ge=0, le=65535)
 
 
+def _is_one_message(values: dict[str, Any]) -> bool:
+    contract = values.get("contract")
+    return isinstance(contract, Contract) and contract.strategy == ONE_MESSAGE
+
+
 class FederationFile(Agreed):
     """``federation.toml`` of a server: a FED.toml without its sites, and how many runs the sites are told of."""
 
     name: Name
-    runs: int = Field(RUNS, ge=1)
+    # Two sums tell who is in one of them alone: each one of one message is announced, and accepted at the sites
+    runs: int = Field(default_factory=lambda data: 1 if _is_one_message(data) else RUNS, ge=1)
 
 
 class ServerHome:

@@ -21,6 +21,7 @@ from pydantic import Field
 from data.errors import InputError
 from data.files import replaced
 from federation.contract import Privacy
+from federation.site import SUMMED
 from federation.tables import Table, parse_table, read_toml
 
 UNIT = "one trial, added or removed; not a person: of k trials in training, epsilon is up to k times as much"
@@ -200,7 +201,8 @@ def _runs_before(path: Path) -> int:
     InputError
         When it has trained in one with protection: then the ledger is gone, and nobody knows what is left.
     """
-    trained = {file.parents[2] for file in path.parent.glob("runs/*/sites/*/private*.safetensors")}
+    kept = [*path.parent.glob("runs/*/sites/*/private*.safetensors"), *path.parent.glob(f"runs/*/sites/*/{SUMMED}")]
+    trained = {file.parents[2] for file in kept}  # sums are removed when they are forgotten; that they were stays
     protected = [run for run in trained if read_toml(run / "federation.toml")["site"][0].get("privacy")]
     if protected:
         raise InputError(

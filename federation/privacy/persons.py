@@ -57,7 +57,7 @@ def with_share(directions: Tensor, contract: Contract) -> Tensor:
     dp.enable_features("contrib")
     space = dp.vector_domain(dp.atom_domain(T="i64")), dp.l2_distance(T="f64")
     draw = dp.m.make_gaussian(*space, scale=share_deviation(contract, levels.numel()))
-    return (torch.tensor(draw(levels.tolist())) * SUMS.unit).reshape(directions.shape)
+    return (torch.tensor(draw(levels.tolist()), dtype=torch.float64) * SUMS.unit).reshape(directions.shape)
 
 
 def with_noise(network: SplitModule, contract: Contract) -> None:

@@ -138,6 +138,8 @@ class _Round:
         self.faults: dict[int, Message] = {}
         self.size = 0
         n_sites = len(asked)
+        if n_sites >= (most := grid.how.modulus // grid.how.levels):
+            raise grid.failed(f"secure aggregation: {n_sites} sites; fewer than {most} can be summed")
         self.workflow = SecureSum(
             1.0,  # every site shares its secrets with all
             secagg.threshold(n_sites),
@@ -241,8 +243,16 @@ class _Round:
         if not went_well or there < needed:
             raise self.outer.failed(
                 f"secure aggregation: {there} of {len(self.asked)} sites {what}, at least {needed} must; nothing of"
-                " this round was uncovered"
+                f" this round was uncovered{self._why()}"
             )
+
+    def _why(self) -> str:
+        """Name the sites that refused, with their own fixed words."""
+        told = [
+            f"{self.names.get(node, f'node {node}')} {REFUSALS.get(fault.error.code, 'failed')}"
+            for node, fault in sorted(self.faults.items())
+        ]
+        return f" ({'; '.join(told)})" if told else ""
 
     def _context(self) -> Any:
         """Stand in for what Flower's workflow reads its run from."""

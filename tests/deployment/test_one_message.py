@@ -21,6 +21,7 @@ TASKS = {"east": ["left_hand", "right_hand"], "middle": ["right_hand", "rest"], 
          "south": ["left_hand", "rest"], "west": ["left_hand", "right_hand"]}  # fmt: skip
 FEDERATION = """
 name = "sums"
+runs = 5
 [contract]
 strategy = "one-message"
 electrodes = ["C3", "Cz", "C4"]

@@ -1,16 +1,20 @@
 """One message a site, as a secure sum: equal to the pooled trials; and, with noise, of no person more than promised."""
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from conftest import LoopGrid, federation_of, mfscsn, refused, write_bids
-from flwr.app import RecordDict
+from flwr.app import ArrayRecord, RecordDict
 from flwr.common import bytes_to_ndarray
 from flwr.common.secure_aggregation.secaggplus_constants import RECORD_KEY_CONFIGS, Key, Stage
 from scipy.optimize import brentq
 from scipy.stats import chisquare, norm
 
 from data.errors import InputError
+from data.store import forget
 from experiments.prepare import prepare_sites
 from federation.common_layers import export_common
 from federation.contract import Contract
@@ -24,6 +28,7 @@ from federation.site_network import site_network
 from federation.site_trials import SiteTrials
 from federation.strategy import RunFailed
 from mfscsn import MFSCSNClassifier
+from mfscsn.sums import clipped
 from mfscsn.training import BranchTrials, Settings, fine_tune, train_round
 
 TASKS = (["right_hand", "rest"], ["left_hand", "right_hand"], ["right_hand", "rest"], ["left_hand", "rest"])
@@ -192,6 +197,101 @@ def test_taken_out_again_is_never_having_joined(four):
     assert apart(whole.load_common(1), without.load_common(1)) > 1e-3
 
 
+class Forging(Dropping):
+    """A server that is not honest: it changes what the sites are asked."""
+
+    def __init__(self, run, forge):
+        super().__init__(run)
+        self.forge = forge
+
+    def send_and_receive(self, messages, *, timeout=None):
+        messages = list(messages)
+        for message in messages:
+            self.forge(message)
+        return super().send_and_receive(messages, timeout=timeout)
+
+
+def test_a_server_gets_no_second_sum_by_calling_it_another_round(four):
+    run = four(min_sites=3)
+    federate(Dropping(run), run)
+    (run.path / "common" / "round-0001.safetensors").unlink()
+
+    def forge(message):
+        message.content.config_records["config"]["server-round"] = 2
+
+    with pytest.raises(RunFailed, match="0 of 4 sites gave their keys"):
+        federate(Forging(run, forge), run)
+    assert "asks for round 2, this run has 1 to 1; refused" in run.site("site-0").failure()
+
+
+def test_what_the_server_sends_as_the_start_changes_nothing_of_what_a_site_sends(four):
+    """Else a number beyond what a sum carries is refused, and the refusal tells how large the site's own number is."""
+    run = four()
+    federate(Dropping(run), run)
+    wanted = run.load_common(1)
+
+    def forge(message):
+        if "common" in message.content.array_records:
+            layers = message.content.array_records["common"].to_torch_state_dict()
+            message.content.array_records["common"] = ArrayRecord({k: v + 2.0**20 + 1 for k, v in layers.items()})
+
+    again = four("again")
+    federate(Forging(again, forge), again)
+    for name, values in again.load_common(1).items():
+        torch.testing.assert_close(values, wanted[name], rtol=0, atol=1e-6)
+
+
+def test_a_second_sum_of_the_same_sites_over_other_trials_is_refused(four, store, tmp_path):
+    """A person who is gone would be the difference."""
+    copied = Path(shutil.copytree(store, tmp_path / "copied"))
+    text = four_toml(targets=False).replace("subjects = [1, 2, 3]\n", "")  # all that are prepared
+    run = RunFolder.create(tmp_path / "run", federation_of(text, tmp_path), copied, 1)
+    federate(Dropping(run), run)
+    (run.path / "common" / "round-0001.safetensors").unlink()
+    assert forget("simulated:clinic", copied, "2") == 2  # of two sites
+    with pytest.raises(RunFailed, match="were there to uncover the sum"):
+        federate(Dropping(run), run)
+    assert "over other sites or trials" in (run.path / "sites" / "site-0" / "log.txt").read_text()
+
+
+def test_asked_again_a_site_sends_the_same_noise_and_pays_once(four):
+    run = four(contract=MEANS, privacy="metrics = []\nprivacy = { epsilon = 8.0, share = 1.0 }", min_sites=4)
+    with pytest.raises(RunFailed, match="3 of 4 sites sent a masked update"):
+        federate(Dropping(run, site=1), run)
+    federate(Dropping(run), run)  # the budget is for one message
+    ledgers = [Ledger(run.site(s.name).folder / LEDGER, s.privacy).account for s in run.federation.site]
+    assert [len(account.rounds) for account in ledgers] == [1] * 4
+
+
+def test_a_ledger_is_missed_though_the_sums_were_forgotten(four):
+    run = four(contract=MEANS, privacy=COUNTED)
+    federate(Dropping(run), run)
+    run.forget_sums("forgotten")
+    folder = run.path.parent / "home"
+    (folder / "runs").mkdir(parents=True)
+    shutil.copytree(run.path, folder / "runs" / "one")
+    with pytest.raises(InputError, match="missing, though this site has trained under differential privacy"):
+        Ledger(folder / LEDGER, run.federation.site[0].privacy)
+
+
+def test_noise_stays_whole_levels_of_all_sizes():
+    """In single precision its last digits would be cut off by size."""
+    contract = Contract(strategy="one-message", body="means", labels=["a", "b"], min_sites=4, noise_multiplier=0.7)
+    drawn = persons.with_share(torch.zeros(500, dtype=torch.float64), contract)
+    levels = (drawn / secagg.SUMS.unit).long()
+    assert drawn.dtype == torch.float64 and 0.3 < float((levels % 2 != 0).double().mean()) < 0.7
+
+
+def test_of_means_a_missing_label_is_no_refusal(four):
+    """Who is the only one with a second label would be seen to be missing; of means, a site then says nothing."""
+    run = four(contract='body = "means"', targets=False)
+    site = run.federation.site[0]
+    one_task = site.dataset[0].model_copy(update={"subjects": ["1"]})
+    trials = run.trials(site.model_copy(update={"dataset": [one_task]}))
+    trials.check()
+    assert not clipped(torch.tensor([float("nan"), 1.0]), 1.0).any()
+
+
 def test_own_trials_weigh_more_and_stay(four):
     run = four()
     federate(Dropping(run), run)
@@ -231,6 +331,8 @@ def test_what_does_not_go_together(tmp_path, contract, why):
         ({"contract": MEANS}, "nobody counts"),
         ({"privacy": "metrics = []\nprivacy = { epsilon = 4.0, n_trials = 9 }", "contract": MEANS}, "no n_trials"),
         ({"privacy": "privacy = { epsilon = 4.0 }", "contract": MEANS}, "how long a message takes"),
+        ({"privacy": COUNTED}, 'needs contract.body = "means" with noise_multiplier above 0'),
+        ({"privacy": f'{COUNTED}\nbranch_by = "subject"', "contract": MEANS}, "a person of one label"),
     ],
 )
 def test_what_is_refused(tmp_path, changes, why):

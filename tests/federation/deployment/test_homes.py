@@ -370,12 +370,28 @@ def test_the_server_forgets_a_site_that_has_left(server, site, tmp_path):
     assert '"forget"' in (home.path / "audit.jsonl").read_text()
 
 
+def test_another_sum_needs_another_invitation(site_of_sums):
+    """Two sums whose sites differ by one tell that site's: a server may not begin them at will."""
+    with pytest.raises(InputError, match="taken part in 1 under this contract, as many as the invitation announces"):
+        site_of_sums.open_run("b" * 32, 1, site_of_sums.federation.digest())
+
+
+def announce(home, runs):
+    path = home.path / "invitation.toml"
+    path.write_text(path.read_text().replace("runs = 1", f"runs = {runs}"))
+    return SiteHome(home.path)
+
+
 def test_the_sums_before_go_when_a_fresh_one_is_whole(site_of_sums):
+    site_of_sums = announce(site_of_sums, 2)
     run, _ = site_of_sums.open_run("b" * 32, 1, site_of_sums.federation.digest())
     run.keep_common(1, server_network(run.federation).common_state())
     forget_older_sums(run)
     older, newer = site_of_sums.runs() if site_of_sums.runs()[0].run_id[0] == "a" else site_of_sums.runs()[::-1]
     assert newer.kept_rounds() == {1} and not older.kept_rounds()
+    with pytest.raises(InputError, match="have taken their place"):  # nor do they come back
+        older.keep_common(1, server_network(run.federation).common_state())
+    forget_older_sums(older)
 
 
 def test_what_one_message_sends_is_said_in_plain_words(site_of_sums):

@@ -234,7 +234,7 @@ def test_a_second_sum_of_a_round_over_other_sites_is_refused_at_the_sites(four):
     grid = Sites(run, lambda number, at, site: "silent" if site == 3 else None)
     with pytest.raises(RunFailed, match="0 of 4 sites were there to uncover the sum"):
         federate(grid, run)
-    with pytest.raises(AlreadySummed, match="round 2 was summed already, over other sites; begin a new run"):
+    with pytest.raises(AlreadySummed, match="round 2 was summed already, over other sites or trials; begin a new run"):
         run.site("site-0").uncovers(1, [1, 2, 3, 4])
     assert "begin a new run" in (run.path / "sites" / "site-0" / "log.txt").read_text()
 
