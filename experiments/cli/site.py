@@ -94,12 +94,14 @@ def check(
     from federation.deployment.app_bundle import bundle_hash
     from federation.deployment.keys import check_site_key
     from federation.deployment.launcher import check_connection, sends
+    from federation.privacy.persons import check_affordable
     from federation.site_home import SiteHome
     from federation.site_trials import SiteTrials
 
     opened = SiteHome(home)
     check_site_key(opened)
     site = opened.site
+    check_affordable(site, opened.federation.contract)
     with ProgressLines() as show:
         try:
             prepare_sites(opened.federation, opened.store, show.prepared)

@@ -145,10 +145,13 @@ def prepare_shown(federation: "Federation", store: Path) -> "Federation":
 
 def simulate_new(asked: Simulation) -> None:
     """Begin a run and take it to its scores."""
+    from federation.privacy.persons import check_affordable
     from federation.run_folder import RunFolder
     from federation.site_trials import SiteTrials
 
     federation = asked.load()
+    for site in federation.site:
+        check_affordable(site, federation.contract)
     path = asked.out or Path("runs") / f"{federation.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     check_free(path)
     federation = prepare_shown(

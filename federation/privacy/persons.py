@@ -20,8 +20,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from data.errors import InputError
 from data.files import locked
-from federation.contract import Contract, Privacy
+from federation.contract import Contract, Privacy, Site
 from federation.privacy.ledger import Ledger, epsilon_of
 from federation.privacy.secagg import SUMS
 from mfscsn.split import SplitModule
@@ -74,6 +75,19 @@ def plan(ledger: Ledger, contract: Contract) -> str:
         f" length {contract.person_norm:g}, of {n_honest(contract.min_sites or 1)} of min_sites ="
         f" {contract.min_sites} sites){small}"
     )
+
+
+def check_affordable(site: Site, contract: Contract) -> None:
+    """Raise InputError where a site's budget is below what one message costs: it would send none."""
+    privacy = site.privacy
+    if privacy is None or not contract.noise_multiplier:
+        return
+    cost, share = epsilon_of([(contract.noise_multiplier, 1.0, 1)], privacy.delta), privacy.share * privacy.epsilon
+    if cost > share:
+        raise InputError(
+            f"site {site.name!r}: one message costs epsilon {cost:.3g}, and a run may take {share:.3g} (share"
+            f" {privacy.share:g} of {privacy.epsilon:g}); raise privacy.epsilon, or contract.noise_multiplier"
+        )
 
 
 def charge(path: Path, privacy: Privacy, contract: Contract, run: str, number: int) -> float:

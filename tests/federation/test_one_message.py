@@ -431,6 +431,10 @@ def test_the_command_simulates_it_and_the_report_says_so(tmp_path, store):
     code, out, err = mfscsn("simulate", tmp_path / "four.toml", "--store", store, "--out", "run", cwd=tmp_path)
     assert code == 0, err
     assert "mf-scsn" in out and "Traceback" not in err
+    poor = four_toml(contract=MEANS, privacy="metrics = []\nprivacy = { epsilon = 8.0 }")
+    (tmp_path / "poor.toml").write_text(poor)
+    line = refused("simulate", tmp_path / "poor.toml", "--store", store, "--out", "r", cwd=tmp_path)
+    assert "one message costs epsilon 7.16, and a run may take 2 (share 0.25 of 8)" in line
     line = refused("simulate", tmp_path / "four.toml", "--store", store, "--rounds", 3, "--out", "r", cwd=tmp_path)
     assert "training.rounds is 1, not 3" in line
 
