@@ -15,9 +15,10 @@ from torch import nn
 
 from data.errors import InputError
 from data.trials import shuffled_within
-from federation.contract import ONE_MESSAGE, Federation
+from federation.contract import ONE_MESSAGE, Federation, Privacy
 from federation.plain_loop import train_together
 from federation.privacy.ledger import least_noise_multiplier
+from federation.privacy.private_training import steps_of_round
 from federation.site_network import server_network
 from federation.site_scores import fine_tuned
 from federation.site_trials import SiteTrials
@@ -55,6 +56,8 @@ class Method:
         Nothing of a target is seen before its test: its mean begins as that of its site's others.
     epsilon : float, optional
         Of a whole person, in one message of means, at `DELTA`.
+    epsilon_of_trial : float, optional
+        Of one trial, in all rounds, at `DELTA`.
     persons : int, optional
         About so many people train besides the targets, evenly from all sites.
     """
@@ -72,6 +75,7 @@ class Method:
     frozen: bool = False
     no_recording: bool = False
     epsilon: float | None = None
+    epsilon_of_trial: float | None = None
     persons: int | None = None
 
 
@@ -106,6 +110,9 @@ ONE_MESSAGE_HERE = {
 }  # fmt: skip
 DELTA = 1e-5
 
+PRIVATE_FORM = {"extractor": "shallow-group", "alignment": "standard", "heads": "site", "weighting": "equal"}
+PRIVATE_FORM_TRAINING = {"rounds": 20, "batch_size": 32, "lr": 1e-3, "schedule": "constant", "fine_tune": 0}
+
 METHODS: dict[str, Method] = {
     "mf-scsn": Method(),
     "mf-scsn-unshared": Method({"share": "none"}),
@@ -128,6 +135,9 @@ METHODS: dict[str, Method] = {
     "mf-scsn-riemann": Method(RIEMANN, RIEMANN_TRAINING),
     "mf-scsn-riemann-unshared": Method({**RIEMANN, "share": "none"}, RIEMANN_TRAINING),
     "centralised": Method(centralised=True),
+    # The rounds that bear noise: the paper's form, batch norm left out
+    "rounds-private-form": Method(PRIVATE_FORM, PRIVATE_FORM_TRAINING),
+    "rounds-epsilon-8-of-a-trial": Method(PRIVATE_FORM, PRIVATE_FORM_TRAINING, epsilon_of_trial=8),
     "one-message": Method(ONE_MESSAGE_HERE),
     "one-message-null": Method(ONE_MESSAGE_HERE, null=True),
     "one-message-means": Method({**ONE_MESSAGE_HERE, "body": MEANS}),
@@ -212,6 +222,8 @@ def configured(federation: Federation, method: Method, seed: int, store: Path) -
     found = Federation.model_validate_json(json.dumps(document))
     if method.persons is not None:
         found = _of_persons(found, method.persons, store)
+    if method.epsilon_of_trial is not None:
+        found = _with_noise_of_trials(found, method.epsilon_of_trial, store)
     if method.epsilon is not None:  # here nobody counts, as a site of a federation must
         noise = {
             "noise_multiplier": least_noise_multiplier(method.epsilon, DELTA, 1.0, 1),
@@ -219,6 +231,18 @@ def configured(federation: Federation, method: Method, seed: int, store: Path) -
         }
         found = found.model_copy(update={"contract": found.contract.model_copy(update=noise)})
     return found
+
+
+def _with_noise_of_trials(federation: Federation, epsilon: float, store: Path) -> Federation:
+    """Give each site the least noise with which all rounds together tell so much of a trial."""
+    settings, sites = federation.settings, []
+    for site in federation.site:
+        n_trials = 10 * round(SiteTrials(site, federation.contract, store).n_training() / 10)
+        n_steps, rate = steps_of_round(n_trials, settings)
+        noise = least_noise_multiplier(epsilon, DELTA, rate, settings.rounds * n_steps)
+        privacy = Privacy(epsilon=epsilon, n_trials=n_trials, noise_multiplier=noise)
+        sites.append(site.model_copy(update={"privacy": privacy}))
+    return federation.model_copy(update={"site": sites})
 
 
 def _of_persons(federation: Federation, n_persons: int, store: Path) -> Federation:
