@@ -21,16 +21,10 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS, IMAGES = ROOT / "experiments" / "benchmark" / "results", ROOT / "docs" / "images"
 SHOWN = ("centres.svg", "openmi.svg", "openmi-five-price.svg")
 BENCHES = (
-    "centres",
-    "centres-no-label",
-    "centres-unseen",
-    "centres-of-three",
-    "centres-tasks",
-    "openmi",
-    "subjects",
-    "new-site",
+    *("centres", "centres-no-label", "centres-unseen", "centres-of-three", "centres-tasks", "centres-one-message"),
+    *("openmi", "subjects", "new-site"),
 )
-PAGES = ("README.md", "docs/centres.md", "docs/benchmark.md")
+PAGES = ("README.md", "docs/centres.md", "docs/benchmark.md", "docs/one-message.md")
 HEADSETS = {
     "3 channels": ("C3", "Cz", "C4"),
     "8 channels": ("FC3", "FC4", "C3", "Cz", "C4", "CP3", "CPz", "CP4"),

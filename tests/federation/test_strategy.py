@@ -435,10 +435,10 @@ def test_too_few_sites_connected_ends_the_run(make_run):
 
 def test_a_full_disk_fails_that_round_there_and_corrupts_nothing(make_run, monkeypatch):
     """As the kernel says it, in the middle of writing the private layers of round 2."""
-    run = make_run(contract="min_sites = 1", training="local_epochs = 1")
-    federation = run.federation
-    training = federation.training.model_copy(update={"rounds": 3})
-    run.federation = federation.model_copy(update={"training": training})
+    path = make_run(contract="min_sites = 1", training="local_epochs = 1").path
+    document = path / "federation.toml"
+    document.write_text(document.read_text().replace("rounds = 2", "rounds = 3"))
+    run = RunFolder(path)
     real, state = site_module.replaced, run.path / "sites" / "north" / "private.safetensors"
     rounds, kept = [], []
 
