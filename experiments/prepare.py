@@ -96,8 +96,11 @@ def _prepare(
 def subjects_of(source: Source, dataset: Dataset) -> list[str]:
     """List the subjects that a data set uses; raise InputError for one that its source does not have."""
     known = source.subjects()
-    for name in [*(dataset.subjects or []), *dataset.targets]:
+    for name in [*(dataset.subjects or []), *dataset.targets, *dataset.without]:
         if name not in known:
             shown = ", ".join(known[:12]) + (", ..." if len(known) > 12 else "")
             raise InputError(f"{dataset.source}: no such subject {name!r}{nearest(name, known)}; there are {shown}")
-    return dataset.used(known)
+    used = dataset.used(known)
+    if not used:
+        raise InputError(f"{dataset.source}: without = {dataset.without} leaves no subject; take the data set out")
+    return used

@@ -71,8 +71,8 @@ class Contract(Table):
     extractor, width, share, body
         As in `mfscsn.network.Architecture`.
     electrodes : str or list of str
-        Of the common space: a set of `mfscsn.common_space.ELECTRODES`, or names of the extended 10-20 system. With
-        "one-message", whose message grows with their square squared, "motor11" when left out.
+        Of the common space: a set of `mfscsn.common_space.ELECTRODES`, or names of the extended 10-20 system. When
+        left out "motor21", and "motor11" with "one-message", whose message grows with the fourth power of their number.
     heads : {"site", "label"}
         What a head's first weights are drawn from: the site's own seed or, "label", the run's seed and the label's
         name. With "label", sites that have a label in common begin with the same output for it, and tell nobody.

@@ -12,12 +12,13 @@ from typing import Any
 from torch import Tensor
 
 from federation.contract import ONE_MESSAGE, Federation, Privacy
+from federation.privacy.ledger import least_noise_multiplier
 from federation.privacy.persons import with_noise
-from federation.privacy.private_training import Mechanism, train_round_privately
+from federation.privacy.private_training import Mechanism, steps_of_round, train_round_privately
 from federation.site_network import site_network, site_seed
 from federation.site_trials import SiteTrials
 from mfscsn.split import BranchTrials, SplitModule
-from mfscsn.training import derive_seed, train_round
+from mfscsn.training import Settings, derive_seed, train_round
 
 
 def train_together(
@@ -43,7 +44,7 @@ def train_together(
         for name, of_site in trials.items()
     }
     seeds = {site.name: site_seed(federation, site) for site in federation.site}
-    mechanisms = {site.name: _mechanism(site.privacy) for site in federation.site}
+    mechanisms = {site.name: _mechanism(site.privacy, settings) for site in federation.site}
     for number in range(1, training.rounds + 1):
         for name in sorted(networks):
             began = time.process_time()
@@ -67,8 +68,12 @@ def train_together(
     return networks, seconds
 
 
-def _mechanism(privacy: Privacy | None) -> Mechanism | None:
-    """Return a site's noise; here nobody counts what it tells."""
-    if privacy is None or privacy.noise_multiplier is None or privacy.n_trials is None:
+def _mechanism(privacy: Privacy | None, settings: Settings) -> Mechanism | None:
+    """Return the noise of a site that has privacy of its trials, as its ledger would choose it; here nobody counts."""
+    if privacy is None or privacy.n_trials is None:
         return None
-    return Mechanism(privacy.noise_multiplier, privacy.max_grad_norm, privacy.n_trials)
+    steps, rate = steps_of_round(privacy.n_trials, settings)
+    noise = privacy.noise_multiplier or least_noise_multiplier(
+        privacy.share * privacy.epsilon, privacy.delta, rate, settings.rounds * steps
+    )
+    return Mechanism(noise, privacy.max_grad_norm, privacy.n_trials)

@@ -34,6 +34,7 @@ SUMS, MEANS = "sums", "means"  # bodies
 RIDGE = 1000.0  # added to the scatter of all trials and their images
 SHRINKAGE = 3.0  # of "means": added to the site's own covariance
 OWN_WEIGHT = 10.0  # of a subject's own trials among all
+UNKNOWN = -1e6  # logit of a label that nobody has shown
 
 
 class Summed(SplitModule):
@@ -71,9 +72,7 @@ class Summed(SplitModule):
         shapes = {"counts": (n_outputs,), "totals": (n_outputs, n), "scatter": (triangle,)}
         if body == MEANS:
             shapes = {"directions": (n_outputs, n)}
-            self.register_buffer(
-                "within", torch.zeros(triangle, dtype=torch.float64)
-            )  # the site's own, over its trials
+            self.register_buffer("within", torch.zeros(triangle, dtype=torch.float64))  # of the site's own trials
         for name, shape in shapes.items():
             self.register_parameter(name, nn.Parameter(torch.zeros(shape, dtype=torch.float64), requires_grad=False))
         self.common_prefixes = tuple(shapes) if common else ()
@@ -185,9 +184,6 @@ class Summed(SplitModule):
     def forward(self, x: Tensor, branch: str) -> Tensor:
         """Map tangent vectors ``(batch, n_views, n_pairs)`` to logits ``(batch, n_outputs)``."""
         return self.deep_features(x, branch)[-1]
-
-
-UNKNOWN = -1e6  # logit of a label that nobody has shown
 
 
 def sums_of(trials: BranchTrials) -> tuple[Tensor, Tensor, Tensor]:

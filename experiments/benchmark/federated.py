@@ -18,7 +18,6 @@ from data.trials import shuffled_within
 from federation.contract import ONE_MESSAGE, Federation, Privacy
 from federation.plain_loop import train_together
 from federation.privacy.ledger import least_noise_multiplier
-from federation.privacy.private_training import steps_of_round
 from federation.site_network import server_network
 from federation.site_scores import fine_tuned
 from federation.site_trials import SiteTrials
@@ -234,13 +233,11 @@ def configured(federation: Federation, method: Method, seed: int, store: Path) -
 
 
 def _with_noise_of_trials(federation: Federation, epsilon: float, store: Path) -> Federation:
-    """Give each site the least noise with which all rounds together tell so much of a trial."""
-    settings, sites = federation.settings, []
+    """Give each site privacy with which all rounds together tell so much of a trial."""
+    sites = []
     for site in federation.site:
         n_trials = 10 * round(SiteTrials(site, federation.contract, store).n_training() / 10)
-        n_steps, rate = steps_of_round(n_trials, settings)
-        noise = least_noise_multiplier(epsilon, DELTA, rate, settings.rounds * n_steps)
-        privacy = Privacy(epsilon=epsilon, n_trials=n_trials, noise_multiplier=noise)
+        privacy = Privacy(epsilon=epsilon, n_trials=n_trials, share=1.0, delta=DELTA)
         sites.append(site.model_copy(update={"privacy": privacy}))
     return federation.model_copy(update={"site": sites})
 

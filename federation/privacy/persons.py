@@ -24,7 +24,7 @@ from data.errors import InputError
 from data.files import locked
 from federation.contract import Contract, Privacy, Site
 from federation.privacy.ledger import Ledger, epsilon_of
-from federation.privacy.secagg import SUMS
+from federation.privacy.secagg import OF_SUMS
 from mfscsn.split import SplitModule
 
 WITHOUT = 3  # one site in so many may add no noise, or tell its own
@@ -46,7 +46,7 @@ def share_deviation(contract: Contract, n_numbers: int) -> float:
         In the message: rounding each to a level moves a sum by half a level at most, with a person and without.
     """
     assert contract.min_sites is not None
-    length = contract.person_norm / SUMS.unit + n_numbers**0.5
+    length = contract.person_norm / OF_SUMS.unit + n_numbers**0.5
     return float(contract.noise_multiplier * length / n_honest(contract.min_sites) ** 0.5)
 
 
@@ -54,11 +54,11 @@ def with_share(directions: Tensor, contract: Contract) -> Tensor:
     """Round a site's sum to whole levels, and add its share of the noise; no two calls are alike."""
     import opendp.prelude as dp
 
-    levels = torch.round(directions / SUMS.unit).long().flatten()
+    levels = torch.round(directions / OF_SUMS.unit).long().flatten()
     dp.enable_features("contrib")
     space = dp.vector_domain(dp.atom_domain(T="i64")), dp.l2_distance(T="f64")
     draw = dp.m.make_gaussian(*space, scale=share_deviation(contract, levels.numel()))
-    return (torch.tensor(draw(levels.tolist()), dtype=torch.float64) * SUMS.unit).reshape(directions.shape)
+    return (torch.tensor(draw(levels.tolist()), dtype=torch.float64) * OF_SUMS.unit).reshape(directions.shape)
 
 
 def with_noise(network: SplitModule, contract: Contract) -> None:

@@ -66,8 +66,8 @@ class Carried:
 
 
 # Of a difference to the last common layers, weighted; and of sums of squares over all trials of a site
-UPDATES = Carried(1.0, 2**22, 2**32, "lower lr or local_epochs")
-SUMS = Carried(2.0**20, 2**52, 2**62, "look for artefacts in the recordings")
+OF_UPDATES = Carried(1.0, 2**22, 2**32, "lower lr or local_epochs")
+OF_SUMS = Carried(2.0**20, 2**52, 2**62, "look for artefacts in the recordings")
 MOST_TRIALS = 10_000.0  # of a site, where sites weigh by their trials
 
 
@@ -78,7 +78,7 @@ def threshold(n_sites: int) -> int:
 
 def carried(contract: Contract) -> Carried:
     """Return how numbers travel under a contract."""
-    return SUMS if contract.strategy == ONE_MESSAGE else UPDATES
+    return OF_SUMS if contract.strategy == ONE_MESSAGE else OF_UPDATES
 
 
 def largest_weight(weighting: str) -> float:
@@ -86,7 +86,7 @@ def largest_weight(weighting: str) -> float:
     return 1.0 if weighting == "equal" else MOST_TRIALS
 
 
-def quantisation_error(weights: float, n_sites: int, how: Carried = UPDATES) -> float:
+def quantisation_error(weights: float, n_sites: int, how: Carried = OF_UPDATES) -> float:
     """Bound how far a value of the secure mean is from the plain one.
 
     Parameters

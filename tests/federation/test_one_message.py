@@ -1,6 +1,7 @@
 """One message a site, as a secure sum: equal to the pooled trials; and, with noise, of no person more than promised."""
 
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from data.errors import InputError
 from data.store import forget
 from experiments.prepare import prepare_sites
 from federation.common_layers import export_common
-from federation.contract import Contract
+from federation.contract import Contract, Part
 from federation.plain_loop import train_together
 from federation.privacy import persons, secagg
 from federation.privacy.ledger import LEDGER, PERSON, Ledger, epsilon_of
@@ -28,7 +29,7 @@ from federation.site_network import site_network
 from federation.site_trials import SiteTrials
 from federation.strategy import RunFailed
 from mfscsn import MFSCSNClassifier
-from mfscsn.sums import clipped
+from mfscsn.sums import clipped, person_vectors
 from mfscsn.training import BranchTrials, Settings, fine_tune, train_round
 
 TASKS = (["right_hand", "rest"], ["left_hand", "right_hand"], ["right_hand", "rest"], ["left_hand", "rest"])
@@ -278,17 +279,20 @@ def test_noise_stays_whole_levels_of_all_sizes():
     """In single precision its last digits would be cut off by size."""
     contract = Contract(strategy="one-message", body="means", labels=["a", "b"], min_sites=4, noise_multiplier=0.7)
     drawn = persons.with_share(torch.zeros(500, dtype=torch.float64), contract)
-    levels = (drawn / secagg.SUMS.unit).long()
+    levels = (drawn / secagg.OF_SUMS.unit).long()
     assert drawn.dtype == torch.float64 and 0.3 < float((levels % 2 != 0).double().mean()) < 0.7
 
 
 def test_of_means_a_missing_label_is_no_refusal(four):
-    """Who is the only one with a second label would be seen to be missing; of means, a site then says nothing."""
-    run = four(contract='body = "means"', targets=False)
-    site = run.federation.site[0]
-    one_task = site.dataset[0].model_copy(update={"subjects": ["1"]})
-    trials = run.trials(site.model_copy(update={"dataset": [one_task]}))
-    trials.check()
+    """Where the only person with a second label is gone, a refusal would say so; the site says zeros."""
+    for contract, refused_there in (("", True), ('body = "means"', False)):
+        run = four(f"run-{bool(contract)}", contract=contract)
+        site = run.federation.site[0]
+        one_trial = {"subjects": ["3"], "calibration": Part(first=1), "test": Part(after=1)}
+        left = site.model_copy(update={"dataset": [site.dataset[0].model_copy(update=one_trial)]})
+        with pytest.raises(InputError, match="the one class") if refused_there else nullcontext():
+            (trials,) = run.trials(left).training().values()
+            assert len(trials.labels) == 1 and not person_vectors(trials)[0].any()
     assert not clipped(torch.tensor([float("nan"), 1.0]), 1.0).any()
 
 
@@ -365,11 +369,11 @@ def test_noise_is_there_though_a_third_adds_none(min_sites, honest):
         strategy="one-message", body="means", labels=["a", "b"], min_sites=min_sites, noise_multiplier=0.7
     )
     assert persons.n_honest(min_sites) == honest
-    one = persons.share_deviation(contract, 1320) * secagg.SUMS.unit
+    one = persons.share_deviation(contract, 1320) * secagg.OF_SUMS.unit
     assert one * honest**0.5 == pytest.approx(0.7 * 1.5, rel=1e-6)
     drawn = sum(persons.with_share(torch.zeros(2000, 3, dtype=torch.float64), contract) for _ in range(honest))
     assert float(drawn.std()) == pytest.approx(0.7 * 1.5, rel=0.05)
-    levels = drawn / secagg.SUMS.unit
+    levels = drawn / secagg.OF_SUMS.unit
     assert torch.equal(levels, levels.round()) and abs(float(drawn.mean())) < 0.06
 
 

@@ -18,6 +18,12 @@ from federation.run_folder import RunFolder
             "simulated:clinic: option 'n_subjects': input should be a valid integer",
         ),
         ("targets = [3]", "targets = [33]", "site 'north': simulated:clinic: no such subject '33'"),
+        ("targets = [3]", "targets = [3]\nwithout = [22]", "site 'north': simulated:clinic: no such subject '22'"),
+        (
+            'targets = [3]\ncalibration = { runs = ["0"] }',
+            "without = [1, 2, 3]",
+            "without = ['1', '2', '3'] leaves no subject",
+        ),
         ('tasks = ["right_hand", "rest"]', 'tasks = ["wink", "blink"]', "has no trial of the tasks ['blink', 'wink']"),
         ('tasks = ["right_hand", "rest"]', 'tasks = ["rest"]', "at least two are needed to train"),
         (

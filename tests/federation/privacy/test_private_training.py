@@ -9,6 +9,7 @@ from conftest import LoopGrid, federation_of, tiny_toml
 from scipy.stats import kstest
 
 from data.errors import InputError
+from federation.plain_loop import train_together
 from federation.privacy import private_training
 from federation.privacy.private_training import (
     Mechanism,
@@ -235,3 +236,16 @@ def test_a_trial_that_is_not_drawn_changes_nothing_at_all(monkeypatch, batch_siz
     assert found[0][1] == found[1][1] and ledgers[0] == ledgers[1]
     for name, values in found[0][0].items():
         assert torch.equal(values, found[1][0][name]), name
+
+
+def test_in_the_plain_loop_a_site_with_privacy_trains_with_noise_too(tmp_path, prepared):
+    """Else a benchmark of such a federation would be of one without; two trainings of one seed differ by the noise."""
+    private = federation_of(private_toml("epsilon = 8.0"), tmp_path)
+    sites = [site.model_copy(update={"privacy": None}) for site in private.site]
+    plain = private.model_copy(update={"site": sites})
+
+    def twice(federation):
+        one, other = (train_together(federation, prepared)[0]["north"].common_state() for _ in range(2))
+        return all(torch.equal(one[name], other[name]) for name in one)
+
+    assert twice(plain) and not twice(private)

@@ -250,7 +250,7 @@ def ask(state=None, **config):
 EQUAL = Contract(weighting="equal")
 
 
-def setup(n_sites=4, how=secagg.UPDATES, **changed):
+def setup(n_sites=4, how=secagg.OF_UPDATES, **changed):
     config = {
         Key.STAGE: Stage.SETUP, Key.SAMPLE_NUMBER: n_sites, Key.SHARE_NUMBER: n_sites,
         Key.THRESHOLD: secagg.threshold(n_sites), Key.CLIPPING_RANGE: how.clip, Key.TARGET_RANGE: how.levels,
