@@ -7,7 +7,6 @@ import sqlite3
 import subprocess
 import time
 
-import torch
 from conftest import LoopGrid, mfscsn
 from deployment.harness import family, kill, wait_for, whole_federation
 
@@ -42,9 +41,14 @@ def looped(deployment, name, rounds, away=lambda number: ()):
     return run
 
 
-def same(a, b, number):
-    ours, theirs = a.load_common(number), b.load_common(number)
-    return all(torch.allclose(ours[name], theirs[name], rtol=0, atol=1e-5) for name in theirs)
+def apart(a, b, rounds):
+    """The rounds in which two runs' common layers differ, and by how much."""
+    return {
+        number: most
+        for number in range(1, rounds + 1)
+        if (most := max(float((a.load_common(number)[k] - v).abs().max()) for k, v in b.load_common(number).items()))
+        > 1e-5
+    }
 
 
 def test_a_killed_site_is_left_out_and_joins_again_with_its_own_layers(three_tiny_sites):
@@ -74,7 +78,7 @@ def test_a_killed_site_is_left_out_and_joins_again_with_its_own_layers(three_tin
     assert all(status == "ok" for (_, site), status in rows.items() if site != "west")
     assert "west round 4: trains on, private layers of round 1" in d.said("west")
     loop = looped(d, "loop", 5, away=lambda number: ("west",) if number in (2, 3) else ())
-    assert all(same(d.run(), loop, number) for number in range(1, 6))
+    assert apart(d.run(), loop, 5) == {}
 
 
 def test_a_killed_server_goes_on_from_its_last_whole_round_as_if_unbroken(three_tiny_sites):
@@ -101,7 +105,7 @@ def test_a_killed_server_goes_on_from_its_last_whole_round_as_if_unbroken(three_
     code, out, err = d.train("--resume")
     assert code == 0, out + err
     loop = looped(d, "loop", 5)
-    assert all(same(d.run(), loop, number) for number in range(1, 6))
+    assert apart(d.run(), loop, 5) == {}
     assert (d.run().path / "history.csv").read_bytes() == (loop.path / "history.csv").read_bytes()
     assert len(list((d.server / "runs").iterdir())) == 1
 
