@@ -15,8 +15,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from data.edf import first_pause
-from data.errors import InputError
+from data.edf import refuse_pause
+from data.errors import InputError, one_line
 from data.events_table import EventsTable, read_events, without_value
 from data.files import fingerprint
 from data.preprocessing import Recording
@@ -150,12 +150,7 @@ def _read(path: Any) -> Recording:
 
     where, events_file = path.fpath, _beside(path, "events", ".tsv")
     events = read_events(events_file) if events_file.is_file() else None  # there is none at rest
-    pause = first_pause(where)
-    if pause is not None:
-        raise InputError(
-            f"{where}: stands still for {pause[1]:.3g} s after {pause[0]:.3g} s (EDF+D), and all later cues would be"
-            " read at a wrong place; write one file for each part, or leave the subject out with subjects = [...]"
-        )
+    refuse_pause(where)
     sidecar = _beside(path, "eeg", ".json")
     if sidecar.is_file() and sidecar.read_bytes().startswith(b"\xef\xbb\xbf"):
         raise InputError(f"{sidecar}: begins with a byte order mark, which JSON does not allow; save it without")
@@ -167,7 +162,7 @@ def _read(path: Any) -> Recording:
         raise
     except Exception as error:
         raise InputError(
-            f"{where}: it, or its *_events.tsv, *_channels.tsv or *_eeg.json, cannot be read ({_one_line(error)}); mend"
+            f"{where}: it, or its *_events.tsv, *_channels.tsv or *_eeg.json, cannot be read ({one_line(error)}); mend"
             " it, or leave the subject out with subjects = [...]"
         ) from error
     notes = []
@@ -224,8 +219,3 @@ def _check_ends(recording: Path, file: Path, events: EventsTable, seconds: float
 def _beside(path: Any, suffix: str, extension: str) -> Path:
     file: Path = path.copy().update(suffix=suffix, extension=extension).fpath
     return file
-
-
-def _one_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from data.errors import InputError
+
 HEADER, PER_SIGNAL, LABEL, SAMPLES = 256, 256, 16, 8  # bytes
 SAMPLE_BYTES = {".edf": 2, ".bdf": 3}
 OF_RECORD = re.compile(rb"^([+-]\d+(?:\.\d*)?)\x14\x14")  # the first annotation of a record: when it began
@@ -36,6 +38,16 @@ def first_pause(path: Path) -> tuple[float, float] | None:
     late = np.diff(starts) - duration
     (pauses,) = np.nonzero(np.abs(late) > 1e-3)
     return (float((pauses[0] + 1) * duration), float(late[pauses[0]])) if len(pauses) else None
+
+
+def refuse_pause(path: Path) -> None:
+    """Raise InputError for a file with a pause between its records; readers take it for gapless."""
+    pause = first_pause(path)
+    if pause is not None:
+        raise InputError(
+            f"{path}: stands still for {pause[1]:.3g} s after {pause[0]:.3g} s (EDF+D), and all later cues would be"
+            " read at a wrong place; write one file for each part, or leave the subject out with subjects = [...]"
+        )
 
 
 def _record_starts(content: bytes, sample_bytes: int) -> tuple[list[float], float]:

@@ -20,3 +20,9 @@ def nearest(name: str, known: list[str]) -> str:
     lower = {candidate.lower(): candidate for candidate in known}
     close = [lower[match] for match in difflib.get_close_matches(name.lower(), list(lower), n=1)]
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def one_line(error: Exception) -> str:
+    """Return the first line of what an error says, or what kind it is."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.signal import resample_poly
 
-from data.errors import InputError, nearest
+from data.errors import InputError, nearest, one_line
 from data.plausible import clipped_channels, implausible, odd_channels, without_electrode
 from data.trials import UNLABELLED, Trials
 
@@ -32,11 +32,20 @@ class Preprocessing:
         Start and end of a trial, seconds after the cue.
     band : tuple of float
         Edges of the band-pass, Hz.
+    reference : str or tuple of str
+        "recorded", "average", or channels whose mean is the reference; these are left out then.
+    bad_channels : {"keep", "drop", "interpolate"}
+        What becomes of channels that the recording calls bad, as BIDS does with `status`.
+    reject : float, optional
+        Microvolts peak to peak, in the band, above which in any channel a trial is left out.
     """
 
     sfreq: float
     window: tuple[float, float]
     band: tuple[float, float]
+    reference: str | tuple[str, ...] = "recorded"
+    bad_channels: str = "keep"
+    reject: float | None = None
 
     @property
     def n_times(self) -> int:
@@ -128,15 +137,62 @@ def cut_trials(
             f"{where}: rate {raw.info['sfreq']:g} Hz is not above twice the band's upper edge of {p.band[1]:g} Hz;"
             " lower band[1] in the contract, or leave the recording out"
         )
-    _pick(recording, channels)
+    _refer(recording, p, channels)
     cut = _trials_of_epochs if hasattr(raw, "event_id") else _trials_of_raw
     trials = cut(recording, p, tasks, subject)
+    if p.reject is not None and len(trials):
+        loud = (np.ptp(trials.signals, axis=2) > p.reject).any(axis=1)
+        if loud.any():
+            recording.notes.append(f"{loud.sum()} of {len(loud)} trials above {p.reject:g} microvolts are left out")
+        trials = trials[~loud]
     if len(trials):
         fault = implausible(trials.signals)
         if fault:
             raise InputError(f"{where}: {fault}; mend the unit in the file, or leave the recording out")
         recording.notes.extend(odd_channels(trials.signals, trials.channels))
     return trials
+
+
+def _refer(recording: Recording, p: Preprocessing, channels: Sequence[str] | None) -> None:
+    """Pick channels, and bring them to the contract's reference; mend or drop those that are called bad."""
+    raw, where = recording.raw, recording.where
+    named = list(p.reference) if not isinstance(p.reference, str) else []
+    if named:
+        spelt = {name.lower(): name for name in raw.ch_names}
+        for name in named:
+            if name.lower() not in spelt:
+                raise InputError(f"{where}: no channel {name!r}{nearest(name, raw.ch_names)}, which is the reference")
+        named = [spelt[name.lower()] for name in named]
+        raw.load_data()
+        raw.set_eeg_reference(named, ch_type="eeg" if "eeg" in raw else "auto", verbose="ERROR")
+        if channels is None:
+            raw.drop_channels(named)  # flat, where it is one
+    _pick(recording, channels)
+    bad = list(raw.info["bads"])
+    if bad and p.bad_channels == "drop":
+        raw.drop_channels(bad)
+    if bad and p.bad_channels == "interpolate":
+        _interpolate(raw, where)
+    if bad and p.bad_channels != "keep":
+        done = "left out" if p.bad_channels == "drop" else "interpolated"
+        recording.notes.append(f"{done} {bad}, which the recording calls bad")
+    if p.reference == "average":
+        raw.load_data()
+        raw.set_eeg_reference("average", ch_type="eeg", verbose="ERROR")
+
+
+def _interpolate(raw: Any, where: str) -> None:
+    """Replace bad channels by spherical splines of the others, on a standard head where positions are missing."""
+    raw.load_data()
+    try:
+        if raw.get_montage() is None:
+            raw.set_montage("standard_1005", match_case=False, verbose="ERROR")
+        raw.interpolate_bads(reset_bads=True, verbose="ERROR")
+    except (ValueError, RuntimeError) as error:
+        raise InputError(
+            f"{where}: its bad channels cannot be interpolated ({one_line(error)}); set bad_channels = 'drop' or"
+            " 'keep' in the contract, or channels = [...]"
+        ) from error
 
 
 def _pick(recording: Recording, channels: Sequence[str] | None) -> None:

@@ -1,19 +1,26 @@
-"""Sources of recordings: ``bids:``, ``moabb:``, ``beetl:`` and ``simulated:``. Only `prepare` opens one."""
+"""Sources of recordings, by kind: ``bids:FOLDER``, ``moabb:CLASS`` and others. Only `prepare` opens one."""
 
 import hashlib
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from data.arrays import ArraysSource
 from data.beetl import BeetlSource
 from data.bids import BidsSource
-from data.errors import InputError, nearest
+from data.errors import InputError, nearest, one_line
+from data.folder import FilesSource
 from data.preprocessing import Recording
 
-KINDS = ("bids", "moabb", "beetl", "simulated")
-IN_FOLDERS = ("bids", "beetl")  # kinds whose name is a folder
+ON_DISK: dict[str, Callable[..., "Source"]] = {  # kinds whose name is a path
+    "bids": BidsSource,
+    "files": FilesSource,
+    "arrays": ArraysSource,
+    "beetl": BeetlSource,
+}
+KINDS = (*ON_DISK, "moabb", "simulated")
 
 
 class Source(Protocol):
@@ -38,10 +45,10 @@ def open_source(spec: str, options: Mapping[str, Any] | None = None) -> Source:
     Parameters
     ----------
     spec : str
-        ``bids:FOLDER``, ``moabb:CLASS``, ``beetl:FOLDER`` or ``simulated:NAME``.
+        ``bids:FOLDER``, ``files:FOLDER``, ``arrays:FILE``, ``moabb:CLASS``, ``beetl:FOLDER`` or ``simulated:NAME``.
     options : mapping, optional
-        Keyword arguments of the MOABB class, of `data.bids.BidsSource`, `data.beetl.BeetlSource` or
-        `data.simulated.Centre`.
+        Keyword arguments of the MOABB class, of `data.bids.BidsSource`, `data.folder.FilesSource`,
+        `data.beetl.BeetlSource` or `data.simulated.Centre`.
 
     Raises
     ------
@@ -49,18 +56,13 @@ def open_source(spec: str, options: Mapping[str, Any] | None = None) -> Source:
         For an unknown kind, folder, class or name.
     """
     kind, _, name = spec.partition(":")
-    if kind == "bids":
+    if kind in ON_DISK:
         try:
-            return BidsSource(Path(name), **(options or {}))
+            return ON_DISK[kind](Path(name), **(options or {}))
         except TypeError as error:
-            raise InputError(f"{spec}: options {dict(options or {})}: {_one_line(error)}") from error
+            raise InputError(f"{spec}: options {dict(options or {})}: {one_line(error)}") from error
     if kind == "moabb":
         return MoabbSource(_moabb_dataset(name, dict(options or {})), dict(options or {}))
-    if kind == "beetl":
-        try:
-            return BeetlSource(Path(name), **(options or {}))
-        except TypeError as error:
-            raise InputError(f"{spec}: options {dict(options or {})}: {_one_line(error)}") from error
     if kind == "simulated":
         from data.simulated import simulated_dataset
 
@@ -102,7 +104,7 @@ class MoabbSource:
                 data = self.dataset.get_data([int(subject)])[int(subject)]
         except Exception as error:
             raise InputError(
-                f"moabb:{type(self.dataset).__name__}: subject {subject} cannot be loaded: {_one_line(error)}"
+                f"moabb:{type(self.dataset).__name__}: subject {subject} cannot be loaded: {one_line(error)}"
             ) from error
         for session, runs in data.items():
             for run, raw in runs.items():
@@ -118,13 +120,8 @@ def _moabb_dataset(name: str, options: dict[str, Any]) -> Any:
     try:
         return getattr(moabb.datasets, name)(**options)
     except (TypeError, ValueError) as error:
-        raise InputError(f"moabb:{name}: options {options}: {_one_line(error)}") from error
+        raise InputError(f"moabb:{name}: options {options}: {one_line(error)}") from error
 
 
 def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def _one_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

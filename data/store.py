@@ -12,7 +12,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,9 @@ class Recipe:
     def document(self) -> dict[str, Any]:
         """Describe the recipe in JSON types."""
         document: dict[str, Any] = json.loads(json.dumps(asdict(self), default=str))
+        plain = {f.name: f.default for f in fields(Preprocessing) if f.default is not MISSING}
+        kept = document["preprocessing"]  # a key that a later version added names no other store where it is not used
+        document["preprocessing"] = {k: v for k, v in kept.items() if k not in plain or v != plain[k]}
         return document
 
     def folder(self, root: Path) -> Path:
@@ -296,10 +299,12 @@ def _cut_subject(recipe: Recipe, subject: str, recordings: Iterator[Recording]) 
         notes.update(recording.notes)
     with_trials = [part for part in parts if len(part)]
     if not with_trials:
-        window = list(recipe.preprocessing.window)
+        window, reject = list(recipe.preprocessing.window), recipe.preprocessing.reject
+        limit = f" and reject = {reject:g} microvolts" if reject is not None else ""
         raise InputError(
             f"{recipe.source}: subject {subject!r} has no trial of the tasks {sorted(recipe.tasks)} that fits the"
-            f" window {window} s, its annotations are {sorted(annotations)}; mend tasks or window, or leave it out"
+            f" window {window} s{limit}, its annotations are {sorted(annotations)}; mend tasks or window, or leave it"
+            " out"
         )
     try:
         joined = concatenate([in_order(part, with_trials[0].channels) for part in with_trials])

@@ -1,4 +1,4 @@
-"""`mfscsn new`: look into folders of recordings, and write a federation's file with what was found there."""
+"""`mfscsn new`: look into recordings of any kind, and write a federation's file with what was found there."""
 
 import json
 import os
@@ -10,12 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from data.bids import BidsSource
 from data.errors import InputError
 from data.files import replaced
-from data.preprocessing import MARKS
+from data.folder import EXTENSIONS
+from data.preprocessing import MARKS, Recording
+from data.sources import KINDS, ON_DISK, open_source
 from federation.contract import Contract, Training, load_federation
 
+HOW_TO_NAME = {  # tasks, where a source of this kind has none
+    "bids": "Name them as trial_type in *_events.tsv",
+    "files": "Name them in a table beside each file, columns onset and trial_type: docs/own-data.md",
+    "arrays": "Name them in labels",
+}
 FEWEST = 4  # trials of a subject: what is annotated less often is no task
 ENOUGH = 10  # trials of a class in the calibration, and in the test: fewer tell little
 PAUSE = 1.5  # "rest" that comes so much more often than the other tasks is the pause between cues
@@ -23,13 +29,14 @@ PAUSE = 1.5  # "rest" that comes so much more often than the other tasks is the 
 
 @dataclass(frozen=True)
 class Found:
-    """What one subject of a folder shows.
+    """What one subject of a source shows.
 
     Parameters
     ----------
-    folder : Path
+    source : str
+        As `data.sources.open_source` takes it.
     subjects : list of str
-        All of the folder.
+        All of the source.
     looked_at : str
         The subject whose recordings were opened.
     channels : list of str
@@ -38,19 +45,25 @@ class Found:
     counts : dict
         Annotation -> how often.
     cues : list of tuple
-        Run and annotation of each cue, in time order.
+        Session, run and annotation of each cue, in time order.
     durations : dict
         Annotation -> seconds of the shortest one that has a duration.
+    begins : float
+        Seconds after the cue from which on there are signals; below 0 where the recording is whole.
+    pattern : str, optional
+        Of a folder of files.
     """
 
-    folder: Path
+    source: str
     subjects: list[str]
     looked_at: str
     channels: list[str]
     sfreq: float
     counts: dict[str, int]
-    cues: list[tuple[str, str]]
+    cues: list[tuple[str, str, str]]
     durations: dict[str, float]
+    begins: float = -np.inf
+    pattern: str | None = None
 
     @property
     def tasks(self) -> list[str]:
@@ -76,79 +89,132 @@ class Found:
     def calibration(self) -> dict[str, Any]:
         """The first runs, or the first trials, that hold enough of each task; up to half of all.
 
-        Where half of them do not: the first run, where it holds all tasks, else the first third of the trials.
+        Where half of them do not: the first run, where it holds all tasks, else the first third of the trials. With
+        several sessions, sessions take the place of runs, whose names come again in each.
         """
-        runs = list(dict.fromkeys(run for run, _ in self._trials))
-        if len(runs) > 1 and all(runs):
-            for n in range(1, len(runs) // 2 + 1):
-                if self._fewest(self._trials_of_runs(runs[:n])) >= ENOUGH:
-                    return {"runs": runs[:n]}
-            if self._fewest(self._trials_of_runs(runs[:1])):
-                return {"runs": runs[:1]}
+        sessions = list(dict.fromkeys(session for session, _, _ in self._trials))
+        what, parts = "sessions", sessions
+        if len(sessions) < 2:
+            what, parts = "runs", list(dict.fromkeys(run for _, run, _ in self._trials))
+        if len(parts) > 1 and all(parts):
+            for n in range(1, len(parts) // 2 + 1):
+                if self._fewest(self._trials_of(what, parts[:n])) >= ENOUGH:
+                    return {what: parts[:n]}
+            if self._fewest(self._trials_of(what, parts[:1])):
+                return {what: parts[:1]}
         third, half = max(1, len(self._trials) // 3), len(self._trials) // 2
-        enough = (n for n in range(third, half + 1) if self._fewest([name for _, name in self._trials[:n]]) >= ENOUGH)
+        enough = (n for n in range(third, half + 1) if self._fewest([name for *_, name in self._trials[:n]]) >= ENOUGH)
         return {"first": next(enough, third)}
 
     @property
     def split(self) -> tuple[dict[str, int], dict[str, int]]:
         """Count the trials of each task in the calibration and in the test, were the subject a target."""
-        rule = self.calibration
-        if "runs" in rule:
-            calibration = Counter(self._trials_of_runs(rule["runs"]))
+        ((what, value),) = self.calibration.items()
+        if what == "first":
+            calibration = Counter(name for *_, name in self._trials[:value])
         else:
-            calibration = Counter(name for _, name in self._trials[: rule["first"]])
+            calibration = Counter(self._trials_of(what, value))
         return {t: calibration[t] for t in self.tasks}, {t: self.counts[t] - calibration[t] for t in self.tasks}
 
     @property
-    def _trials(self) -> list[tuple[str, str]]:
+    def _trials(self) -> list[tuple[str, str, str]]:
         tasks = set(self.tasks)
-        return [(run, name) for run, name in self.cues if name in tasks]
+        return [cue for cue in self.cues if cue[-1] in tasks]
 
-    def _trials_of_runs(self, runs: Sequence[str]) -> list[str]:
-        return [name for run, name in self._trials if run in runs]
+    def _trials_of(self, what: str, parts: Sequence[str]) -> list[str]:
+        place = ("sessions", "runs").index(what)
+        return [cue[-1] for cue in self._trials if cue[place] in parts]
 
     def _fewest(self, names: Sequence[str]) -> int:
         return min(names.count(task) for task in self.tasks)
 
 
-def look(folder: Path) -> Found:
-    """Open the first subject of a BIDS folder; raise InputError when it holds nothing to train on."""
-    source = BidsSource(folder)
-    subjects = source.subjects()
+def look(source: str, pattern: str | None = None) -> Found:
+    """Open the first subject of a source; raise InputError when it holds nothing to train on.
+
+    Parameters
+    ----------
+    source : str
+        As `source_of` gives it.
+    pattern : str, optional
+        Of a folder of files: `data.folder.FilesSource`.
+    """
+    opened = open_source(source, {"pattern": pattern} if pattern is not None else {})
+    subjects = opened.subjects()
     channels: list[str] = []
-    rates, cues, durations = list[float](), list[tuple[str, str]](), dict[str, float]()
-    for recording in source.recordings(subjects[0]):
+    rates, begins = list[float](), [-np.inf]
+    cues, durations = list[tuple[str, str, str]](), dict[str, float]()
+    for recording in opened.recordings(subjects[0]):
         raw = recording.raw
-        channels = channels or raw.copy().pick("eeg", exclude=()).ch_names
+        if not channels and "eeg" in raw:
+            channels = raw.copy().pick("eeg", exclude=()).ch_names
         rates.append(float(raw.info["sfreq"]))
-        names = list(map(str, raw.annotations.description))
-        cues += [(recording.run, name) for name in names]
-        for name, seconds in zip(names, raw.annotations.duration, strict=True):
+        if hasattr(raw, "event_id"):
+            begins.append(float(raw.tmin))
+        for name, seconds in _cues(recording):
+            cues.append((recording.session, recording.run, name))
             if seconds > 0:
-                durations[name] = min(float(seconds), durations.get(name, np.inf))
-    counts = Counter(name for _, name in cues)
-    contents = Found(folder, subjects, subjects[0], channels, min(rates), dict(counts), cues, durations)
+                durations[name] = min(seconds, durations.get(name, np.inf))
+    counts = Counter(name for *_, name in cues)
+    contents = Found(
+        source, subjects, subjects[0], channels, min(rates), dict(counts), cues, durations, max(begins), pattern
+    )
     if len(contents.tasks) < 2:
         raise InputError(
-            f"bids:{folder}: subject {subjects[0]!r} has the annotations {dict(counts)}; a task needs at least"
-            f" {FEWEST}, and two tasks are needed. Name them as trial_type in *_events.tsv"
+            f"{source}: subject {subjects[0]!r} has the annotations {dict(counts)}; a task needs at least {FEWEST}, and"
+            f" two tasks are needed. {HOW_TO_NAME.get(source.partition(':')[0], '')}".rstrip()
         )
     return contents
 
 
-def write_federation(path: Path, sites: Mapping[str, Path]) -> list[Found]:
-    """Look into each site's folder and write a commented FED.toml; raise InputError when a file lies there already.
+def _cues(recording: Recording) -> list[tuple[str, float]]:
+    """List the name of each cue and how long it lasts; 0 where that is not told."""
+    raw = recording.raw
+    if hasattr(raw, "event_id"):
+        of_code = {code: name for name, code in raw.event_id.items()}
+        ends = float(raw.tmin + len(raw.times) / raw.info["sfreq"])
+        return [(of_code[code], ends) for code in raw.events[:, 2].tolist()]
+    marks = raw.annotations
+    return [(str(name), float(seconds)) for name, seconds in zip(marks.description, marks.duration, strict=True)]
+
+
+def source_of(word: str) -> str:
+    """Return what kind of recordings a path holds, as ``KIND:PATH``; a word that says so already stays.
+
+    Raises InputError for a file that is no ``.npz``: its folder is wanted.
+    """
+    kind, colon, _ = word.partition(":")
+    if colon and kind in KINDS:
+        return word
+    path = Path(word)
+    if path.is_file():
+        if path.suffix == ".npz":
+            return f"arrays:{word}"
+        raise InputError(f"{word}: is a file; give the folder that holds the recordings, or trials as .npz")
+    loose = path.is_dir() and not path.name.startswith(("sub-", "ses-")) and not any(path.glob("sub-*/"))
+    if loose and any(p.suffix.lower() in EXTENSIONS for p in path.rglob("*")):
+        return f"files:{word}"
+    return f"bids:{word}"
+
+
+def write_federation(path: Path, sites: Mapping[str, str | Path], pattern: str | None = None) -> list[Found]:
+    """Look into each site's recordings and write a commented FED.toml; raise InputError when a file lies there already.
 
     Parameters
     ----------
     path : Path
         Of the new file; its name names the federation.
-    sites : mapping of str to Path
-        Site -> BIDS folder.
+    sites : mapping of str to str or Path
+        Site -> folder, ``.npz`` file, or a source such as ``moabb:BNCI2014_001``.
+    pattern : str, optional
+        Of folders of files: `data.folder.FilesSource`.
     """
     if path.exists():
         raise InputError(f"{path}: already exists; give another name, or remove it")
-    contents = {name: look(folder) for name, folder in sites.items()}
+    sources = {name: source_of(str(word)) for name, word in sites.items()}
+    contents = {
+        name: look(source, pattern if source.startswith("files:") else None) for name, source in sources.items()
+    }
     with replaced(path) as out:
         out.write(_text(path, contents).encode())
     try:
@@ -162,6 +228,7 @@ def write_federation(path: Path, sites: Mapping[str, Path]) -> list[Found]:
 def _text(path: Path, contents: Mapping[str, Found]) -> str:
     plain = Contract()
     start, end = plain.window
+    start = max(start, *(f.begins for f in contents.values()))
     end = min([end, *(f.shortest for f in contents.values() if f.shortest and f.shortest > start + 1)])
     high = min(plain.band[1], *(0.45 * f.sfreq for f in contents.values()))
     many = "s" * (len(contents) > 1)
@@ -169,7 +236,7 @@ def _text(path: Path, contents: Mapping[str, Found]) -> str:
         f"# A federation of {len(contents)} site{many}, as the recordings suggest it. Read it, then",
         f"# train it on this machine: mfscsn simulate {path.name}. All keys: federation/contract.py.",
         "",
-        'data_root = "."  # where bids: folders lie, relative to this file',
+        'data_root = "."  # where folders of recordings lie, relative to this file',
         "",
         "[contract]  # what all sites must agree on",
         f"sfreq = {plain.sfreq}  # Hz, after resampling",
@@ -182,7 +249,9 @@ def _text(path: Path, contents: Mapping[str, Found]) -> str:
         "seed = 0",
     ]
     for name, f in contents.items():
-        source = os.path.relpath(f.folder.resolve(), path.resolve().parent)
+        kind, _, where = f.source.partition(":")
+        relative = os.path.relpath(Path(where).resolve(), path.resolve().parent)
+        source = f"{kind}:{relative}" if kind in ON_DISK else f.source
         calibration, test = map(counted, f.split)
         lines += [
             "",
@@ -190,7 +259,8 @@ def _text(path: Path, contents: Mapping[str, Found]) -> str:
             f"name = {_value(name)}",
             "",
             "[[site.dataset]]",
-            f"source = {_value(f'bids:{source}')}",
+            f"source = {_value(source)}",
+            *([f"options = {_table({'pattern': f.pattern})}"] if f.pattern is not None else []),
             f"# {len(f.subjects)} subjects; {f.looked_at} has {len(f.channels)} channels at {f.sfreq:g} Hz and the",
             f"# annotations {counted(dict(sorted(f.counts.items())))}",
             f'tasks = {_value(f.tasks)}  # a table renames: {{ hands = "both_hands", feet = "feet" }}',
@@ -216,19 +286,19 @@ def _table(values: Mapping[str, object]) -> str:
     return "{ " + ", ".join(f"{key} = {_value(value)}" for key, value in values.items()) + " }"
 
 
-def parse_sites(words: Sequence[str]) -> dict[str, Path]:
-    """Read ``NAME=FOLDER`` words; raise InputError for one that is none."""
-    sites: dict[str, Path] = {}
+def parse_sites(words: Sequence[str]) -> dict[str, str]:
+    """Read ``NAME=SOURCE`` words; raise InputError for one that is none."""
+    sites: dict[str, str] = {}
     for word in words:
-        name, equals, folder = word.partition("=")
-        if not equals or not name or not folder:
+        name, equals, source = word.partition("=")
+        if not equals or not name or not source:
             raise InputError(f"--site {word}: expected NAME=FOLDER, such as clinic=recordings/clinic")
         if name in sites:
             raise InputError(f"--site {word}: site {name!r} stands there twice")
         for other, taken in sites.items():
-            if taken.resolve() == Path(folder).resolve():
+            if Path(taken).resolve() == Path(source).resolve():
                 raise InputError(
                     f"--site {word}: that is the folder of site {other!r} too; a site has its own recordings"
                 )
-        sites[name] = Path(folder)
+        sites[name] = source
     return sites

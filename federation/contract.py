@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from data.errors import InputError, nearest
 from data.preprocessing import Preprocessing
-from data.sources import IN_FOLDERS
+from data.sources import ON_DISK
 from data.store import Recipe
 from federation.messages import FEWEST
 from federation.tables import Table, as_name, parse_table, read_toml
@@ -61,6 +61,8 @@ class Contract(Table):
     ----------
     sfreq, window, band
         As in `data.preprocessing.Preprocessing`: Hz, seconds after the cue, Hz.
+    reference, bad_channels, reject
+        Of the same: "recorded", "average" or channels; "keep", "drop" or "interpolate"; microvolts.
     alignment : {"recentred", "adaptive", "euclidean", "standard", "none"}
         What is fitted is fitted at the site, on a subject's training trials alone. The extractor "riemann" takes
         "recentred" covariances or "adaptive" ones (the default with it), whose mean follows the test trials as they
@@ -99,6 +101,9 @@ class Contract(Table):
     sfreq: Positive = 128.0
     window: tuple[float, float] = (0.25, 3.5)
     band: tuple[Positive, Positive] = (4.0, 38.0)
+    reference: Literal["recorded", "average"] | Annotated[list[str], Field(min_length=1)] = "recorded"
+    bad_channels: Literal["keep", "drop", "interpolate"] = "keep"
+    reject: Positive | None = None
     extractor: Literal["common-space", "riemann", "shallow", "shallow-group"] = "common-space"
     alignment: Literal["recentred", "adaptive", "euclidean", "standard", "none"] = Field(
         default_factory=lambda data: "adaptive" if data.get("extractor") in FOLLOWING else "euclidean"
@@ -203,7 +208,8 @@ class Contract(Table):
     @property
     def preprocessing(self) -> Preprocessing:
         """The part that decides how recordings become trials."""
-        return Preprocessing(self.sfreq, self.window, self.band)
+        reference = self.reference if isinstance(self.reference, str) else tuple(self.reference)
+        return Preprocessing(self.sfreq, self.window, self.band, reference, self.bad_channels, self.reject)
 
     @property
     def alignment_model(self) -> Alignment:
@@ -282,12 +288,14 @@ class Dataset(Table):
     Parameters
     ----------
     source : str
-        ``bids:FOLDER`` or ``beetl:FOLDER`` (relative to the TOML's data_root), ``moabb:CLASS``, ``simulated:NAME``.
+        ``bids:FOLDER``, ``files:FOLDER``, ``arrays:FILE.npz`` or ``beetl:FOLDER`` (relative to the TOML's data_root),
+        ``moabb:CLASS``, ``simulated:NAME``.
     name : str, optional
         Made from the source when left out.
     options : table, optional
-        Keyword arguments of the MOABB class, values of the simulated centre, of BEETL's data sets (`data.beetl`), or
-        ``{ task = NAME }`` for a BIDS folder whose tasks have the same trial types.
+        Keyword arguments of the MOABB class, values of the simulated centre, of BEETL's data sets (`data.beetl`),
+        ``{ task = NAME }`` for a BIDS folder whose tasks have the same trial types, ``{ pattern = TEXT }`` for files
+        (`data.folder.FilesSource`).
     tasks : list or table
         Annotations to use; a table maps them to the labels of this federation.
     subjects : list, optional
@@ -471,7 +479,7 @@ class Federation(Agreed):
     name : str
         Of the federation; made from the file's name when left out.
     data_root : str
-        Where ``bids:`` and ``beetl:`` folders are looked for; relative to the TOML.
+        Where folders and files of sources are looked for; relative to the TOML.
     contract, training, site
         Tables of the TOML.
     """
@@ -634,7 +642,7 @@ def with_root(federation: Federation, root: Path) -> Federation:
 
     def absolute(source: str) -> str:
         kind, _, name = source.partition(":")
-        return f"{kind}:{(root / name).resolve()}" if kind in IN_FOLDERS else source
+        return f"{kind}:{(root / name).resolve()}" if kind in ON_DISK else source
 
     sites = [
         site.model_copy(update={"dataset": [d.model_copy(update={"source": absolute(d.source)}) for d in site.dataset]})

@@ -7,6 +7,15 @@ import typer
 
 app = typer.Typer()
 
+Pattern = Annotated[
+    str | None,
+    typer.Option(
+        help="Where subject, session and run stand in the names of files.",
+        metavar="'S{subject}R{run}'",
+        show_default=False,
+    ),
+]
+
 
 @app.command()
 def doctor(
@@ -14,7 +23,7 @@ def doctor(
         Path | None, typer.Argument(help="Whose recordings are looked for.", metavar="[FED.toml]", show_default=False)
     ] = None,
     data_root: Annotated[
-        Path | None, typer.Option(help="Where bids: folders lie, in place of the file's data_root.")
+        Path | None, typer.Option(help="Where recordings lie, in place of the file's data_root.")
     ] = None,
     store: Annotated[Path, typer.Option(help="Folder for prepared trials.")] = Path("prepared"),
     runs: Annotated[Path, typer.Option("--out", help="Folder of the run, or of runs.")] = Path("runs"),
@@ -36,23 +45,50 @@ def new(
     path: Annotated[Path, typer.Argument(help="The file to write.", metavar="FED.toml", show_default=False)],
     site: Annotated[
         list[str],
-        typer.Option(help="A site and its BIDS folder; once for each site.", metavar="NAME=FOLDER", show_default=False),
+        typer.Option(
+            help="A site and its recordings: a folder, trials as .npz, or moabb:CLASS; once for each site.",
+            metavar="NAME=FOLDER",
+            show_default=False,
+        ),
     ],
+    pattern: Pattern = None,
 ) -> None:
-    """Look into BIDS folders and write a FED.toml to go on from."""
+    """Look into recordings and write a FED.toml to go on from."""
     from experiments.new import ENOUGH, counted, parse_sites, write_federation
 
-    for folder in write_federation(path, parse_sites(site)):
+    for found in write_federation(path, parse_sites(site), pattern):
         typer.echo(
-            f"{folder.folder}: {len(folder.subjects)} subjects, {len(folder.channels)} channels, {folder.sfreq:g} Hz;"
-            f" tasks {', '.join(folder.tasks)}; targets {', '.join(folder.targets)}"
+            f"{found.source.partition(':')[2]}: {len(found.subjects)} subjects, {len(found.channels)} channels,"
+            f" {found.sfreq:g} Hz; tasks {', '.join(found.tasks)}; targets {', '.join(found.targets)}"
         )
-        calibration, test = folder.split
+        calibration, test = found.split
         typer.echo(
-            f"  a target like {folder.looked_at} trains with {counted(calibration)}, is tested on {counted(test)}"
+            f"  a target like {found.looked_at} trains with {counted(calibration)}, is tested on {counted(test)}"
         )
         if min(*calibration.values(), *test.values()) < ENOUGH:
             typer.echo(f"  warning: fewer than {ENOUGH} trials of a task tell little; change calibration or tasks")
     if len(site) == 1:
         typer.echo("one site: nothing is shared with anybody; it compares the site's subjects together with each alone")
     typer.echo(f"federation: {path}\nread it, then: mfscsn simulate {path}")
+
+
+@app.command()
+def to_bids(
+    data: Annotated[
+        str,
+        typer.Argument(
+            help="A folder of files, or a source such as moabb:CLASS.", metavar="SOURCE", show_default=False
+        ),
+    ],
+    out: Annotated[Path, typer.Argument(help="The new folder.", metavar="FOLDER", show_default=False)],
+    task: Annotated[str, typer.Option(help="What the task of the files will be called.")] = "imagery",
+    pattern: Pattern = None,
+) -> None:
+    """Write recordings as BIDS."""
+    from data.sources import open_source
+    from data.to_bids import to_bids as write
+    from experiments.new import source_of
+
+    source = open_source(source_of(data), {"pattern": pattern} if pattern is not None else {})
+    write(source, source.subjects(), out, task, lambda subject: typer.echo(f"subject {subject} written"))
+    typer.echo(f"BIDS: {out}\nnow: mfscsn new FED.toml --site NAME={out}")

@@ -189,7 +189,7 @@ def _names(text: str | None) -> list[str]:
 
 def _absolute(source: str) -> str:
     """Take a folder that is typed as seen from here."""
-    from data.sources import IN_FOLDERS, KINDS
+    from data.sources import KINDS, ON_DISK
 
     kind, colon, name = source.partition(":")
     if Path(source).exists():
@@ -198,4 +198,4 @@ def _absolute(source: str) -> str:
         raise InputError(
             f"--data {source}: expected one of {', '.join(f'{k}:...' for k in KINDS)}{nearest(kind, list(KINDS))}"
         )
-    return f"{kind}:{Path(name).resolve()}" if kind in IN_FOLDERS else source
+    return f"{kind}:{Path(name).resolve()}" if kind in ON_DISK else source

@@ -10,7 +10,7 @@ import typer
 
 Typed = TypeVar("Typed")
 
-DataRoot = Annotated[Path | None, typer.Option(help="Where bids: folders lie, in place of the file's data_root.")]
+DataRoot = Annotated[Path | None, typer.Option(help="Where recordings lie, in place of the file's data_root.")]
 StoreRoot = Annotated[Path, typer.Option(help="Folder for prepared trials.")]
 Out = Annotated[Path | None, typer.Option(help="The run's folder.  \\[default: runs/NAME-DATE-TIME]")]
 Jobs = Annotated[int | None, typer.Option(min=1, help="Processes.  \\[default: one a core]")]

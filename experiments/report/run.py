@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from data.errors import InputError
-from data.sources import IN_FOLDERS
+from data.sources import ON_DISK
 from data.store import Store
 from experiments.adopt import ADOPTED, CALIBRATION, CURVE
 from experiments.evaluate import METHODS, PREDICTED
@@ -388,7 +388,7 @@ def _redacted(run: RunFolder) -> str:
         datasets = []
         for dataset in site.dataset:
             kind, _, name = dataset.source.partition(":")
-            source = f"{kind}:{REDACTED}/{Path(name).name}" if kind in IN_FOLDERS else dataset.source
+            source = f"{kind}:{REDACTED}/{Path(name).name}" if kind in ON_DISK else dataset.source
             datasets.append(dataset.model_copy(update={"source": source}))
         sites.append(site.model_copy(update={"dataset": datasets, "secret_seed": None}))
     return f.model_copy(update={"site": sites, "data_root": REDACTED}).to_toml()

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import mne
 import numpy as np
 import pytest
@@ -250,3 +252,50 @@ def test_the_first_sample_of_a_file_need_not_be_its_first_moment():
     later.set_annotations(mne.Annotations(first.annotations.onset + 4.0, 4.0, first.annotations.description, 0))
     moved = cut_trials(Recording(later, "ses", "run", "a.fif"), P, TASKS, "01")
     np.testing.assert_array_equal(moved.signals, cut_trials(recording(), P, TASKS, "01").signals)
+
+
+def test_a_reference_is_taken_away_from_all_channels():
+    plain = cut_trials(recording(), P, TASKS, "01")
+    average = cut_trials(recording(), replace(P, reference="average"), TASKS, "01")
+    assert np.abs(average.signals.mean(axis=1)).max() < 1e-4
+    assert np.allclose(average.signals, plain.signals - plain.signals.mean(axis=1, keepdims=True), atol=1e-3)
+    to_cz = cut_trials(recording(), replace(P, reference=("cz",)), TASKS, "01")
+    assert to_cz.channels == ("C3", "C4")
+    assert np.allclose(to_cz.signals, plain.signals[:, [0, 2]] - plain.signals[:, 1:2], atol=1e-3)
+    with pytest.raises(InputError, match=r"no channel 'Mz'.*which is the reference"):
+        cut_trials(recording(), replace(P, reference=("Mz",)), TASKS, "01")
+
+
+def with_bad(names=("C3", "C1", "Cz", "C2", "C4")):
+    rng = np.random.default_rng(0)
+    wave = np.sin(2 * np.pi * 10 * np.arange(7500) / 250.0)
+    signals = 1e-5 * wave + 1e-7 * rng.normal(size=(len(names), 7500))
+    signals[2] = 1e-3 * rng.normal(size=7500)
+    raw = mne.io.RawArray(signals, mne.create_info(list(names), 250.0, "eeg"), verbose="ERROR")
+    raw.set_annotations(mne.Annotations([5.0, 12.0], 4.0, ["left", "right"]))
+    raw.info["bads"] = [names[2]]
+    return Recording(raw, "ses", "run", "sub-01_eeg.edf")
+
+
+def test_bad_channels_are_kept_dropped_or_interpolated():
+    kept = with_bad()
+    assert cut_trials(kept, P, TASKS, "01").channels == ("C3", "C1", "Cz", "C2", "C4")
+    dropped = with_bad()
+    assert cut_trials(dropped, replace(P, bad_channels="drop"), TASKS, "01").channels == ("C3", "C1", "C2", "C4")
+    assert "left out ['Cz'], which the recording calls bad" in dropped.notes
+    mended = with_bad()
+    trials = cut_trials(mended, replace(P, bad_channels="interpolate"), TASKS, "01")
+    near, cz = trials.signals[:, 1], trials.signals[:, 2]
+    assert np.corrcoef(near.ravel(), cz.ravel())[0, 1] > 0.99 and "interpolated ['Cz']" in mended.notes[0]
+    with pytest.raises(InputError, match="its bad channels cannot be interpolated"):
+        cut_trials(with_bad(("C3", "C1", "X", "C2", "C4")), replace(P, bad_channels="interpolate"), TASKS, "01")
+
+
+def test_trials_above_the_amplitude_limit_are_left_out_and_counted():
+    def jump(signals):
+        signals[1, int(13 * 250.0)] += 2e-3  # in the second trial
+
+    one = recording(change=jump)
+    trials = cut_trials(one, replace(P, reject=150.0), TASKS, "01")
+    assert trials.labels.tolist() == ["left_hand"] and "1 of 2 trials above 150 microvolts are left out" in one.notes
+    assert len(cut_trials(recording(change=jump), P, TASKS, "01")) == 2

@@ -9,7 +9,10 @@ from data.sources import open_source
     [
         ("bids:/no/such/folder", "bids:/no/such/folder: no such folder"),
         ("moabb:PhysionetMj", "MOABB has no such data set; did you mean 'PhysionetMI'"),
-        ("edf:x", "source 'edf:x': expected one of bids:..., moabb:..., beetl:..., simulated:..."),
+        (
+            "edf:x",
+            "source 'edf:x': expected one of bids:..., files:..., arrays:..., beetl:..., moabb:..., simulated:...",
+        ),
     ],
 )
 def test_what_cannot_be_opened_is_named(spec, message):

@@ -218,3 +218,12 @@ def test_a_full_disk_names_the_file(tmp_path, fault):
     with pytest.raises(OSError, match="No space left on device.*sub-01.npy"), replaced(path):
         raise fault
     assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["sub-01.npy"]
+
+
+def test_a_key_that_is_not_used_names_no_other_store(tmp_path):
+    """Else each key that a version adds would have everybody prepare again."""
+    plain = Recipe("bids:/x", {}, {"a": "a"}, None, Preprocessing(128.0, (0.0, 2.0), (4.0, 38.0)))
+    assert plain.document()["preprocessing"] == {"sfreq": 128.0, "window": [0.0, 2.0], "band": [4.0, 38.0]}
+    limited = Recipe("bids:/x", {}, {"a": "a"}, None, Preprocessing(128.0, (0.0, 2.0), (4.0, 38.0), reject=100.0))
+    assert limited.document()["preprocessing"]["reject"] == 100.0
+    assert limited.folder(tmp_path) != plain.folder(tmp_path)

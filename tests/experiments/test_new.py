@@ -1,7 +1,6 @@
 """`mfscsn new`: from folders of recordings to a federation's file that trains."""
 
 from collections import Counter
-from pathlib import Path
 
 import pytest
 from conftest import mfscsn, refused, write_bids
@@ -39,9 +38,9 @@ def test_what_it_writes_is_read_and_trains(folders):
 
 def found_in(*runs):
     """What a subject shows whose runs hold these cues, in order."""
-    cues = [(str(k), name) for k, names in enumerate(runs) for name in names]
-    counts = Counter(name for _, name in cues)
-    return Found(Path("x"), ["01"], "01", ["C3"], 125.0, dict(counts), cues, {})
+    cues = [("", str(k), name) for k, names in enumerate(runs) for name in names]
+    counts = Counter(name for *_, name in cues)
+    return Found("bids:x", ["01"], "01", ["C3"], 125.0, dict(counts), cues, {})
 
 
 PAIR, FEET = ["left", "right"], ["feet", "hands"]

@@ -1,0 +1,244 @@
+"""Recordings as people have them: every format, every way to say whose they are and where the cues stand."""
+
+import struct
+
+import edfio
+import mne
+import numpy as np
+import pytest
+from conftest import mfscsn, refused
+
+from data.errors import InputError
+from data.folder import FilesSource, plain_names, read_table
+from data.preprocessing import Preprocessing, cut_trials
+from data.to_bids import to_bids
+
+CHANNELS = ("C3", "Cz", "C4")
+SFREQ = 128.0
+
+
+def raw_of(seed=0, seconds=60, channels=CHANNELS, cues=True, kinds="eeg"):
+    rng = np.random.default_rng(seed)
+    info = mne.create_info(list(channels), SFREQ, kinds, verbose="ERROR")
+    raw = mne.io.RawArray(1e-5 * rng.normal(size=(len(channels), int(seconds * SFREQ))), info, verbose="ERROR")
+    if cues:
+        raw.set_annotations(mne.Annotations(2.0 + 6 * np.arange(8), 3.0, ["left", "right"] * 4))
+    return raw
+
+
+def write_edf(path, seed=0, cues=True, channels=CHANNELS, bad=False):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    raw = raw_of(seed, channels=channels, cues=cues)
+    if bad:
+        raw.annotations.append(20.0, 6.0, "BAD cough")
+    signals = [edfio.EdfSignal(1e6 * x, SFREQ, label=name, physical_dimension="uV") for x, name in
+               zip(raw.get_data(), channels, strict=True)]  # fmt: skip
+    marks = [edfio.EdfAnnotation(a["onset"], a["duration"], a["description"]) for a in raw.annotations]
+    edfio.Edf(signals, annotations=marks).write(path)
+    return path
+
+
+def trials(recording):
+    tasks = {
+        f"{kind}{name}": name[0] for kind in ("", "Comment/") for name in ("left", "right")
+    }  # as BrainVision has it
+    return cut_trials(recording, Preprocessing(64.0, (0.0, 2.0), (4.0, 30.0)), tasks, "s")
+
+
+@pytest.mark.parametrize(
+    ("names", "pattern", "expected"),
+    [
+        (["a.edf", "b.edf"], None, {"a": [("", "")], "b": [("", "")]}),
+        (["s1/1.edf", "s1/2.edf", "s10/1.edf"], None, {"s1": [("", "1"), ("", "2")], "s10": [("", "1")]}),
+        (["S001R04.edf", "S001R10.edf"], "S{subject}R{run}", {"001": [("", "04"), ("", "10")]}),
+        (["x/k7/b2.edf", "x/k7/b10.edf"], "*/{subject}/b{run}.edf", {"k7": [("", "2"), ("", "10")]}),
+        (["p1_mon_1.edf"], "{subject}_{session}_{run}", {"p1": [("mon", "1")]}),
+        (["p1.edf", "notes_p1.edf"], "p{subject}", {"1": [("", "")]}),
+    ],
+)
+def test_names_tell_subject_session_and_run(tmp_path, names, pattern, expected):
+    for name in names:
+        write_edf(tmp_path / name)
+    source = FilesSource(tmp_path, pattern)
+    found = {s: [(r.session, r.run) for r in source.recordings(s)] for s in source.subjects()}
+    assert found == expected and list(found) == list(expected)
+
+
+@pytest.mark.parametrize(("name", "writer"), [("s_raw.fif", None), ("s.vhdr", "pybv"), ("s.set", "eeglabio")])
+def test_all_formats_give_the_same_trials(tmp_path, name, writer):
+    wanted = trials(next(FilesSource(write_edf(tmp_path / "edf" / "s.edf").parent).recordings("s")))
+    (tmp_path / "other").mkdir()
+    if writer is None:
+        raw_of().save(tmp_path / "other" / name, verbose="ERROR")
+    else:
+        pytest.importorskip(writer)
+        mne.export.export_raw(tmp_path / "other" / name, raw_of(), verbose="ERROR")
+    source = FilesSource(tmp_path / "other")
+    (subject,) = source.subjects()
+    got = trials(next(source.recordings(subject)))
+    assert got.labels.tolist() == wanted.labels.tolist() == ["l", "r"] * 4
+    assert np.abs(got.signals - wanted.signals).max() < 0.05  # microvolts; EDF has 16 bits
+
+
+def test_cues_stand_in_a_table_in_annotations_or_on_a_channel(tmp_path):
+    write_edf(tmp_path / "a.edf", bad=True)
+    (tmp_path / "a.csv").write_text("Onset;Duration;Label\n5;2;right\n\n21;2;left\n40;;right\n")
+    (recording,) = FilesSource(tmp_path).recordings("a")
+    names = sorted(recording.annotations())
+    assert names == ["BAD cough", "left", "right"]  # a table takes the place of cues, and bad stretches stay
+    cut = trials(recording)
+    assert cut.labels.tolist() == ["r", "r"]
+
+    stim = raw_of(channels=(*CHANNELS, "STI"), cues=False, kinds=["eeg"] * 3 + ["stim"])
+    codes = np.zeros((1, stim.n_times))
+    codes[0, 300:320], codes[0, 1000:1020] = 7, 8
+    stim._data[3] = codes
+    (tmp_path / "fif").mkdir()
+    stim.save(tmp_path / "fif" / "b_raw.fif", verbose="ERROR")
+    (recording,) = FilesSource(tmp_path / "fif").recordings("b_raw")
+    assert recording.raw.annotations.description.tolist() == ["7", "8"]
+    assert np.allclose(recording.raw.annotations.onset, [300 / SFREQ, 1000 / SFREQ])
+
+
+def test_a_recording_whose_clock_began_elsewhere_has_its_tables_cues_at_the_same_samples(tmp_path):
+    raw = raw_of(cues=False)
+    raw.set_meas_date(1_600_000_000)
+    cropped = raw.crop(10, None)
+    cropped.save(tmp_path / "a_raw.fif", verbose="ERROR")
+    (tmp_path / "a_raw.csv").write_text("onset,label\n3,left\n")
+    (recording,) = FilesSource(tmp_path).recordings("a_raw")
+    cut = cut_trials(recording, Preprocessing(SFREQ, (0.0, 2.0), (1.0, 60.0)), {"left": "l"}, "s")
+    other = raw_of(cues=False)
+    other.set_annotations(mne.Annotations([13.0], 0, ["left"]))
+    from data.preprocessing import Recording
+
+    wanted = cut_trials(Recording(other.crop(10, None), "", "", ""), Preprocessing(SFREQ, (0.0, 2.0), (1.0, 60.0)),
+                        {"left": "l"}, "s")  # fmt: skip
+    assert np.allclose(cut.signals, wanted.signals, atol=1e-3)
+
+
+def test_electrodes_are_found_behind_an_amplifiers_names():
+    names = ["Fc5.", "C3..", "EEG C4-REF", "EEG Cz-LE", "EOG left", "X1", "P3", "EEG P3-REF"]
+    assert plain_names(names) == {"Fc5.": "FC5", "C3..": "C3", "EEG C4-REF": "C4", "EEG Cz-LE": "Cz"}
+
+
+def chunk(tag, content):
+    return b"\x04" + struct.pack("<I", len(content) + 2) + struct.pack("<H", tag) + content
+
+
+def write_xdf(path, gap=False):
+    """An EEG stream in microvolts and a stream of markers, as the Lab Streaming Layer's recorder writes them."""
+    raw = raw_of()
+    signals, n = raw.get_data() * 1e6, raw.n_times
+    listed = "".join(f"<channel><label>{c}</label><type>EEG</type><unit>microvolts</unit></channel>" for c in CHANNELS)
+    head = "<info><name>{}</name><type>{}</type><channel_count>{}</channel_count><nominal_srate>{}</nominal_srate>"
+    head += "<channel_format>{}</channel_format><desc>{}</desc></info>"
+    eeg = head.format("amp", "EEG", 3, SFREQ, "double64", f"<channels>{listed}</channels>").encode()
+    marks = head.format("cues", "Markers", 1, 0, "string", "").encode()
+    content = b"XDF:" + chunk(1, b"<?xml version='1.0'?><info><version>1.0</version></info>")
+    content += chunk(2, struct.pack("<I", 1) + eeg) + chunk(2, struct.pack("<I", 2) + marks)
+    samples = b"".join(
+        b"\x08" + struct.pack("<d", 100.0 + k / SFREQ + (5.0 if gap and k > 3000 else 0)) + signals[:, k].tobytes()
+        for k in range(n)
+    )
+    content += chunk(3, struct.pack("<I", 1) + b"\x04" + struct.pack("<I", n) + samples)
+    values = b"".join(
+        b"\x08" + struct.pack("<d", 100.0 + a["onset"]) + b"\x01" + bytes([len(a["description"])]) +
+        a["description"].encode() for a in raw.annotations
+    )  # fmt: skip
+    content += chunk(3, struct.pack("<I", 2) + b"\x01" + bytes([len(raw.annotations)]) + values)
+    foot = "<info><first_timestamp>100</first_timestamp><last_timestamp>200</last_timestamp></info>"
+    path.write_bytes(content + b"".join(chunk(6, struct.pack("<I", k) + foot.encode()) for k in (1, 2)))
+
+
+def test_xdf_is_read_with_its_markers_and_lost_samples_are_refused(tmp_path):
+    write_xdf(tmp_path / "s.xdf")
+    (recording,) = FilesSource(tmp_path).recordings("s")
+    assert recording.raw.ch_names == list(CHANNELS)
+    got = trials(recording)
+    assert got.labels.tolist() == ["l", "r"] * 4
+    assert np.abs(recording.raw.get_data() - raw_of().get_data()).max() < 1.0  # it was filtered in place
+    write_xdf(tmp_path / "s.xdf", gap=True)
+    with pytest.raises(InputError, match=r"s.xdf: samples are missing for 5.01 s after 23.4 s"):
+        list(FilesSource(tmp_path).recordings("s"))
+
+
+@pytest.mark.parametrize(
+    ("table", "fault"),
+    [
+        ("time_ms,label\n1,left\n", "no column of onsets in seconds"),
+        ("onset,code\n1,left\n", "no column of names of cues"),
+        ("onset,label\n1,left\nx,right\n", "line 3: onset 'x' is no number of seconds"),
+        ("onset;label\n1,5;left\n", "decimals are written with a point"),
+        ("onset,label\n-1,left\n", "expected seconds from the recording's start on"),
+        ("onset,label\n4000,left\n", "a cue stands at 4000 s, and a.edf ends after 60.0 s"),
+    ],
+)
+def test_a_table_that_cannot_be_used_is_named_with_its_line(tmp_path, table, fault):
+    write_edf(tmp_path / "a.edf")
+    (tmp_path / "a.csv").write_text(table)
+    with pytest.raises(InputError, match=r"a\.csv: .*") as error:
+        list(FilesSource(tmp_path).recordings("a"))
+    assert fault in str(error.value)
+
+
+def test_a_folder_that_cannot_be_used_is_named(tmp_path):
+    with pytest.raises(InputError, match="no such folder"):
+        FilesSource(tmp_path / "nowhere")
+    (tmp_path / "a.txt").write_text("")
+    with pytest.raises(InputError, match="no recording in it"):
+        FilesSource(tmp_path)
+    write_edf(tmp_path / "a1.edf")
+    write_edf(tmp_path / "a2.edf")
+    with pytest.raises(InputError, match=r"fits no file, such as 'a1.edf'"):
+        FilesSource(tmp_path, "S{subject}")
+    with pytest.raises(InputError, match=r"expected \{subject\}"):
+        FilesSource(tmp_path, "{person}{run}")
+    with pytest.raises(InputError, match=r"a1.edf and a2.edf are both session '', run '' of subject 'a'"):
+        FilesSource(tmp_path, "{subject}*")
+    (tmp_path / "a3.edf").write_bytes(b"0" * 300)
+    with pytest.raises(InputError, match=r"a3.edf: cannot be read"):
+        list(FilesSource(tmp_path).recordings("a3"))
+    (tmp_path / "a1.csv").write_text("onset,label\n")
+    (tmp_path / "a1.tsv").write_text("onset\tlabel\n")
+    with pytest.raises(InputError, match=r"a1.csv and a1.tsv both lie beside it"):
+        list(FilesSource(tmp_path).recordings("a1"))
+
+
+def test_a_changed_table_is_prepared_again(tmp_path):
+    write_edf(tmp_path / "a.edf")
+    source = FilesSource(tmp_path)
+    before = source.fingerprint("a")
+    (tmp_path / "a.csv").write_text("onset,label\n1,left\n")
+    assert source.fingerprint("a") != before
+    assert read_table(tmp_path / "a.csv") == ([1.0], [0.0], ["left"])
+
+
+def test_from_a_folder_of_files_to_a_federation_and_to_bids(tmp_path):
+    for subject in ("1", "2"):
+        for run in ("1", "2"):
+            write_edf(tmp_path / "rec" / f"P{subject}_{run}.edf", int(subject + run), channels=("C3..", "Cz..", "C4.."))
+    words = ("--site", "lab=rec", "--pattern", "P{subject}_{run}")
+    code, out, err = mfscsn("new", "fed.toml", *words, cwd=tmp_path)
+    assert code == 0 and "rec: 2 subjects, 3 channels, 128 Hz; tasks left, right; targets 1, 2" in out, err
+    code, out, err = mfscsn("prepare", "fed.toml", cwd=tmp_path)
+    assert code == 0 and "3 channels get the names of their electrodes: 'C3..' is 'C3'" in out, err
+    code, out, err = mfscsn("doctor", "fed.toml", cwd=tmp_path)
+    assert "ok    site 'lab': files:" in out and "2 subjects" in out
+    code, out, err = mfscsn("to-bids", "rec", "bids", "--pattern", "P{subject}_{run}", cwd=tmp_path)
+    assert code == 0, err
+    code, out, err = mfscsn("new", "again.toml", "--site", "lab=bids", cwd=tmp_path)
+    assert code == 0 and "bids: 2 subjects, 3 channels, 128 Hz; tasks left, right" in out, err
+    assert "already exists" in refused("to-bids", "rec", "bids", cwd=tmp_path)
+    assert "give the folder that holds the recordings" in refused("new", "x.toml", "--site", "a=fed.toml", cwd=tmp_path)
+
+
+def test_bids_needs_names_of_letters_and_digits_that_differ(tmp_path):
+    write_edf(tmp_path / "in" / "a-1.edf")
+    write_edf(tmp_path / "in" / "a1.edf")
+    source = FilesSource(tmp_path / "in")
+    with pytest.raises(InputError, match="would all be sub-a1"):
+        to_bids(source, source.subjects(), tmp_path / "out", "mi")
+    write_edf(tmp_path / "none" / "b.edf", cues=False)
+    with pytest.raises(InputError, match="has no cues"):
+        to_bids(FilesSource(tmp_path / "none"), ["b"], tmp_path / "out", "mi")
