@@ -225,8 +225,8 @@ class _Register:
             self.say(line)
 
     def _node(self, info: Any, site: str) -> Node:
-        online, last = info.status == NodeStatus.ONLINE, self.nodes.get(info.node_id)
-        at = self.door.heard.get(info.node_id)
+        last, at = self.nodes.get(info.node_id), self.door.heard.get(info.node_id)
+        online = info.status == NodeStatus.ONLINE and at is not None  # what a server before this one heard is no sign
         heard = _moment(at) if at is not None else last.heard if last is not None else ""
         if last is not None and last.online == online:
             return replace(last, site=site, heard=heard)
