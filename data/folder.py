@@ -194,7 +194,7 @@ def plain_names(names: Sequence[str]) -> dict[str, str]:
     """
     import mne
 
-    spelt = {name.lower(): name for name in mne.channels.make_standard_montage("standard_1005").ch_names}
+    spelt = {name.lower(): name for name in mne.channels.make_standard_montage("colin27_1005").ch_names}
     found = {}
     for name in names:
         plain = name

@@ -3,20 +3,18 @@
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.signal import resample_poly
 
+from data.causal import CausalFilter, resampled
 from data.errors import InputError, nearest, one_line
 from data.plausible import clipped_channels, implausible, odd_channels, without_electrode
 from data.trials import UNLABELLED, Trials
 
 MARKS = ("bad", "edge", "boundary")  # with which annotations begin that mark signals, and no cue
-LONGEST_RATIO = 10_000  # of a rate to another, in whole numbers: an hour then moves by less than 0.1 ms
 FLAT = 1e-9  # volts peak to peak in a whole recording: no electrode is that quiet
 
 
@@ -38,6 +36,8 @@ class Preprocessing:
         What becomes of channels that the recording calls bad, as BIDS does with `status`.
     reject : float, optional
         Microvolts peak to peak, in the band, above which in any channel a trial is left out.
+    filter : {"zero-phase", "causal"}
+        "causal" is `data.causal.CausalFilter`, as a running stream allows; the other one looks at later samples too.
     """
 
     sfreq: float
@@ -46,6 +46,7 @@ class Preprocessing:
     reference: str | tuple[str, ...] = "recorded"
     bad_channels: str = "keep"
     reject: float | None = None
+    filter: str = "zero-phase"
 
     @property
     def n_times(self) -> int:
@@ -186,7 +187,7 @@ def _interpolate(raw: Any, where: str) -> None:
     raw.load_data()
     try:
         if raw.get_montage() is None:
-            raw.set_montage("standard_1005", match_case=False, verbose="ERROR")
+            raw.set_montage("colin27_1005", match_case=False, verbose="ERROR")
         raw.interpolate_bads(reset_bads=True, verbose="ERROR")
     except (ValueError, RuntimeError) as error:
         raise InputError(
@@ -233,7 +234,10 @@ def _trials_of_raw(recording: Recording, p: Preprocessing, tasks: Mapping[str, s
     raw.load_data()
     _check_channels(raw.get_data(), raw.ch_names, where)
     recording.notes.extend(clipped_channels(raw.get_data(), raw.ch_names))
-    raw.filter(*p.band, verbose="ERROR")
+    if p.filter == "causal":
+        raw.apply_function(CausalFilter(p.band, raw.info["sfreq"]), picks="all", channel_wise=False, verbose="ERROR")
+    else:
+        raw.filter(*p.band, verbose="ERROR")
     if raw.info["sfreq"] != p.sfreq:
         onsets = raw.annotations.onset - (raw.first_time if raw.annotations.orig_time else 0.0)
         marks = mne.Annotations(onsets, raw.annotations.duration, raw.annotations.description)
@@ -287,7 +291,11 @@ def _trials_of_epochs(recording: Recording, p: Preprocessing, tasks: Mapping[str
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", RuntimeWarning)
-            epochs.filter(*p.band, verbose="WARNING")
+            if p.filter == "causal":
+                epochs.load_data()
+                epochs._data = CausalFilter(p.band, epochs.info["sfreq"])(epochs.get_data())
+            else:
+                epochs.filter(*p.band, verbose="WARNING")
     except RuntimeWarning as error:
         raise InputError(
             f"{where}: its trials were cut to {length:g} s, too short for a filter from {p.band[0]:g} Hz; raise"
@@ -305,26 +313,6 @@ def _trials_of_epochs(recording: Recording, p: Preprocessing, tasks: Mapping[str
         channels=tuple(epochs.ch_names),
         sfreq=p.sfreq,
     )
-
-
-def resampled(signals: NDArray[np.float64], sfreq: float, wanted: float) -> NDArray[np.float64]:
-    """Return signals ``(..., n_times)`` at another rate; sample k is at k / `wanted` seconds, however long they are.
-
-    MNE's ways stretch a recording to a whole number of samples: up to half a sample at its end.
-
-    Parameters
-    ----------
-    signals : array, shape (..., n_times)
-        Without power above half of either rate.
-    sfreq, wanted : float
-        Hz.
-    """
-    ratio = Fraction(wanted / sfreq).limit_denominator(LONGEST_RATIO)
-    if ratio == 1:
-        return signals
-    up, down = ratio.numerator, ratio.denominator
-    moved: NDArray[np.float64] = resample_poly(signals, up, down, axis=-1, padtype="reflect")
-    return moved
 
 
 def _check_cues(annotations: Any, tasks: Mapping[str, str], apart: float, where: str) -> None:

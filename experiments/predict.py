@@ -14,13 +14,13 @@ from data.preprocessing import Recording, cut_trials
 from data.sources import open_source
 from data.trials import Trials, concatenate
 from experiments.alone import LinearSite
+from experiments.decoder import Decoder
 from experiments.evaluate import local_network
 from federation.common_layers import AdoptableLayers
 from federation.contract import Contract, Dataset
 from federation.run_folder import RunFolder
 from federation.site_scores import fine_tuned
 from federation.site_trials import Target, branch_name
-from mfscsn.exported import SITE
 from mfscsn.inputs import Reference
 from mfscsn.split import BranchTrials
 from mfscsn.training import predict
@@ -175,13 +175,7 @@ class UnseenModel(Model):
 
     def __init__(self, common: AdoptableLayers, tasks: Sequence[str]):
         self.common, self.contract, self.tasks = common, common.contract, tuple(tasks)
-        if not self.contract.space:
-            raise InputError(
-                f"{common.name}: its headsets have first layers of their own, so a new one must train some:"
-                " `mfscsn adopt`"
-            )
-        if len(set(self.tasks)) < 2:
-            raise InputError(f"--tasks {','.join(self.tasks)}: name at least two, as the federation {common.name} does")
+        Decoder.of_common(common, (), self.tasks)  # now, not when recordings are read
 
     def channels(self, recording: Recording) -> None:
         """Return None: all EEG channels are carried to the common space."""
@@ -189,11 +183,10 @@ class UnseenModel(Model):
     def told(self, subject: str, trials: Trials) -> SubjectPredictions:
         """Predict, aligned by the trials themselves."""
         try:
-            inputs = aligned_by(self.contract, trials, None).inputs(trials.signals, follow=False)
+            answers = Decoder.of_common(self.common, trials.channels, self.tasks).predict_proba(trials.signals)
         except ValueError as error:
             raise InputError(f"subject {subject!r}: {error}") from error
-        network = self.common.network_for(self.tasks, inputs)
-        return SubjectPredictions(subject, trials, predict(network, inputs, SITE), self.tasks, False)
+        return SubjectPredictions(subject, trials, answers, self.tasks, False)
 
 
 def aligned_by(contract: Contract, trials: Trials, own: Trials | None) -> Reference:

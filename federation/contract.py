@@ -61,8 +61,9 @@ class Contract(Table):
     ----------
     sfreq, window, band
         As in `data.preprocessing.Preprocessing`: Hz, seconds after the cue, Hz.
-    reference, bad_channels, reject
-        Of the same: "recorded", "average" or channels; "keep", "drop" or "interpolate"; microvolts.
+    reference, bad_channels, reject, filter
+        Of the same: "recorded", "average" or channels; "keep", "drop" or "interpolate"; microvolts; "zero-phase", or
+        "causal" where the network is to decode while trials are imagined.
     alignment : {"recentred", "adaptive", "euclidean", "standard", "none"}
         What is fitted is fitted at the site, on a subject's training trials alone. The extractor "riemann" takes
         "recentred" covariances or "adaptive" ones (the default with it), whose mean follows the test trials as they
@@ -104,6 +105,7 @@ class Contract(Table):
     reference: Literal["recorded", "average"] | Annotated[list[str], Field(min_length=1)] = "recorded"
     bad_channels: Literal["keep", "drop", "interpolate"] = "keep"
     reject: Positive | None = None
+    filter: Literal["zero-phase", "causal"] = "zero-phase"
     extractor: Literal["common-space", "riemann", "shallow", "shallow-group"] = "common-space"
     alignment: Literal["recentred", "adaptive", "euclidean", "standard", "none"] = Field(
         default_factory=lambda data: "adaptive" if data.get("extractor") in FOLLOWING else "euclidean"
@@ -209,7 +211,7 @@ class Contract(Table):
     def preprocessing(self) -> Preprocessing:
         """The part that decides how recordings become trials."""
         reference = self.reference if isinstance(self.reference, str) else tuple(self.reference)
-        return Preprocessing(self.sfreq, self.window, self.band, reference, self.bad_channels, self.reject)
+        return Preprocessing(self.sfreq, self.window, self.band, reference, self.bad_channels, self.reject, self.filter)
 
     @property
     def alignment_model(self) -> Alignment:

@@ -1,31 +1,41 @@
-"""Federated transfer learning for motor-imagery EEG: separate-common-separate networks. Imports nothing by itself."""
+"""Federated transfer learning for motor-imagery EEG: separate-common-separate networks. Imports nothing by itself.
+
+This is the door of all packages: what stands above this one, `DOORS`, is imported when somebody asks for it.
+"""
 
 import importlib
 from typing import Any
 
 HOMES = {
-    "Alignment": "inputs",
-    "Architecture": "network",
-    "Branch": "network",
-    "BranchTrials": "training",
-    "CommonLayers": "exported",
-    "CommonSpace": "transformer",
-    "MFSCSNClassifier": "classifier",
-    "SeparateCommonSeparate": "network",
-    "Settings": "training",
-    "predict": "training",
-    "read_exported": "exported",
-    "train_round": "training",
+    "Alignment": "mfscsn.inputs",
+    "Architecture": "mfscsn.network",
+    "Branch": "mfscsn.split",
+    "BranchTrials": "mfscsn.split",
+    "CommonLayers": "mfscsn.exported",
+    "CommonSpace": "mfscsn.transformer",
+    "MFSCSNClassifier": "mfscsn.classifier",
+    "SeparateCommonSeparate": "mfscsn.network",
+    "Settings": "mfscsn.training",
+    "predict": "mfscsn.training",
+    "read_exported": "mfscsn.exported",
+    "train_round": "mfscsn.training",
 }
-__all__ = [*HOMES]
+DOORS = {
+    "Decoder": "experiments.decoder",
+    "RunFolder": "federation.run_folder",
+    "load_run": "experiments.python",
+    "save_trials": "data.arrays",
+    "simulate": "experiments.python",
+}
+__all__ = [*HOMES, *DOORS]
 
 
 def __getattr__(name: str) -> Any:
     """Import a name where it lives, when it is asked for: torch takes seconds."""
     if name == "__version__":
         return importlib.import_module("importlib.metadata").version("mfscsn")
-    if name in HOMES:
-        return getattr(importlib.import_module(f"mfscsn.{HOMES[name]}"), name)
+    if name in __all__:
+        return getattr(importlib.import_module((HOMES | DOORS)[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -152,7 +152,7 @@ def whitener(mean: Array, weights: Array, rank: int) -> Array:
 
 
 def to_common_space(
-    signals: NDArray[np.floating], mean: Array, weights: Array, n_fitted: int | None = None
+    signals: NDArray[np.floating], mean: Array, weights: Array, n_fitted: int | None = None, rank: int | None = None
 ) -> NDArray[np.float32]:
     """Carry trials ``(n_trials, n_chans, n_times)`` to the electrodes: ``(n_trials, n_electrodes, n_times)``.
 
@@ -166,8 +166,10 @@ def to_common_space(
         Where given, these are new trials in time order, and the mean, fitted on so many earlier ones, follows them:
         each moves it before it is whitened, and nothing of a later trial is used. The directions that are seen are
         counted once, so that none comes or goes in the middle of a session.
+    rank : int, optional
+        So many directions were counted before.
     """
-    rank = n_seen(mean[0], weights)
+    rank = n_seen(mean[0], weights) if rank is None else rank
     if n_fitted is None:
         return align(signals, whitener(mean[0], weights, rank))
     out = np.empty((len(signals), len(weights), signals.shape[-1]), np.float32)

@@ -4,7 +4,7 @@ What is fitted is fitted on given trials.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,15 +59,16 @@ class Alignment:
         fitted: NDArray[np.float64] | None = None
         if self.electrodes:
             weights = common_space.interpolation(tuple(channels), tuple(self.electrodes))
-            mean = riemann.centre(self._covariances(signals))
+            mean = riemann.centre(self.covariances(signals))
             return Reference(self, mean, len(signals), weights)
         if self.kind in OF_COVARIANCES:
-            fitted = riemann.centre(self._covariances(signals))
+            fitted = riemann.centre(self.covariances(signals))
         elif self.kind == "euclidean":
             fitted = euclidean_whitener(signals, self.shrinkage)
         return Reference(self, fitted, len(signals))
 
-    def _covariances(self, signals: NDArray[np.floating]) -> NDArray[np.float64]:
+    def covariances(self, signals: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Return trials' covariances ``(n_trials, n_views, n_chans, n_chans)``, as the mean is made of."""
         if self.electrodes and not self.tangent:
             return common_space.broadband_covariances(signals)
         return riemann.covariances(signals, self.sfreq, self.band)
@@ -75,12 +76,32 @@ class Alignment:
 
 @dataclass(frozen=True)
 class Reference:
-    """What `Alignment.fit` found, and on how many trials; `weights` lead to the common space's electrodes."""
+    """What `Alignment.fit` found, and on how many trials.
+
+    `weights` lead to the common space's electrodes; `rank` directions of it were seen before the mean moved.
+    """
 
     alignment: Alignment
     fitted: NDArray[np.float64] | None
     n_fitted: int
     weights: NDArray[np.float64] | None = None
+    rank: int | None = None
+
+    def moved(self, signals: NDArray[np.floating]) -> "Reference":
+        """Return what stands after new trials ``(n_trials, n_chans, n_times)`` in time order, whose mean has followed.
+
+        The inputs of the last of them by it are those that `inputs` gives with `follow`.
+        """
+        if self.alignment.kind != "adaptive":
+            return self
+        assert self.fitted is not None
+        rank = self.rank
+        if self.weights is not None and not self.alignment.tangent and rank is None:
+            rank = common_space.n_seen(self.fitted[0], self.weights)
+        mean = self.fitted
+        for moved in riemann.moving_means(self.alignment.covariances(signals), self.fitted, self.n_fitted):
+            mean = moved
+        return replace(self, fitted=mean, n_fitted=self.n_fitted + len(signals), rank=rank)
 
     def inputs(self, signals: NDArray[np.floating], *, follow: bool) -> NDArray[np.float32]:
         """Return signals ``(n_trials, n_chans, n_times)`` as an extractor takes them.
@@ -103,7 +124,7 @@ class Reference:
             covs = riemann.covariances(signals, self.alignment.sfreq, self.alignment.band)
             return common_space.tangent_in_common_space(covs, self.fitted, self.weights, n_fitted)
         if self.weights is not None:
-            return common_space.to_common_space(signals, self.fitted, self.weights, n_fitted)
+            return common_space.to_common_space(signals, self.fitted, self.weights, n_fitted, self.rank)
         if self.alignment.kind == "euclidean":
             return align(signals, self.fitted)
         covs = riemann.covariances(signals, self.alignment.sfreq, self.alignment.band)

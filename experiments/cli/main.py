@@ -14,6 +14,7 @@ from experiments.cli.beetl import app as beetl_app
 from experiments.cli.begin import app as begin_app
 from experiments.cli.layers import app as layers_app
 from experiments.cli.measure import app as measure_app
+from experiments.cli.online import app as online_app
 from experiments.cli.privacy import app as privacy_app
 from experiments.cli.server import app as server_app
 from experiments.cli.site import app as site_app
@@ -31,6 +32,7 @@ app = typer.Typer(
 app.add_typer(begin_app)
 app.add_typer(train_app)
 app.add_typer(layers_app)
+app.add_typer(online_app)
 app.add_typer(measure_app)
 app.add_typer(beetl_app, name="beetl")
 app.add_typer(privacy_app, name="privacy")

@@ -71,7 +71,7 @@ def test_what_cannot_be_told_is_said(run, make_run, tmp_path):
     words = ("--data", "bids:today", "--cues", "cue")
     assert "say which labels to tell apart with --tasks" in refused("predict", tmp_path / "card", *words, cwd=tmp_path)
     err = refused("predict", tmp_path / "card", *words, "--tasks", "rest", cwd=tmp_path)
-    assert "--tasks rest: name at least two" in err
+    assert "tasks rest: name at least two" in err
     err = refused("predict", run.path, *words, "--tasks", "rest,feet", "--own", cwd=tmp_path)
     assert "leave --site and --own out" in err
     shallow = make_run("other")

@@ -1,0 +1,244 @@
+"""`Decoder`: one person's trials in, probabilities out; the same model as `mfscsn predict`, from Python and online."""
+
+import copy
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from data.errors import InputError, nearest
+from data.preprocessing import Preprocessing
+from federation.common_layers import AdoptableLayers, read_common
+from federation.contract import Contract
+from federation.run_folder import RunFolder
+from federation.site_scores import fine_tuned
+from federation.site_trials import Target, branch_name
+from mfscsn.exported import SITE
+from mfscsn.inputs import Reference
+from mfscsn.split import BranchTrials, SplitModule
+from mfscsn.sums import OWN_WEIGHT, Summed
+from mfscsn.training import Settings, predict, train_round
+
+WARM = 10  # first trials, on all of which so far the mean is fitted anew, where nothing was shown before
+PASSES = 100  # over a person's own labelled trials: the head alone trains
+Start = Callable[[NDArray[np.float32]], SplitModule]
+
+
+class Decoder:
+    """Tell the tasks of one person's trials.
+
+    Trials are signals ``(n_trials, n_chans, n_times)`` in microvolts, filtered and cut as `preprocessing` says, in the
+    order of `channels`. What is fitted on a person, a mean and no label, is fitted by `fit`, or on the trials
+    themselves.
+
+    Attributes
+    ----------
+    labels, channels : tuple of str
+    preprocessing : data.preprocessing.Preprocessing
+        Rate in Hz, window in seconds after the cue, band in Hz.
+
+    Examples
+    --------
+    >>> decoder = Decoder.from_file("common.safetensors", ["C3", "Cz", "C4"], ["left", "right"])  # doctest: +SKIP
+    >>> decoder.predict_proba(signals)  # doctest: +SKIP
+    """
+
+    def __init__(self, contract: Contract, channels: Sequence[str], labels: Sequence[str], start: Start, branch: str):
+        self.contract, self.channels, self.labels = contract, tuple(channels), tuple(labels)
+        self._start, self._branch = start, branch
+        self._reference: Reference | None = None
+        self._network: SplitModule | None = None
+        self._shown: list[NDArray[np.float64]] = []  # signals that the mean is fitted on
+        self._own: list[NDArray[np.float64]] = []  # labelled ones
+        self._codes: list[int] = []
+        self._warming: list[NDArray[np.float64]] = []
+
+    @classmethod
+    def from_file(cls, path: str | Path, channels: Sequence[str], labels: Sequence[str]) -> Self:
+        """Open what `mfscsn export` wrote, for a headset that was never part of the federation.
+
+        Parameters
+        ----------
+        path : path
+            The file or its folder; a run's folder serves as well.
+        channels : sequence of str
+            Names of the electrodes, in the order of the signals.
+        labels : sequence of str
+            To tell apart, named as the federation names them.
+
+        Raises
+        ------
+        InputError
+            One line.
+        """
+        return cls.of_common(read_common(Path(path)), channels, labels)
+
+    @classmethod
+    def of_common(cls, common: AdoptableLayers, channels: Sequence[str], labels: Sequence[str]) -> Self:
+        """Return a decoder around common layers of the common space."""
+        if not common.contract.space:
+            raise InputError(
+                f"{common.name}: its headsets have first layers of their own, so a new one must train some:"
+                " `mfscsn adopt`"
+            )
+        if len(set(labels)) < 2:
+            raise InputError(f"tasks {', '.join(labels)}: name at least two, as the federation {common.name} does")
+
+        def start(inputs: NDArray[np.float32]) -> SplitModule:
+            return common.network_for(labels, inputs)
+
+        return cls(common.contract, channels, labels, start, SITE)
+
+    @classmethod
+    def from_run(cls, run: RunFolder | str | Path, site: str, subject: str | None = None) -> Self:
+        """Open a site's network of a finished run.
+
+        Parameters
+        ----------
+        run : mfscsn.RunFolder or path
+        site : str
+        subject : str, optional
+            A subject of the site: its own training trials fit the mean, and the settings' fine-tuning is its own. When
+            left out, a person that is new to the site, whose headset is that of the site's first data set.
+
+        Raises
+        ------
+        InputError
+            For a site or a subject that is not in the run; one line.
+        """
+        opened = run if isinstance(run, RunFolder) else RunFolder(Path(run))
+        network, contract = opened.load_network(site), opened.federation.contract
+        of_site = next(one for one in opened.federation.site if one.name == site)
+        trials = opened.trials(of_site)
+        known = [(d, name) for d in of_site.dataset for name in trials.subjects(d.name)]
+        if subject is None and of_site.branch_by == "subject":
+            raise InputError(f"site {site!r} has layers for each subject; say whose with subject=")
+        if subject is not None and subject not in [name for _, name in known]:
+            names = [name for _, name in known]
+            raise InputError(f"{opened.path}: site {site!r} has no subject {subject!r}{nearest(subject, names)}")
+        dataset, name = next(one for one in known if subject in (None, one[1]))
+        branch = branch_name(of_site, dataset, name)
+        labels, own = dataset.labels(contract), trials.training_of(dataset.name, name) if subject is not None else None
+        if subject is not None and subject in dataset.targets:
+            none = np.empty((0,), np.int64)
+            target = Target(dataset.name, subject, branch, np.empty((0,), np.float32), none, np.arange(len(labels)))
+            network = fine_tuned(opened.federation, trials, network, target)
+        decoder = cls(contract, trials.channels()[dataset.name], labels, lambda inputs: copy.deepcopy(network), branch)
+        return decoder.fit(own.signals) if own is not None and len(own) else decoder
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How trials are cut: `data.preprocessing.cut_trials` takes it."""
+        return self.contract.preprocessing
+
+    def fit(self, signals: ArrayLike) -> Self:
+        """Fit the mean on a person's trials, without labels; trials that come later follow it."""
+        self._shown = [self._checked(signals)]
+        self._refit()
+        return self
+
+    def predict_proba(self, signals: ArrayLike) -> NDArray[np.float64]:
+        """Return the probability of each label ``(n_trials, n_labels)`` of trials in time order.
+
+        After `fit`, `partial_fit` or `decode` they are later trials and the mean follows them, for this call alone.
+        Else they fit it themselves, all at once.
+        """
+        x = self._checked(signals)
+        if self._reference is None or self._network is None:
+            alone = Decoder(self.contract, self.channels, self.labels, self._start, self._branch).fit(x)
+            assert alone._reference is not None and alone._network is not None
+            return predict(alone._network, alone._reference.inputs(x, follow=False), self._branch)
+        return predict(self._network, self._reference.inputs(x, follow=True), self._branch)
+
+    def decode(self, trial: ArrayLike, *, follow: bool = True) -> NDArray[np.float64]:
+        """Return the probability of each label of one trial ``(n_chans, n_times)``; the mean stays where it moved to.
+
+        Where nothing was shown before, the mean is fitted on this trial and those before, up to the tenth, and follows
+        from there.
+
+        Parameters
+        ----------
+        trial : array, shape (n_chans, n_times)
+            Microvolts.
+        follow : bool
+            Whether the mean moves: windows that overlap would move it several times.
+        """
+        x = self._checked(np.asarray(trial)[None])
+        if not self._shown and not self._own and len(self._warming) < WARM and (follow or self._reference is None):
+            self._warming.append(x[0])
+            self._reference, self._network = self._fitted(np.stack(self._warming))
+            inputs = self._reference.inputs(x, follow=False)
+        else:
+            assert self._reference is not None
+            moved = self._reference.moved(x)
+            inputs = moved.inputs(x, follow=False)
+            self._reference = moved if follow else self._reference
+        assert self._network is not None
+        answer: NDArray[np.float64] = predict(self._network, inputs, self._branch)[0]
+        return answer
+
+    def partial_fit(self, signals: ArrayLike, labels: Sequence[str]) -> Self:
+        """Learn from labelled trials, together with all that this was given before; the common layers stay.
+
+        Parameters
+        ----------
+        signals : array, shape (n_trials, n_chans, n_times)
+            Microvolts.
+        labels : sequence of str
+
+        Raises
+        ------
+        InputError
+            For a label that is none of `labels`.
+        """
+        x = self._checked(signals)
+        for label in labels:
+            if label not in self.labels:
+                raise InputError(f"label {label!r}: expected one of {', '.join(self.labels)}")
+        if len(labels) != len(x):
+            raise InputError(f"{len(labels)} labels for {len(x)} trials")
+        self._own += list(x)
+        self._codes += [self.labels.index(label) for label in labels]
+        self._refit()
+        return self
+
+    def _refit(self) -> None:
+        own = np.stack(self._own) if self._own else np.empty((0, *self._shown[0].shape[1:]))
+        self._reference, self._network = self._fitted(np.concatenate([*self._shown, own]))
+        if len(set(self._codes)) > 1:  # of one task alone nothing can be told apart
+            inputs = self._reference.inputs(own, follow=False)
+            trials = BranchTrials(inputs, np.array(self._codes, np.int64), self.labels, np.full(len(own), SITE))
+            self._network = _with_head(self._network, trials, self._branch)
+
+    def _fitted(self, signals: NDArray[np.float64]) -> tuple[Reference, SplitModule]:
+        try:
+            reference = self.contract.alignment_model.fit(signals, self.channels)
+        except ValueError as error:
+            raise InputError(str(error)) from error
+        return reference, self._start(reference.inputs(signals, follow=False))
+
+    def _checked(self, signals: ArrayLike) -> NDArray[np.float64]:
+        x = np.asarray(signals, dtype=np.float64)
+        n_chans, n_times = len(self.channels), self.preprocessing.n_times
+        if x.ndim != 3 or x.shape[1:] != (n_chans, n_times) or not len(x):
+            p = self.preprocessing
+            raise InputError(
+                f"signals have shape {x.shape}; expected (n_trials, {n_chans} channels, {n_times} samples:"
+                f" {p.window[0]:g} to {p.window[1]:g} s after the cue at {p.sfreq:g} Hz)"
+            )
+        if not np.isfinite(x).all():
+            raise InputError("signals hold NaN or infinite samples")
+        return x
+
+
+def _with_head(network: SplitModule, trials: BranchTrials, branch: str) -> SplitModule:
+    """Return a copy that has learned from a person's own trials: in its private layers, or by sums that weigh more."""
+    if isinstance(network, Summed):
+        return network.with_own(trials, OWN_WEIGHT)
+    settings = Settings(rounds=PASSES, local_epochs=0, private_first=1)
+    own, state = copy.deepcopy(network), None
+    for number in range(1, PASSES + 1):
+        _, state = train_round(own, {branch: trials}, settings.in_round(number), seed=number, optimiser_state=state)
+    return own
