@@ -271,6 +271,7 @@ def _trials_of_raw(recording: Recording, p: Preprocessing, tasks: Mapping[str, s
         runs=np.full(n, recording.run),
         channels=tuple(raw.ch_names),
         sfreq=p.sfreq,
+        onsets=(epochs.events[:, 0] - raw.first_samp) / p.sfreq,
     )
 
 

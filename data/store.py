@@ -116,6 +116,7 @@ class Store:
             runs=np.array(entry["runs"], dtype=str),
             channels=tuple(entry["channels"]),
             sfreq=self.manifest["sfreq"],
+            onsets=np.array(entry["onsets"], dtype=float) if "onsets" in entry else None,  # older versions kept none
         )
 
     def cue_intervals(self, subject: str) -> dict[str, float]:
@@ -236,6 +237,7 @@ def prepare(
                 "labels": trials.labels.tolist(),
                 "sessions": trials.sessions.tolist(),
                 "runs": trials.runs.tolist(),
+                "onsets": [None if np.isnan(t) else round(t, 4) for t in trials.known_onsets.tolist()],
             }
             # The order is the source's, whatever was prepared first: training follows it
             manifest["subjects"] = {name: manifest["subjects"][name] for name in known if name in manifest["subjects"]}

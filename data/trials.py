@@ -24,6 +24,8 @@ class Trials:
         Names, in the order of `signals`.
     sfreq : float
         Hz.
+    onsets : array, shape (n_trials,), optional
+        Seconds from the recording's start to the cue; NaN, or left out, where that is not known.
 
     Raises
     ------
@@ -38,6 +40,7 @@ class Trials:
     runs: NDArray[np.str_]
     channels: tuple[str, ...]
     sfreq: float
+    onsets: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         if self.signals.ndim != 3 or self.signals.shape[1] != len(self.channels):
@@ -58,7 +61,13 @@ class Trials:
             self.runs[index],
             self.channels,
             self.sfreq,
+            None if self.onsets is None else self.onsets[index],
         )
+
+    @property
+    def known_onsets(self) -> NDArray[np.float64]:
+        """Onsets ``(n_trials,)``, NaN where they are not known."""
+        return np.full(len(self), np.nan) if self.onsets is None else self.onsets
 
 
 def shuffled_within(labels: NDArray[Any], runs: NDArray[np.str_], rng: np.random.Generator) -> NDArray[Any]:
@@ -99,4 +108,5 @@ def concatenate(parts: Sequence[Trials]) -> Trials:
         np.concatenate([p.runs for p in parts]),
         first.channels,
         first.sfreq,
+        np.concatenate([p.known_onsets for p in parts]),
     )

@@ -12,6 +12,7 @@ local-site
 Nothing is chosen on test trials. Predictions are limited to the subject's own tasks.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,9 +21,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.stats import wilcoxon
+from sklearn.metrics import cohen_kappa_score, roc_auc_score
 
 from data.errors import InputError
 from data.files import write_csv
+from data.trials import Trials
 from experiments.alone import LinearSite, own_answers
 from experiments.references import OWN, ReferenceJob
 from federation.contract import Site
@@ -36,13 +39,18 @@ from mfscsn.split import SplitModule
 from mfscsn.training import predict
 
 METHODS = ("own-calibration", "local-site", "mf-scsn")
-COLUMNS = ("site", "dataset", "subject", "method", "seed", "n_test", "balanced_accuracy")
+COLUMNS = ("site", "dataset", "subject", "method", "seed", "n_test", "balanced_accuracy", "accuracy", "kappa", "auc")
 PREDICTED = ("site", "dataset", "subject", "method", "seed", "trial", "label", "predicted")
+PLACED = ("session", "run", "onset")  # of ``predictions.csv`` besides, and then the probability of each label
 
 
 @dataclass(frozen=True)
 class Score:
-    """One row of ``scores.csv``; `balanced_accuracy` from 0 to 1."""
+    """One row of ``scores.csv``; `balanced_accuracy`, `accuracy` and `auc` from 0 to 1.
+
+    `kappa` is Cohen's (1960, Educational and Psychological Measurement 20(1):37-46); `auc` of several labels is the
+    mean of one against the rest, and None where the test holds one label alone.
+    """
 
     site: str
     dataset: str
@@ -51,6 +59,9 @@ class Score:
     seed: int
     n_test: int
     balanced_accuracy: float
+    accuracy: float = math.nan
+    kappa: float = math.nan
+    auc: float | None = None
 
 
 def evaluate(run: RunFolder) -> list[Score]:
@@ -70,12 +81,13 @@ def evaluate(run: RunFolder) -> list[Score]:
             f" go on with the command that began it and --resume {run.path}"
         )
     torch.set_num_threads(int(run.environment["threads"]))  # fine-tuning must come out as it did before
-    scores, predicted = [], []
-    for score, trials in (pair for k in range(len(run.federation.site)) for pair in _site_scores(run, k)):
+    scores, tables = [], []
+    for score, answers in (pair for k in range(len(run.federation.site)) for pair in _site_scores(run, k)):
         scores.append(score)
-        of_all = (score.site, score.dataset, score.subject, score.method, score.seed)
-        predicted += [(*of_all, number, *pair) for number, pair in enumerate(trials)]
-    write_csv(run.path / "predictions.csv", PREDICTED, predicted)
+        tables.append((score, answers))
+    names = list(dict.fromkeys(name for _, answers in tables for name in answers.names))
+    predicted = [row for score, answers in tables for row in answers.rows(score, names)]
+    write_csv(run.path / "predictions.csv", (*PREDICTED, *PLACED, *(f"p_{name}" for name in names)), predicted)
     write_csv(run.path / "scores.csv", COLUMNS, [[getattr(score, column) for column in COLUMNS] for score in scores])
     return scores
 
@@ -119,10 +131,30 @@ def paired_difference(scores: Sequence[Score], method: str, rival: str) -> Diffe
     return Difference(float(gains.mean()), int((gains > 0).sum()), len(gains), p)
 
 
-LabelPairs = list[tuple[str, str]]  # (label, predicted) of each test trial, in time order
+@dataclass(frozen=True)
+class _Answers:
+    """What a method said of a subject's test trials, in time order, and where those were recorded."""
+
+    names: tuple[str, ...]
+    labels: NDArray[np.int64]
+    chosen: NDArray[np.int64]
+    probabilities: NDArray[np.float64]
+    recorded: Trials
+
+    def rows(self, score: Score, names: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+        """Yield the rows of ``predictions.csv``."""
+        places = {name: k for k, name in enumerate(self.names)}
+        for k, (label, output) in enumerate(zip(self.labels, self.chosen, strict=True)):
+            onset, told = self.recorded.known_onsets[k], self.probabilities[k]
+            yield (
+                *(score.site, score.dataset, score.subject, score.method, score.seed, k),
+                *(self.names[label], self.names[output], self.recorded.sessions[k], self.recorded.runs[k]),
+                "" if np.isnan(onset) else f"{onset:.3f}",
+                *(f"{told[places[name]]:.6f}" if name in places else "" for name in names),
+            )
 
 
-def _site_scores(run: RunFolder, site_number: int) -> Iterator[tuple[Score, LabelPairs]]:
+def _site_scores(run: RunFolder, site_number: int) -> Iterator[tuple[Score, _Answers]]:
     site = run.federation.site[site_number]
     federated, local = run.load_network(site.name), local_network(run, site)
     trials, linear = run.trials(site), LinearSite(site, run.federation.contract, run.store)
@@ -133,7 +165,7 @@ def _site_scores(run: RunFolder, site_number: int) -> Iterator[tuple[Score, Labe
             network_answers(run, trials, federated, target),
         )
         for method, probabilities in zip(METHODS, answers, strict=True):
-            yield _score(run, site, target, method, probabilities)
+            yield _score(run, site, target, method, probabilities, trials.tested_of(target.dataset, target.subject))
 
 
 def network_answers(run: RunFolder, trials: SiteTrials, network: SplitModule, target: Target) -> NDArray[np.float64]:
@@ -157,14 +189,41 @@ def own_network(run: RunFolder, site_number: int, target: Target) -> SplitModule
 
 
 def _score(
-    run: RunFolder, site: Site, target: Target, method: str, probabilities: NDArray[np.float64]
-) -> tuple[Score, LabelPairs]:
+    run: RunFolder, site: Site, target: Target, method: str, probabilities: NDArray[np.float64], recorded: Trials
+) -> tuple[Score, _Answers]:
     accuracy = balanced_accuracy(probabilities, target.labels, target.outputs)
-    seed, n_test = run.federation.training.seed, len(target.labels)
     names = next(d for d in site.dataset if d.name == target.dataset).labels(run.federation.contract)
     chosen = chosen_outputs(probabilities, target.outputs)
-    trials = [(names[label], names[output]) for label, output in zip(target.labels, chosen, strict=True)]
-    return Score(site.name, target.dataset, target.subject, method, seed, n_test, accuracy), trials
+    score = Score(
+        site.name,
+        target.dataset,
+        target.subject,
+        method,
+        run.federation.training.seed,
+        len(target.labels),
+        accuracy,
+        float(np.mean(chosen == target.labels)),
+        float(cohen_kappa_score(target.labels, chosen, labels=np.arange(len(names)))),
+        area_under_curve(probabilities, target.labels),
+    )
+    return score, _Answers(names, target.labels, chosen, probabilities, recorded)
+
+
+def area_under_curve(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> float | None:
+    """Return the area under the ROC curve, a mean of one label against the rest; None where there is one label alone.
+
+    Parameters
+    ----------
+    probabilities : array, shape (n_trials, n_outputs)
+    labels : array of int, shape (n_trials,)
+    """
+    there = np.unique(labels)
+    if len(there) < 2:
+        return None
+    among = probabilities[:, there] / probabilities[:, there].sum(axis=1, keepdims=True)
+    if len(there) == 2:
+        return float(roc_auc_score(labels == there[1], among[:, 1]))
+    return float(roc_auc_score(labels, among, multi_class="ovr", labels=there))
 
 
 def _load_whole(network: SplitModule, job: ReferenceJob, run: RunFolder) -> None:

@@ -233,7 +233,7 @@ def predict_recordings(
 
 
 def write_predictions(path: Path, predictions: Sequence[SubjectPredictions]) -> None:
-    """Write a row a trial: session, run, its place in that, from 0 on, cue, probabilities, the likeliest."""
+    """Write a row a trial: session, run, its place in that, onset in seconds, cue, probabilities, the likeliest."""
     names = list(dict.fromkeys(name for one in predictions for name in one.names))
     rows = []
     for one in predictions:
@@ -245,5 +245,7 @@ def write_predictions(path: Path, predictions: Sequence[SubjectPredictions]) -> 
             by_name = dict(zip(one.names, probabilities, strict=True))
             shown = [f"{by_name[name]:.6f}" if name in by_name else "" for name in names]
             likeliest = one.names[int(probabilities.argmax())]
-            rows.append([one.subject, *where, counts[where], t.labels[k], *shown, likeliest])
-    write_csv(path, ["subject", "session", "run", "trial", "cue", *(f"p_{name}" for name in names), "predicted"], rows)
+            onset = "" if np.isnan(t.known_onsets[k]) else f"{t.known_onsets[k]:.3f}"
+            rows.append([one.subject, *where, counts[where], onset, t.labels[k], *shown, likeliest])
+    told = [f"p_{name}" for name in names]
+    write_csv(path, ["subject", "session", "run", "trial", "onset", "cue", *told, "predicted"], rows)

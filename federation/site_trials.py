@@ -132,6 +132,11 @@ class SiteTrials:
                 return subject.trials[subject.train]
         return None
 
+    def tested_of(self, dataset: str, name: str) -> Trials:
+        """Open what is tested of one target subject, as recorded."""
+        (found,) = [s for s in self._subjects if (s.dataset.name, s.name) == (dataset, name)]
+        return found.trials[found.test]
+
     def calibration(self, only: str | None = None) -> dict[tuple[str, str], BranchTrials]:
         """Load each target subject's calibration alone, or `only` one's: (data set, subject) -> trials."""
         return {

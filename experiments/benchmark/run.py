@@ -24,7 +24,7 @@ from experiments.benchmark.local import ALONE, REGIONS, SEEDED, of_region, run_a
 from experiments.benchmark.show import ALL
 from experiments.benchmark.unseen import NO_LABEL, UNSEEN, run_unseen
 from experiments.prepare import prepare_sites
-from federation.contract import Federation, Site, load_federation
+from federation.contract import Contract, Federation, Site, load_federation
 from federation.site_scores import balanced_accuracy, chosen_outputs
 from federation.site_trials import SiteTrials
 from federation.tables import Table, parse_table, read_toml, suggested
@@ -78,6 +78,8 @@ class Bench(Table):
     new_site : bool
         A fold for each site, in which it is a new one: it has its targets' calibration, and all trials of the other
         sites train.
+    contract : table
+        Values in place of the federation's.
     results : str, optional
         The CSV of results, relative to this file.
     """
@@ -90,6 +92,7 @@ class Bench(Table):
     only: dict[str, Only] = Field({})
     calibration: list[int] | None = Field(None, min_length=1)
     new_site: bool = False
+    contract: dict[str, Any] = Field({})
     results: str | None = None
 
 
@@ -131,7 +134,12 @@ def load_bench(path: Path, data_root: Path | None = None) -> tuple[Bench, Federa
     made_with = {"federation": json.loads(json.dumps(document, default=str)), "new_site": bench.new_site}
     if bench.folds:
         made_with["folds"] = bench.folds
-    return bench, load_federation(described, data_root), made_with
+    federation = load_federation(described, data_root)
+    if bench.contract:
+        values = {**document.get("contract", {}), **bench.contract}
+        made_with["federation"]["contract"] = json.loads(json.dumps(values))
+        federation = federation.model_copy(update={"contract": parse_table(Contract, values, f"{path}: contract")})
+    return bench, federation, made_with
 
 
 def results_path(bench: Bench, path: Path, name: str) -> Path:

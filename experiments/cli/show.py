@@ -3,6 +3,7 @@
 import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from statistics import mean
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -155,6 +156,33 @@ def score_table(scores: Sequence[Score]) -> None:
             f" {gain.n_better} of {gain.n_subjects} better{test}",
             highlight=False,
         )
+
+
+def compared_table(
+    runs: Sequence[Path], against: str | None = None, csv: Path | None = None, form: str = "table"
+) -> None:
+    """Print runs side by side, as a table, LaTeX or JSON; write a CSV where asked for."""
+    from data.files import replaced
+    from experiments.compare_runs import as_frame, as_json, compare_runs, rows_of, verdict
+
+    compared = compare_runs(rows_of(runs), against)
+    frame = as_frame(compared)
+    if csv is not None:
+        with replaced(csv) as out:
+            out.write(frame.to_csv(index=False).encode())
+    if form == "json":
+        print(as_json(compared))
+        return
+    if form == "latex":
+        print(frame.to_latex(index=False, column_format="l" + "r" * (len(frame.columns) - 1)), end="")
+        return
+    table = Table(box=box.SIMPLE_HEAD)
+    for k, column in enumerate(frame.columns):
+        table.add_column(column, justify="right" if k else "left", no_wrap=k == 0)
+    for row in frame.itertuples(index=False):
+        table.add_row(*row)
+    Console().print(table)
+    print(verdict(compared))
 
 
 def harm_lines(run: "RunFolder") -> None:

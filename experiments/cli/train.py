@@ -1,5 +1,6 @@
 """`mfscsn prepare`, `simulate`, `demo` and `evaluate`: a federation on this machine, from recordings to scores."""
 
+import json
 import os
 import sys
 import time
@@ -24,7 +25,11 @@ app = typer.Typer()
 FedFile = Annotated[Path, typer.Argument(help="The federation's file.", metavar="FED.toml", show_default=False)]
 Rounds = Annotated[int | None, typer.Option(min=1, help="Rounds, in place of the file's.")]
 Seed = Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Seed, in place of the file's.")]
+Seeds = Annotated[
+    int | None, typer.Option(min=2, help="Run so many seeds, the first of which is --seed's; one folder holds all.")
+]
 FEDERATIONS = Path(str(files("experiments") / "federations"))
+SEEDS = "seeds.json"  # of a folder that holds runs of several seeds
 DEMO, CONTROL = FEDERATIONS / "demo.toml", FEDERATIONS / "demo-null.toml"
 Resume = Annotated[
     Path | None, typer.Option(help="Continue the run in this folder, with its own store and threads.", metavar="RUN")
@@ -40,6 +45,7 @@ class Simulation:
     ] = None
     rounds: Rounds = None
     seed: Seed = None
+    seeds: Seeds = None
     out: Out = None
     resume: Resume = None
     data_root: DataRoot = None
@@ -72,7 +78,9 @@ def simulate(asked: Simulation) -> None:
     if asked.out is not None and asked.resume is None:
         check_free(asked.out)  # at once, before anything is read or started
     warm_up(asked.threads)
-    if asked.resume is None:
+    if asked.seeds is not None or (asked.resume is not None and (asked.resume / SEEDS).exists()):
+        simulate_seeds(asked)
+    elif asked.resume is None:
         simulate_new(asked)
     else:
         _resume(asked, asked.resume)
@@ -116,15 +124,35 @@ def evaluate(
 ) -> None:
     """Score finished runs again; several are averaged."""
     from experiments.cli.show import harm_lines, score_table
+    from experiments.compare_runs import runs_at
     from experiments.evaluate import check_alike
     from experiments.evaluate import evaluate as score_run
-    from federation.run_folder import RunFolder
 
-    opened = [RunFolder(run) for run in runs]
+    opened = [run for path in runs for run in runs_at(path)]
     check_alike(opened)
     score_table([score for run in opened for score in score_run(run)])
     if len(opened) == 1 and len(opened[0].federation.site) > 1:
         harm_lines(opened[0])
+
+
+@app.command()
+def compare(
+    runs: Annotated[
+        list[Path], typer.Argument(help="Folders of runs, or of their seeds.", metavar="RUN...", show_default=False)
+    ],
+    against: Annotated[
+        str | None, typer.Option(help="The method that all are compared with.  \\[default: the first run's local-site]")
+    ] = None,
+    csv: Annotated[Path | None, typer.Option(help="Write the table as CSV.", metavar="FILE")] = None,
+    latex: Annotated[bool, typer.Option("--latex", help="Print it as LaTeX.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print its numbers as JSON.")] = False,
+) -> None:
+    """Compare runs: means with intervals, differences, effect sizes."""
+    from experiments.cli.show import compared_table
+
+    if latex and as_json:
+        raise InputError("--latex and --json: give one of them")
+    compared_table(runs, against, csv, "latex" if latex else "json" if as_json else "table")
 
 
 def load(path: Path, data_root: Path | None) -> "Federation":
@@ -162,6 +190,33 @@ def simulate_new(asked: Simulation) -> None:
     _carry_out(RunFolder.create(path, federation, asked.store, asked.threads))
 
 
+def simulate_seeds(asked: Simulation) -> None:
+    """Begin or go on with a run of several seeds: a folder for each, and one table of them all."""
+    from data.files import replaced
+    from experiments.cli.show import compared_table
+
+    if asked.resume is None:
+        federation = asked.load()
+        first, n = federation.training.seed, asked.seeds or 1
+        path = asked.out or Path("runs") / f"{federation.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+        check_free(path)
+        prepare_shown(federation, asked.store)
+        with replaced(path / SEEDS) as file:
+            file.write(json.dumps(list(range(first, first + n))).encode())
+    else:
+        path = asked.resume
+        if asked.federation is None and not list(path.glob("seed-*/federation.toml")):
+            raise InputError(f"{path}: no seed has begun; give the federation's file, too")
+    for seed in json.loads((path / SEEDS).read_text()):
+        place = path / f"seed-{seed}"
+        if (place / "federation.toml").exists():
+            _resume(replace(asked, seed=seed, out=None, resume=place), place)
+        else:
+            begun = next(path.glob("seed-*/federation.toml"), None)
+            simulate_new(replace(asked, federation=asked.federation or begun, seed=seed, out=place, resume=None))
+    compared_table([path])
+
+
 def _resume(asked: Simulation, path: Path) -> None:
     from experiments.simulate import check_resumed
     from federation.run_folder import RunFolder
@@ -183,7 +238,8 @@ def _carry_out(run: "RunFolder") -> None:
         with ProgressLines() as show:
             scores = run_simulation(run, show.progress)
     except KeyboardInterrupt:
-        print(f"interrupted; the same command with --resume {os.path.relpath(run.path)} goes on", file=sys.stderr)
+        whole = run.path.parent if (run.path.parent / SEEDS).exists() else run.path
+        print(f"interrupted; the same command with --resume {os.path.relpath(whole)} goes on", file=sys.stderr)
         raise typer.Exit(130) from None
     score_table(scores)
     if len(run.federation.site) > 1:

@@ -36,7 +36,7 @@ def test_an_unseen_headset_is_told_from_one_file(run, tmp_path):
     assert "subject 7: 6 trials, aligned by these trials themselves" in out
     with (tmp_path / "probabilities.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0])[5:] == ["p_right_hand", "p_rest", "predicted"] and len(rows) == 6
+    assert list(rows[0])[4:] == ["onset", "cue", "p_right_hand", "p_rest", "predicted"] and len(rows) == 6
     assert mfscsn("predict", run.path, *words, "--out", "same.csv", cwd=tmp_path)[0] == 0
     assert (tmp_path / "same.csv").read_bytes() == (tmp_path / "probabilities.csv").read_bytes()
 

@@ -1,0 +1,103 @@
+"""A paper's table: by hand, over seeds, over settings."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import mfscsn, refused
+
+from data.errors import InputError
+from experiments.compare_runs import as_frame, compare_runs, rows_of, verdict
+from experiments.evaluate import area_under_curve
+
+
+def rows(gains, seeds=(0, 1)):
+    return pd.DataFrame(
+        {"site": "a", "dataset": "d", "subject": str(k), "method": method, "seed": seed, "balanced_accuracy": value,
+         "accuracy": value, "kappa": 2 * value - 1, "auc": value}
+        for k, gain in enumerate(gains) for seed in seeds
+        for method, value in (("local-site", 0.6), ("mf-scsn", 0.6 + gain + 0.01 * seed))
+    )  # fmt: skip
+
+
+def test_differences_effect_and_p_by_hand():
+    gains = np.array([0.05, 0.10, 0.02, 0.08, 0.04, 0.06, 0.03])
+    rival, ours = compare_runs(rows(gains))
+    expected = 100 * (gains + 0.005)  # a mean of two seeds
+    assert rival.gain is None and rival.p is None and ours.n_subjects == 7 and ours.n_seeds == 2
+    assert ours.gain.mean == pytest.approx(expected.mean())
+    assert ours.effect == pytest.approx(expected.mean() / expected.std(ddof=1))
+    assert ours.p == pytest.approx(2 / 2**7)  # all seven of one sign, exact
+    assert ours.kappa == pytest.approx(2 * ours.accuracy - 1)
+    assert "clear of zero: 7 subjects, 2 seeds" in verdict([rival, ours])
+    assert "not clear of zero" in verdict(compare_runs(rows([0.1, -0.1, 0.0, 0.05, -0.06, -0.01], seeds=(0,))))
+    few = compare_runs(rows([0.1, 0.2]))
+    assert few[1].p is None and as_frame(few)["p"].tolist() == ["", ""]
+
+
+def test_area_under_the_curve_by_hand():
+    p = np.array([[0.9, 0.1, 0], [0.6, 0.4, 0], [0.7, 0.3, 0], [0.2, 0.8, 0]])
+    assert area_under_curve(p, np.array([0, 0, 1, 1])) == pytest.approx(3 / 4)
+    assert area_under_curve(p, np.array([0, 0, 0, 0])) is None
+    perfect = np.eye(3)[[0, 1, 2, 0]] * 0.8 + 0.1
+    assert area_under_curve(perfect, np.array([0, 1, 2, 0])) == 1.0
+
+
+def test_seeds_in_one_folder_are_run_resumed_scored_and_compared(tmp_path, tiny_file, prepared):
+    words = ("--rounds", "1", "--store", prepared)
+    code, out, err = mfscsn("simulate", tiny_file, "--seeds", "2", "--seed", "3", "--out", "many", *words, cwd=tmp_path)
+    assert code == 0, out + err
+    assert [path.name for path in sorted((tmp_path / "many").glob("seed-*"))] == ["seed-3", "seed-4"]
+    assert "mf-scsn is " in out and "2 seeds" in out
+    before = (tmp_path / "many" / "seed-4" / "scores.csv").read_bytes()
+    import shutil
+
+    shutil.rmtree(tmp_path / "many" / "seed-4")  # as if it had been broken off before
+    code, out, err = mfscsn("simulate", "--resume", "many", cwd=tmp_path)
+    assert code == 0, out + err
+    assert (tmp_path / "many" / "seed-4" / "scores.csv").read_bytes() == before
+
+    code, out, err = mfscsn("evaluate", "many", cwd=tmp_path)
+    assert code == 0 and "seeds 3, 4" in out
+    code, out, err = mfscsn("simulate", tiny_file, "--out", "one", *words, cwd=tmp_path)
+    assert code == 0, err
+    code, out, err = mfscsn("compare", "many", "one", "--csv", "table.csv", cwd=tmp_path)
+    assert code == 0 and "many: mf-scsn" in out and "one: mf-scsn" in out, err
+    table = pd.read_csv(tmp_path / "table.csv")
+    methods = ("own-calibration", "local-site", "mf-scsn")
+    assert list(table["method"]) == [f"{run}: {method}" for run in ("many", "one") for method in methods]
+    code, out, _ = mfscsn("compare", "many", "--json", cwd=tmp_path)
+    told = json.loads(out)
+    assert told[2]["method"] == "mf-scsn" and told[2]["n_seeds"] == 2 and told[1]["gain"] is None
+    code, out, _ = mfscsn("compare", "many", "--latex", "--against", "own-calibration", cwd=tmp_path)
+    assert code == 0 and out.startswith("\\begin{tabular}")
+
+    assert "there are own-calibration, local-site, mf-scsn" in refused(
+        "compare", "many", "--against", "x", cwd=tmp_path
+    )
+    assert "no run here" in refused("compare", "nowhere", cwd=tmp_path)
+    assert "give one of them" in refused("compare", "many", "--json", "--latex", cwd=tmp_path)
+    assert "do not differ" in refused("compare", "many", "many", cwd=tmp_path)
+
+
+def test_settings_without_a_common_subject_are_refused():
+    ours = rows([0.1]).assign(method=lambda r: "x: " + r["method"])
+    theirs = rows([0.1]).assign(method=lambda r: "y: " + r["method"], subject="other")
+    with pytest.raises(InputError, match="have no target subject in common"):
+        compare_runs(pd.concat([ours, theirs]))
+
+
+def test_predictions_say_where_and_how_sure(tmp_path, tiny_file, prepared):
+    code, _, err = mfscsn("simulate", tiny_file, "--rounds", "1", "--out", "run", "--store", prepared, cwd=tmp_path)
+    assert code == 0, err
+    told = pd.read_csv(tmp_path / "run" / "predictions.csv", dtype={"subject": str})
+    (p,) = [told[[c for c in told if c.startswith("p_")]]]
+    assert np.allclose(p.sum(axis=1), 1, atol=1e-5)
+    named = [row[f"p_{row['predicted']}"] for _, row in told.iterrows()]
+    assert np.allclose(named, p.max(axis=1), atol=1e-5)
+    assert told["onset"].notna().all() and told.groupby(["subject", "method", "session", "run"])["onset"].apply(
+        lambda onset: onset.is_monotonic_increasing
+    ).all()  # fmt: skip
+    scores = rows_of([tmp_path / "run"])
+    assert (scores["accuracy"] <= 1).all() and scores["auc"].between(0, 1).all()
