@@ -38,7 +38,7 @@ Unit = Annotated[
 ]
 
 
-@app.command()
+@app.command(epilog="Example: mfscsn beetl fetch --to D")
 def fetch(
     to: Annotated[Path | None, typer.Option(help="Where to, in place of MOABB's own folder.", metavar="DIR")] = None,
     phase: PhaseOption = "final",
@@ -49,7 +49,7 @@ def fetch(
     typer.echo(f"the competition: {fetch_competition(phase, to)}")
 
 
-@app.command()
+@app.command(epilog="Example: mfscsn beetl check D")
 def check(folder: Folder, phase: PhaseOption = "final", unit: Unit = None) -> None:
     """Check that every file is there and what it should be, and weigh what A's codes mean."""
     from experiments.beetl.check import check_competition
@@ -58,7 +58,7 @@ def check(folder: Folder, phase: PhaseOption = "final", unit: Unit = None) -> No
     check_table(check_competition(folder, phase, _units(unit)))
 
 
-@app.command()
+@app.command(epilog="Example: mfscsn beetl simulate D")
 def simulate(
     folder: Folder, seed: Annotated[int, typer.Option(min=0, max=2**31, help="Seed of the simulated subjects.")] = 0
 ) -> None:
@@ -145,7 +145,7 @@ class Tune(Training):
     )
 
 
-@app.command()
+@app.command(epilog="Example: mfscsn beetl run --data D --sources simulated")
 @takes(Run)
 def run(asked: Run) -> None:
     """Train, write answer.txt and answer.zip, and score them where the labels are at hand."""
@@ -173,7 +173,7 @@ def run(asked: Run) -> None:
     typer.echo(f"run folder: {os.path.relpath(started.path)}")
 
 
-@app.command()
+@app.command(epilog="Example: mfscsn beetl tune --data D")
 @takes(Tune)
 def tune(asked: Tune) -> None:
     """Choose settings on labelled trials: leave one race (A) or block (B) out. Five whole runs a candidate."""

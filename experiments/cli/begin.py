@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from experiments.cli.options import START
+
 app = typer.Typer()
 
 Pattern = Annotated[
@@ -17,7 +19,7 @@ Pattern = Annotated[
 ]
 
 
-@app.command()
+@app.command(rich_help_panel=START, epilog="Example: mfscsn doctor fed.toml")
 def doctor(
     federation: Annotated[
         Path | None, typer.Argument(help="Whose recordings are looked for.", metavar="[FED.toml]", show_default=False)
@@ -40,7 +42,10 @@ def doctor(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(
+    rich_help_panel=START,
+    epilog="Example: mfscsn new fed.toml --site clinic=clinic --site lab=lab.npz",
+)
 def new(
     path: Annotated[Path, typer.Argument(help="The file to write.", metavar="FED.toml", show_default=False)],
     site: Annotated[
@@ -72,7 +77,7 @@ def new(
     typer.echo(f"federation: {path}\nread it, then: mfscsn simulate {path}")
 
 
-@app.command()
+@app.command(rich_help_panel=START, epilog='Example: mfscsn to-bids recordings BIDS --pattern "S{subject}R{run}"')
 def to_bids(
     data: Annotated[
         str,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from data.errors import InputError, nearest
-from experiments.cli.options import PREPARED, Out, StoreRoot, takes
+from experiments.cli.options import PREPARED, RUN, SHARE, Out, StoreRoot, takes
 
 if TYPE_CHECKING:
     from federation.contract import Site
@@ -63,7 +63,7 @@ class Adoption:
         return parse_table(Site, {"name": self.name, "dataset": [dataset]}, "adopt")
 
 
-@app.command()
+@app.command(rich_help_panel=SHARE, epilog="Example: mfscsn adopt RUN --data bids:FOLDER --tasks left_hand,right_hand")
 @takes(Adoption)
 def adopt(asked: Adoption) -> None:
     """Train a new site around a finished run's common layers."""
@@ -127,7 +127,7 @@ class Prediction:
     out: Annotated[Path, typer.Option(help="The table to write.")] = Path("probabilities.csv")
 
 
-@app.command()
+@app.command(rich_help_panel=RUN, epilog="Example: mfscsn predict RUN --site clinic --data bids:today --cues cue")
 @takes(Prediction)
 def predict(asked: Prediction) -> None:
     """Tell the tasks of recordings without labels, as a table."""
@@ -168,7 +168,7 @@ def predict(asked: Prediction) -> None:
     typer.echo(f"probabilities: {asked.out}")
 
 
-@app.command()
+@app.command(rich_help_panel=SHARE, epilog="Example: mfscsn export RUN --to model")
 def export(
     run: Run,
     to: Annotated[Path, typer.Option(help="Folder for common.safetensors and its README.md.", show_default=False)],

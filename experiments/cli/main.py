@@ -15,6 +15,7 @@ from experiments.cli.begin import app as begin_app
 from experiments.cli.layers import app as layers_app
 from experiments.cli.measure import app as measure_app
 from experiments.cli.online import app as online_app
+from experiments.cli.options import BEETL, DEPLOY
 from experiments.cli.privacy import app as privacy_app
 from experiments.cli.server import app as server_app
 from experiments.cli.site import app as site_app
@@ -27,6 +28,7 @@ app = typer.Typer(
     suggest_commands=False,  # click does
     pretty_exceptions_enable=False,
     help="Federated motor-imagery EEG: only the common layers leave a site.",
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 app.add_typer(begin_app)
@@ -34,10 +36,10 @@ app.add_typer(train_app)
 app.add_typer(layers_app)
 app.add_typer(online_app)
 app.add_typer(measure_app)
-app.add_typer(beetl_app, name="beetl")
-app.add_typer(privacy_app, name="privacy")
-app.add_typer(server_app, name="server")
-app.add_typer(site_app, name="site")
+app.add_typer(beetl_app, name="beetl", rich_help_panel=BEETL)
+app.add_typer(privacy_app, name="privacy", rich_help_panel=DEPLOY)
+app.add_typer(server_app, name="server", rich_help_panel=DEPLOY)
+app.add_typer(site_app, name="site", rich_help_panel=DEPLOY)
 
 
 def _version(wanted: bool) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from data.errors import InputError
-from experiments.cli.options import PREPARED, DataRoot, Jobs, StoreRoot, takes
+from experiments.cli.options import BEETL, LOOK, PREPARED, DataRoot, Jobs, StoreRoot, takes
 from experiments.cli.train import DEMO, load, prepare_shown
 
 app = typer.Typer()
@@ -39,7 +39,7 @@ class Benchmark:
     store: StoreRoot = PREPARED
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK, epilog="Example: mfscsn benchmark experiments/benchmark/centres.toml")
 @takes(Benchmark)
 def benchmark(asked: Benchmark) -> None:
     """Compare all methods on the same trials; resumable."""
@@ -92,7 +92,7 @@ def benchmark(asked: Benchmark) -> None:
     typer.echo(f"report: {page}")
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK, epilog="Example: mfscsn report RUN")
 def report(
     what: Annotated[
         Path,
@@ -124,7 +124,7 @@ def report(
     typer.echo(f"report: {report_benchmark(rows, table, what.stem, plan.searched)}")
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK, epilog="Example: mfscsn audit RUN")
 def audit(
     run: Annotated[Path, typer.Argument(help="The run's folder.", metavar="RUN", show_default=False)],
     parts: Annotated[
@@ -161,7 +161,7 @@ def audit(
     typer.echo(f"the audit: {', '.join(os.path.relpath(file) for file in files)}")
 
 
-@app.command()
+@app.command(rich_help_panel=BEETL, epilog="Example: mfscsn score answer.txt labels.txt")
 def score(
     answer: Annotated[
         Path,
@@ -195,7 +195,7 @@ def score(
         gain_line(compared, str(against))
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK, epilog="Example: mfscsn speed --parts step")
 def speed(
     federation: Annotated[
         Path | None, typer.Option(help="The federation to run.  \\[default: the demonstration]", metavar="FED.toml")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from data.errors import InputError
-from experiments.cli.options import takes
+from experiments.cli.options import RUN, takes
 
 if TYPE_CHECKING:
     from experiments.stream import Answer
@@ -39,7 +39,10 @@ class Decoding:
     out: Annotated[Path | None, typer.Option(help="A table to write in the end.")] = None
 
 
-@app.command()
+@app.command(
+    rich_help_panel=RUN,
+    epilog="Example: mfscsn decode MODEL --stream amplifier --markers cues --tasks left,right",
+)
 @takes(Decoding)
 def decode(asked: Decoding) -> None:
     """Decode a Lab Streaming Layer stream while it runs."""

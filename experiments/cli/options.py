@@ -8,6 +8,8 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
+# Groups of `mfscsn --help`
+START, RUN, LOOK, SHARE, DEPLOY, BEETL = "Start", "Run", "Look", "Share", "Deploy", "BEETL"
 Typed = TypeVar("Typed")
 
 DataRoot = Annotated[Path | None, typer.Option(help="Where recordings lie, in place of the file's data_root.")]

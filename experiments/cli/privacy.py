@@ -39,7 +39,7 @@ class Plan:
     epsilon: Annotated[float | None, typer.Option(help="The budget.", show_default=False)] = None
 
 
-@app.command()
+@app.command(epilog="Example: mfscsn privacy plan --trials 400 --rounds 50 --epsilon 8")
 @takes(Plan)
 def plan(asked: Plan) -> None:
     """Solve for noise multiplier, rounds or epsilon from the other two."""

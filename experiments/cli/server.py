@@ -49,7 +49,7 @@ class Init:
     authority: Annotated[Path | None, typer.Option(help="The certificate of the authority that signed it.")] = None
 
 
-@app.command()
+@app.command(epilog="Example: mfscsn server init HUB --host hub.example.org")
 @takes(Init)
 def init(asked: Init) -> None:
     """Make a server's folder: certificates, the contract to edit, and the invitation for sites."""
@@ -96,7 +96,7 @@ def _agreed(home: Path, like: Path | None, n_sites: int | None) -> "FederationFi
     return federation.model_copy(update={"contract": masked})
 
 
-@app.command()
+@app.command(epilog="Example: mfscsn server run HUB")
 def run(home: Home) -> None:
     """Serve until ended: sites connect over TLS with registered keys; `train` starts runs."""
     from data.files import locked
@@ -124,7 +124,7 @@ def run(home: Home) -> None:
     raise typer.Exit(code)
 
 
-@app.command("add-site")
+@app.command("add-site", epilog="Example: mfscsn server add-site HUB clinic.pub")
 def add_site(
     home: Home,
     public_key: Annotated[
@@ -176,7 +176,7 @@ def forget_site(
     )
 
 
-@app.command()
+@app.command(epilog="Example: mfscsn server train HUB --rounds 100")
 def train(
     home: Home,
     rounds: Annotated[int | None, typer.Option(min=1, help="Rounds, in place of federation.toml's.")] = None,
@@ -276,7 +276,7 @@ def stop(home: Home) -> None:
     typer.echo(f"ended after round {ended.last_round()}: {_shown(ended.path)}")
 
 
-@app.command()
+@app.command(epilog="Example: mfscsn server status HUB")
 def status(
     home: Home, as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for a monitor.")] = False
 ) -> None:

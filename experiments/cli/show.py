@@ -1,6 +1,7 @@
 """What a person sees in the terminal: progress bars and the table of scores. Drawn by rich."""
 
 import os
+import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,8 +23,11 @@ if TYPE_CHECKING:
     from federation.run_folder import RunFolder
 
 
+SPEAK_SECONDS = 10.0
+
+
 class ProgressLines:
-    """A bar for each stage; where the output is no terminal, the bars are printed once, at the end."""
+    """A bar for each stage; where the output is no terminal, a line every ten seconds and at a stage's end."""
 
     def __init__(self) -> None:
         self.bars = Bars(
@@ -35,6 +39,7 @@ class ProgressLines:
             TextColumn("{task.fields[detail]}"),
         )
         self.tasks: dict[str, TaskID] = {}
+        self.began = self.spoke = time.monotonic()
 
     def __enter__(self) -> Self:
         return self
@@ -42,7 +47,8 @@ class ProgressLines:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.bars.stop()
+        if self.tasks:
+            self.bars.stop()
 
     def line(self, text: str) -> None:
         """Print a line above the bars, at once."""
@@ -50,11 +56,21 @@ class ProgressLines:
 
     def progress(self, step: Progress) -> None:
         """Show a step of `simulate`."""
+        if not self.bars.console.is_terminal:
+            self._speak(step)
+            return
         if not self.tasks:  # no bars for input that is refused at once
             self.bars.start()
         if step.stage not in self.tasks:
             self.tasks[step.stage] = self.bars.add_task(step.stage, total=step.total, detail="")
         self.bars.update(self.tasks[step.stage], completed=step.done, total=step.total, detail=step.detail)
+
+    def _speak(self, step: Progress) -> None:
+        now = time.monotonic()
+        if now < self.spoke + SPEAK_SECONDS and step.done < step.total:
+            return
+        self.spoke = now
+        print(f"{step.stage} {step.done}/{step.total}, {now - self.began:.0f} s {step.detail}".rstrip(), flush=True)
 
     def prepared(self, site: str, what: str, done: int, total: int) -> None:
         """Show a subject that `prepare` has done."""

@@ -50,7 +50,7 @@ tasks = ["left_hand", "right_hand"]          # annotations to use; {{ T1 = "left
 """
 
 
-@app.command()
+@app.command(epilog="Example: mfscsn site init CLINIC --invitation HUB.toml --name clinic")
 def init(
     home: Home,
     invitation: Annotated[Path, typer.Option(help="The file that the coordinator sent.", show_default=False)],
@@ -82,7 +82,7 @@ def init(
     )
 
 
-@app.command()
+@app.command(epilog="Example: mfscsn site check CLINIC")
 def check(
     home: Home,
     offline: Annotated[bool, typer.Option("--offline", help="Do not connect.")] = False,
@@ -129,7 +129,7 @@ def check(
     typer.echo(f"all is well; take part with: mfscsn site run {_shown(opened.path)}")
 
 
-@app.command()
+@app.command(epilog="Example: mfscsn site run CLINIC")
 def run(home: Home) -> None:
     """Take part until ended: wait for the server's messages, train, send the common layers."""
     from federation.deployment.keys import check_site_key
@@ -149,7 +149,7 @@ def run(home: Home) -> None:
         run_site(opened, event)
 
 
-@app.command()
+@app.command(epilog="Example: mfscsn site evaluate CLINIC")
 def evaluate(
     home: Home,
     run_name: Annotated[

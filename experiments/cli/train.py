@@ -13,7 +13,7 @@ import typer
 
 from data.errors import InputError
 from data.files import check_free
-from experiments.cli.options import PREPARED, DataRoot, Out, StoreRoot, Threads, takes
+from experiments.cli.options import LOOK, PREPARED, RUN, START, DataRoot, Out, StoreRoot, Threads, takes
 from federation.workers import warm_up
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Simulation:
         return federation.model_copy(update={"training": federation.training.model_copy(update=changes)})
 
 
-@app.command()
+@app.command(rich_help_panel=START, epilog="Example: mfscsn prepare fed.toml")
 def prepare(federation: FedFile, data_root: DataRoot = None, store: StoreRoot = PREPARED) -> None:
     """Turn recordings into trials on disk; only what is new."""
     from experiments.remarks import remarks
@@ -71,7 +71,7 @@ def prepare(federation: FedFile, data_root: DataRoot = None, store: StoreRoot = 
     typer.echo(f"prepared trials: {store}")
 
 
-@app.command()
+@app.command(rich_help_panel=RUN, epilog="Example: mfscsn simulate fed.toml --seeds 3 --out RUN")
 @takes(Simulation)
 def simulate(asked: Simulation) -> None:
     """Train a federation on this machine, to scores and a report."""
@@ -86,7 +86,7 @@ def simulate(asked: Simulation) -> None:
         _resume(asked, asked.resume)
 
 
-@app.command()
+@app.command(rich_help_panel=START, epilog="Example: mfscsn demo")
 def demo(
     out: Out = None, resume: Resume = None, store: StoreRoot = PREPARED, rounds: Rounds = None, seed: Seed = None
 ) -> None:
@@ -118,7 +118,7 @@ def _control(path: Path) -> None:
     control_line(score_run(run), site.name, mean_score(control, site)["balanced_accuracy"])
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK, epilog="Example: mfscsn evaluate RUN0 RUN1 RUN2")
 def evaluate(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs.", metavar="RUN...", show_default=False)],
 ) -> None:
@@ -135,7 +135,7 @@ def evaluate(
         harm_lines(opened[0])
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK, epilog="Example: mfscsn compare RUN OTHER --csv table.csv")
 def compare(
     runs: Annotated[
         list[Path], typer.Argument(help="Folders of runs, or of their seeds.", metavar="RUN...", show_default=False)

@@ -1,8 +1,14 @@
 """The command as a user types it: bad input is one line, exit code 2, and nothing is lost."""
 
+import shlex
+
 import pytest
+import typer
 from conftest import mfscsn, refused, tiny_toml
 
+from experiments.cli.main import app
+from experiments.cli.show import ProgressLines
+from experiments.progress import Progress
 from federation.run_folder import RunFolder
 
 
@@ -128,6 +134,48 @@ def test_a_store_that_is_a_file_is_refused(tiny_file):
 
 def test_help_fits_a_screen(tmp_path):
     code, out, _ = mfscsn("--help", cwd=tmp_path)
-    assert code == 0 and len(out.splitlines()) <= 33
+    assert code == 0 and len(out.splitlines()) <= 48
     for command in ("doctor", "new", "prepare", "simulate", "report", "adopt", "evaluate", "demo"):
         assert command in out
+
+
+def commands(group=None, path=()):
+    group = group or typer.main.get_command(app)
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, (*path, name))
+        else:
+            yield (*path, name), command
+
+
+def test_each_example_in_the_help_is_a_command_that_is_understood():
+    n = 0
+    for path, command in commands():
+        if not command.epilog:
+            continue
+        program, *words = shlex.split(command.epilog.removeprefix("Example: "))
+        assert program == "mfscsn" and tuple(words[: len(path)]) == path, command.epilog
+        command.make_context(path[-1], words[len(path) :])  # raises a UsageError
+        n += 1
+    assert n > 20
+
+
+def test_progress_speaks_through_a_pipe(capsys, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("experiments.cli.show.time.monotonic", lambda: now[0])
+    with ProgressLines() as show:
+        for number in range(1, 31):
+            now[0] += 3.0
+            show.progress(Progress("rounds", number, 30, f"loss {number}"))
+    assert capsys.readouterr().out.splitlines() == [
+        "rounds 4/30, 12 s loss 4", "rounds 8/30, 24 s loss 8", "rounds 12/30, 36 s loss 12", "rounds 16/30, 48 s loss 16",  # noqa: E501
+        "rounds 20/30, 60 s loss 20", "rounds 24/30, 72 s loss 24", "rounds 28/30, 84 s loss 28", "rounds 30/30, 90 s loss 30",  # noqa: E501
+    ]  # fmt: skip
+
+
+def test_short_help_and_groups(tmp_path):
+    code, out, _ = mfscsn("-h", cwd=tmp_path)
+    assert code == 0
+    places = [out.index(f" {group} ─") for group in ("Start", "Run", "Look", "Share", "BEETL", "Deploy")]
+    assert places == sorted(places)
+    assert mfscsn("server", "train", "-h", cwd=tmp_path)[0] == 0
