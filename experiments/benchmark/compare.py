@@ -209,7 +209,7 @@ def sites_of(rows: pd.DataFrame) -> list[str]:
 def scores_at(rows: pd.DataFrame, method: str, site: str) -> pd.DataFrame:
     """Tabulate a method's scores at a site, in points: a row a subject, a column a seed."""
     chosen = rows[(rows["method"] == method) & (rows[_grouping(rows)] == site)]
-    table = chosen.pivot_table(index=["site", "dataset", "subject"], columns="seed", values="balanced_accuracy")
+    table = chosen.set_index(["site", "dataset", "subject", "seed"])["balanced_accuracy"].unstack("seed")
     return 100 * table
 
 
@@ -238,16 +238,25 @@ def _bootstrap(sites: list[NDArray[np.float64]], equal: bool) -> Estimate:
 
 
 @functools.cache
+def _drawn(n_seeds: int, n_subjects: tuple[int, ...]) -> tuple[NDArray[np.int64], list[NDArray[np.int64]]]:
+    """Draw seeds ``(N_BOOTSTRAP, n_seeds)`` and each site's subjects ``(N_BOOTSTRAP, n)``, with replacement."""
+    rng = np.random.default_rng(0)
+    drawn = [
+        (rng.integers(n_seeds, size=n_seeds), [rng.integers(n, size=n) for n in n_subjects]) for _ in range(N_BOOTSTRAP)
+    ]
+    of_sites = [np.stack([subjects[k] for _, subjects in drawn]) for k in range(len(n_subjects))]
+    return np.stack([seeds for seeds, _ in drawn]), of_sites
+
+
+@functools.cache
 def _bootstrap_once(known: tuple[tuple[tuple[int, ...], bytes], ...], equal: bool) -> Estimate:
     """Table, plot and report ask for the same estimates."""
     sites = [np.frombuffer(values).reshape(shape) for shape, values in known]
-    rng = np.random.default_rng(0)
-    means = np.empty(N_BOOTSTRAP)
-    n_seeds = sites[0].shape[1]
     weights = [1 if equal else len(part) for part in sites]
-    for k in range(N_BOOTSTRAP):
-        seeds = rng.integers(n_seeds, size=n_seeds)
-        parts = [part[rng.integers(len(part), size=len(part))][:, seeds % part.shape[1]].mean() for part in sites]
-        means[k] = np.average(parts, weights=weights)
-    low, high = np.percentile(means, [2.5, 97.5])
+    seeds, subjects = _drawn(sites[0].shape[1], tuple(len(part) for part in sites))
+    parts = [
+        part[of_site[:, :, None], (seeds % part.shape[1])[:, None]].mean(axis=(1, 2))
+        for part, of_site in zip(sites, subjects, strict=True)
+    ]
+    low, high = np.percentile(np.average(parts, axis=0, weights=weights), [2.5, 97.5])
     return Estimate(float(np.average([part.mean() for part in sites], weights=weights)), float(low), float(high))

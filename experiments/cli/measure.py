@@ -70,7 +70,9 @@ def benchmark(asked: Benchmark) -> None:
     name = asked.bench.stem + ("" if shuffle is None else f"-shuffled-{shuffle}")
     table = asked.results or results_path(plan, asked.bench, name)
     rows = read_results(table, made_with)
-    if missing_jobs(plan, rows, len(federation.site)):
+    page = table.with_suffix(".html")
+    ran = bool(missing_jobs(plan, rows, len(federation.site)))
+    if ran:
         with ProgressLines() as show:
             federation = prepare_bench(plan, federation, store, show.prepared)
             if shuffle is not None:
@@ -87,7 +89,8 @@ def benchmark(asked: Benchmark) -> None:
             )
     rows = chosen_rows(plan, rows)
     print_benchmark(rows, name, plan.searched)
-    page = report_benchmark(rows, table, name, plan.searched)
+    if ran or not page.exists():  # what is kept is read, and not written again
+        page = report_benchmark(rows, table, name, plan.searched)
     typer.echo(f"results: {table}; plots: {table.with_suffix('.svg')}, {table.with_suffix('.png')}")
     typer.echo(f"report: {page}")
 
