@@ -21,10 +21,18 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS, IMAGES = ROOT / "experiments" / "benchmark" / "results", ROOT / "docs" / "images"
 SHOWN = ("centres.svg", "openmi.svg", "openmi-five-price.svg")
 BENCHES = (
-    *("centres", "centres-no-label", "centres-unseen", "centres-of-three", "centres-tasks", "centres-one-message"),
+    *(
+        "centres",
+        "centres-no-label",
+        "centres-unseen",
+        "centres-of-three",
+        "centres-tasks",
+        "centres-one-message",
+        "centres-causal",
+    ),
     *("openmi", "subjects", "new-site"),
 )
-PAGES = ("README.md", "docs/centres.md", "docs/benchmark.md", "docs/one-message.md")
+PAGES = ("README.md", "docs/centres.md", "docs/benchmark.md", "docs/one-message.md", "docs/online.md")
 HEADSETS = {
     "3 channels": ("C3", "Cz", "C4"),
     "8 channels": ("FC3", "FC4", "C3", "Cz", "C4", "CP3", "CPz", "CP4"),
@@ -139,7 +147,7 @@ if __name__ == "__main__":
     draw_common_space(IMAGES / "common-space.svg")
     for bench in BENCHES:
         toml = f"experiments/benchmark/{bench}.toml"
-        subprocess.run([Path(sys.executable).with_name("mfscsn"), "benchmark", toml], cwd=ROOT, check=True)
+        subprocess.run([Path(sys.executable).with_name("mfscsn"), "report", toml], cwd=ROOT, check=True)
     for name in SHOWN:
         shutil.copyfile(RESULTS / name, IMAGES / name)
     for page in PAGES:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every command of README's table, on the demonstration, in a new folder; each one's exit code is printed.
+# Every command of docs/commands.md, on the demonstration, in a new folder; each one's exit code is printed.
 # About half an hour, most of it `speed`. Usage: examples/every_command.sh FOLDER, with mfscsn on the PATH.
 set -u
 here=$(cd "$(dirname "$0")/.." && pwd)
@@ -29,16 +29,19 @@ PYTHON
 
 run 0 mfscsn doctor "$demo"
 run 0 mfscsn new mine.toml --site clinic=bids
+run 0 mfscsn to-bids bids again
 run 0 mfscsn prepare "$demo"
 run 0 mfscsn simulate "$demo" --rounds 30 --seed 0 --out run
 run 0 mfscsn simulate "$demo" --resume run
 run 0 mfscsn demo --out demo --rounds 3
 run 0 mfscsn evaluate run
+run 0 mfscsn compare run --csv compared.csv
 run 0 mfscsn report run
 run 0 mfscsn export run --to exported
 run 0 mfscsn adopt exported --data bids:bids --tasks right_hand,rest --out adopted
 run 0 mfscsn predict run --site clinic --data bids:bids --cues right_hand,rest
 run 0 mfscsn predict exported --tasks right_hand,rest --data bids:bids --cues right_hand,rest --out unseen.csv
+run 2 mfscsn decode exported --tasks right_hand,rest --stream nobody # without an amplifier; with one, 0
 cp -r "$here/experiments/benchmark/results" kept
 run 0 mfscsn benchmark "$here/experiments/benchmark/openmi.toml" --out kept/openmi.csv
 run 0 mfscsn audit run --parts labels --seeds 1 # without --parts all that the run allows, which takes longer

@@ -1,8 +1,13 @@
 """What README.md shows of the benchmark is what the kept results say."""
 
+import functools
 import re
 import runpy
 from pathlib import Path
+
+from data.simulated import simulated_dataset
+from federation.contract import Contract
+from mfscsn import MFSCSNClassifier
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -30,11 +35,37 @@ def test_the_documentation_shows_the_kept_plots():
         assert (REPOSITORY / "docs" / "images" / name).read_bytes() == kept
 
 
-def test_every_command_of_the_readme_is_run_by_the_example():
-    text = (REPOSITORY / "README.md").read_text()
+def test_every_command_of_the_page_is_run_by_the_example():
+    text = (REPOSITORY / "docs" / "commands.md").read_text()
     table = text[text.index("| command | what it does |") :].partition("\n\n")[0]
     script = (REPOSITORY / "examples" / "every_command.sh").read_text()
-    commands = set(re.findall(r"`mfscsn (\w+)", table)) - {"beetl"}
+    commands = set(re.findall(r"`mfscsn ([\w-]+)", table)) - {"beetl"}
     assert {name for name in commands if f" mfscsn {name} " not in script} == set()
     for name in re.findall(r"`(\w+)`", next(line for line in table.splitlines() if "beetl" in line)):
         assert f" mfscsn beetl {name} " in script
+
+
+def test_the_readme_is_short_and_its_python_runs(monkeypatch, capsys):
+    text = (REPOSITORY / "README.md").read_text()
+    assert len(text.split()) <= 700
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.S)
+    dataset = simulated_dataset("laboratory", {"n_subjects": 1, "n_runs": 1, "n_trials": 8})
+    dataset.get_data = lambda *a, get=dataset.get_data, **k: {s: {"0train": d["0"]} for s, d in get(*a, **k).items()}
+    monkeypatch.setattr("moabb.datasets.BNCI2014_001", lambda: dataset)
+    monkeypatch.setattr("mfscsn.MFSCSNClassifier", functools.partial(MFSCSNClassifier, epochs=2), raising=False)
+    exec(code, {})
+    assert "MF-SCSN" in capsys.readouterr().out
+
+
+def test_links_lead_somewhere():
+    for page in [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *(REPOSITORY / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
+            assert target.startswith("http") or (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_each_key_and_each_command_has_its_place():
+    hooks = runpy.run_path(str(REPOSITORY / "docs" / "hooks.py"))
+    keys = hooks["keys"]()
+    assert all(f"| `{name}` |" in keys for name in Contract.model_fields) and "- **reference, bad_channels" in keys
+    commands = hooks["commands"]()
+    assert "### mfscsn server train" in commands and "mfscsn compare RUN OTHER --csv table.csv" in commands
