@@ -1,6 +1,8 @@
 """Simulate: a whole federation on one machine, through real Flower, from prepared trials to scores."""
 
 import logging
+import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,8 +20,11 @@ from federation.run_folder import RunFolder
 from federation.server_app import app
 from federation.tables import first_difference
 
+STATUS_SECONDS = 10.0  # from one question to the next whether Flower's run has ended without a word
+ENGINES = ("mfscsn", "flower")
 
-def simulate(run: RunFolder, report: Callable[[Progress], None]) -> list[Score]:
+
+def simulate(run: RunFolder, report: Callable[[Progress], None], engine: str = ENGINES[0]) -> list[Score]:
     """Take a run, whose sites are prepared, from where it stands to its scores.
 
     Parameters
@@ -27,6 +32,9 @@ def simulate(run: RunFolder, report: Callable[[Progress], None]) -> list[Score]:
     run : RunFolder
     report : callable
         Called with a `Progress` at every step.
+    engine : {"mfscsn", "flower"}
+        What hands messages to the sites: processes of this machine, or Flower's simulation engine over Ray, which
+        spreads over the cluster that RAY_ADDRESS names. Both give the same layers, bit for bit.
 
     Raises
     ------
@@ -36,7 +44,7 @@ def simulate(run: RunFolder, report: Callable[[Progress], None]) -> list[Score]:
         When the run failed; the message says why and where to look.
     """
     with run.locked("command", wait=15.0):
-        train_rounds(run, report)
+        (train_through_flower if engine == "flower" else train_rounds)(run, report)
         train_references(run, reference_jobs(run), lambda done, total: report(Progress("references", done, total)))
         report(Progress("scores", 0, 1))
         scores = evaluate(run)
@@ -93,6 +101,35 @@ def train_rounds(run: RunFolder, report: Callable[[Progress], None]) -> None:
                 f"the run failed: {run.failure() or error}{_site_failure(run)}; all of it: {log}"
             ) from error
         watch()
+
+
+def train_through_flower(run: RunFolder, report: Callable[[Progress], None]) -> None:
+    """Train the rounds that are left as `flwr run .` does, with a SuperLink of our own; raise FailedError as above."""
+    from federation.deployment.superlink import superlink
+
+    rounds, seen, n_sites = run.federation.training.rounds, run.last_round(), len(run.federation.site)
+    if seen == rounds:
+        return
+    resources: dict[str, int] = {"num-supernodes": n_sites, "client-resources-num-cpus": 1}
+    if "RAY_ADDRESS" not in os.environ:  # a cluster knows its processors
+        resources["init-args-num-cpus"] = min(n_sites, os.cpu_count() or 1)
+    (run.path / "failure.txt").unlink(missing_ok=True)
+    report(Progress("rounds", seen, rounds))
+    log = run.path / "flower.log"
+    with superlink(log) as link:
+        told = {"run": str(run.path), "store": str(run.store), "threads": int(run.environment["threads"])}
+        started, asked = link.start_run(told, resources), time.monotonic()
+        while seen < rounds:
+            time.sleep(0.05)
+            ended = ""
+            if time.monotonic() > asked + STATUS_SECONDS:
+                ended, asked = link.status(started), time.monotonic()
+            if (last := run.last_round()) > seen:
+                seen = last
+                report(Progress("rounds", seen, rounds, round_line(run, seen)))
+            elif (failure := run.failure()) is not None or ended.startswith("finished"):
+                link.save_log(started, log)
+                raise FailedError(f"Flower's engine ended: {failure or ended}{_site_failure(run)}; all of it: {log}")
 
 
 @contextmanager

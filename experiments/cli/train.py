@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -51,6 +51,10 @@ class Simulation:
     data_root: DataRoot = None
     store: StoreRoot = PREPARED
     threads: Threads = 1
+    engine: Annotated[
+        Literal["mfscsn", "flower"],
+        typer.Option(help="What carries messages: processes here, or Flower's own engine, which a Ray cluster serves."),
+    ] = "mfscsn"
 
     def load(self) -> "Federation":
         """Read the federation's file, with what the command line says in its place."""
@@ -187,7 +191,7 @@ def simulate_new(asked: Simulation) -> None:
     )  # before the run folder: input that is refused leaves none behind
     for site in federation.site:
         SiteTrials(site, federation.contract, asked.store).check_labelled()
-    _carry_out(RunFolder.create(path, federation, asked.store, asked.threads))
+    _carry_out(RunFolder.create(path, federation, asked.store, asked.threads), asked.engine)
 
 
 def simulate_seeds(asked: Simulation) -> None:
@@ -227,16 +231,16 @@ def _resume(asked: Simulation, path: Path) -> None:
     federation = run.federation if asked.federation is None else replace(asked, rounds=None, seed=None).load()
     check_resumed(run, federation, asked.rounds, asked.seed)
     prepare_shown(run.federation, run.store)
-    _carry_out(run)
+    _carry_out(run, asked.engine)
 
 
-def _carry_out(run: "RunFolder") -> None:
+def _carry_out(run: "RunFolder", engine: str) -> None:
     from experiments.cli.show import ProgressLines, harm_lines, privacy_lines, score_table, secure_line
     from experiments.simulate import simulate as run_simulation
 
     try:
         with ProgressLines() as show:
-            scores = run_simulation(run, show.progress)
+            scores = run_simulation(run, show.progress, engine)
     except KeyboardInterrupt:
         whole = run.path.parent if (run.path.parent / SEEDS).exists() else run.path
         print(f"interrupted; the same command with --resume {os.path.relpath(whole)} goes on", file=sys.stderr)

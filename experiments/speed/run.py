@@ -4,7 +4,6 @@ Ratios are of paired repetitions, so that a machine which is busy, or grows warm
 """
 
 import itertools
-import os
 import shutil
 import statistics
 import threading
@@ -22,10 +21,9 @@ from flwr.app.user_config import UserConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from data.errors import FailedError
 from experiments.prepare import prepare_sites
 from experiments.progress import Progress
-from experiments.simulate import flower_logs_to, train_rounds
+from experiments.simulate import flower_logs_to, train_rounds, train_through_flower
 from federation.contract import Federation, load_federation
 from federation.plain_loop import train_together
 from federation.run_folder import RunFolder
@@ -207,7 +205,7 @@ def whole_run(federation: Federation, store: Path, work: Path, repetitions: int)
         per_round.append((seen[-1] - seen[0]) / (rounds - 1))
 
     def by_engine() -> None:
-        _through_flowers_engine(_new_run(federation, store, work / f"run-{next(numbers)}"))
+        train_through_flower(_new_run(federation, store, work / f"run-{next(numbers)}"), lambda step: None)
 
     with _training_process() as call:
         sides = {"ours": simulated, "plain loop": lambda: call(_plain_loop, federation, store)}
@@ -413,25 +411,6 @@ def _paired_row(part: str, what: str, seconds: Mapping[str, list[float]], rival:
 def _new_run(federation: Federation, store: Path, path: Path) -> RunFolder:
     shutil.rmtree(path, ignore_errors=True)
     return RunFolder.create(path, federation, store, threads=1)
-
-
-def _through_flowers_engine(run: RunFolder) -> None:
-    """Train as `flwr run .` does, with a SuperLink of our own."""
-    from federation.deployment.superlink import superlink
-
-    with superlink(run.path / "flower.log") as link:
-        link.start_run(
-            {"run": str(run.path), "store": str(run.store), "threads": int(run.environment["threads"])},
-            {
-                "num-supernodes": len(run.federation.site),
-                "client-resources-num-cpus": 1,
-                "init-args-num-cpus": min(len(run.federation.site), os.cpu_count() or 1),
-            },
-        )
-        while run.last_round() < run.federation.training.rounds:
-            if run.failure() is not None:
-                raise FailedError(f"Flower's engine failed: {run.failure()}")
-            time.sleep(0.05)
 
 
 def _federation_of(work: Path, n_sites: int) -> Federation:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 from conftest import SHARED, write_bids
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
@@ -68,3 +70,26 @@ def test_moabb_evaluates_on_real_subjects(tmp_path, monkeypatch):
     out = example("moabb_pipeline.py", cwd=tmp_path)
     rows = [line.split() for line in out.splitlines() if line.startswith(("1 ", "42 "))]
     assert len(rows) == 4 and all(0 <= float(value) <= 1 for row in rows for value in row[1:3])
+
+
+def test_laboratories_are_compared_across_data_sets(tmp_path):
+    out = example("moabb_across.py", "--simulated", cwd=tmp_path)
+    assert out.count("ROC AUC on subjects that were not seen") == 2 and out.count(", 2 subjects") == 2
+    assert "common space + tangent space + LR" in out and "MF-SCSN, one site" in out
+
+
+def test_plain_flower_trains_with_mfscsn_alone():
+    """What its folder does in a round; Flower's own engine calls it in the same way."""
+    apps = runpy.run_path(str(EXAMPLES / "plain_flower" / "apps.py"))
+    layers = apps["ARCHITECTURE"].build({"any": apps["Branch"](3, 2, apps["LABELS"])}).common_state()
+    context = Context(1, 7, {"partition-id": 1, "num-partitions": 3}, RecordDict(), {})
+    losses = []
+    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 7  # as Flower's own processes do
+    for number in (1, 2, 3):
+        content = RecordDict({"arrays": ArrayRecord(layers), "config": ConfigRecord({"server-round": number})})
+        message = Message(content, dst_node_id=7, message_type="train")
+        message.metadata.__dict__["_message_id"] = str(number)
+        reply = apps["client"](message, context)
+        layers = reply.content["arrays"].to_torch_state_dict()
+        losses.append(reply.content["metrics"]["loss"])
+    assert losses[2] < losses[0] and "private" in context.state

@@ -28,9 +28,8 @@ def test_torch_paired_wrongly(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(fake.parent)
     code, out, _ = mfscsn("doctor", cwd=tmp_path)
     found = lines(out)
-    assert code == 1 and len(found) == 2
+    assert code == 1 and len(found) == 1
     assert "torchaudio 2.9.1; they must be of one release: pip install 'torch==2.11.*'" in found[0]
-    assert "torchaudio 2.9.1, expected ==2.11.*" in found[1]
 
 
 def test_a_package_that_is_missing(monkeypatch, tmp_path):

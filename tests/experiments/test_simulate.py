@@ -17,7 +17,7 @@ from data.store import Store
 from experiments.evaluate import evaluate
 from experiments.predict import FederatedModel
 from experiments.references import reference_jobs, train_references
-from experiments.simulate import simulate, train_rounds
+from experiments.simulate import simulate, train_rounds, train_through_flower
 from federation.deployment.superlink import superlink
 from federation.local_grid import LocalGrid
 from federation.run_folder import RunFolder
@@ -172,8 +172,14 @@ def test_plain_flower_runs_this_repository_and_gives_the_same_layers(tmp_path, p
         assert done.returncode == 0, done.stdout + done.stderr
         wait_for(lambda: (tmp_path / "run" / "common" / "round-0002.safetensors").exists())
     assert RunFolder(tmp_path / "run").last_round() == 2
-    ours = make_run("ours")
-    train_rounds(ours, lambda step: None)
+    ours, steps = make_run("ours"), []
+    train_through_flower(ours, steps.append)  # `simulate --engine flower`
+    assert [step.done for step in steps] == [0, 1, 2]
+    same = make_run("same")
+    train_rounds(same, lambda step: None)
+    assert (ours.path / "history.csv").read_bytes() == (same.path / "history.csv").read_bytes()
+    for name, layer in ours.load_common(2).items():
+        assert torch.equal(layer, same.load_common(2)[name])
     theirs = RunFolder(tmp_path / "run").load_common(2)
     for name, layer in ours.load_common(2).items():
         assert torch.equal(layer, theirs[name])
