@@ -19,17 +19,20 @@ MARKS = dict(zip(METHODS, ("o", "s", "D"), strict=True))
 
 
 def gains(draws: ScoreDraws, folder: Path) -> Figure:
-    """Draw each target subject's three scores on a line."""
+    """Draw each target subject's scores with their intervals, and a line from the site alone to the federation."""
     keys = list(draws.of_subject)
     several = len({key[1] for key in keys}) > len({key[0] for key in keys})
-    figure, axes = new_figure("gains", WIDTH, 0.28 * len(keys) + 1.3)
+    figure, axes = new_figure("gains", WIDTH, 0.4 * len(keys) + 1.3)
     for k, key in enumerate(keys):
-        estimate = draws.of([key], METHODS[-1])
-        axes.plot([estimate.low, estimate.high], [-k, -k], color="C2", alpha=0.35, linewidth=4, solid_capstyle="butt")
-        axes.plot([draws.chance([key])] * 2, [-k - 0.35, -k + 0.35], color="0.6", linewidth=1)
-        for method, colour in zip(METHODS, ("C1", "C0", "C2"), strict=True):
-            label = method if k == 0 else None
-            axes.plot(draws.of([key], method).mean, -k, MARKS[method], color=colour, markersize=5, label=label)
+        axes.plot([draws.chance([key])] * 2, [-k - 0.4, -k + 0.4], color="0.6", linewidth=1)
+        places = {}
+        for method, colour, up in zip(METHODS, ("C1", "C0", "C2"), (0.25, 0.0, -0.25), strict=True):
+            one, label = draws.of([key], method), method if k == 0 else None
+            axes.plot([one.low, one.high], [up - k] * 2, color=colour, alpha=0.35, linewidth=3, solid_capstyle="butt")
+            axes.plot(one.mean, up - k, MARKS[method], color=colour, markersize=5, label=label)
+            places[method] = (one.mean, up - k)
+        (x, y), (to_x, to_y) = places[METHODS[1]], places[METHODS[2]]
+        axes.plot([x, to_x], [y, to_y], color="0.4", linewidth=0.8, linestyle="-" if to_x >= x else ":")
     names = [" ".join(key if several else (key[0], key[2])) for key in keys]
     axes.set_yticks([-k for k in range(len(keys))], names, fontsize=8)
     axes.set_ylim(-len(keys) + 0.4, 0.6)
@@ -39,7 +42,8 @@ def gains(draws: ScoreDraws, folder: Path) -> Figure:
         figure,
         folder,
         "gains",
-        f"Each target subject, by method. The bar is {METHODS[-1]}'s 95 % over test trials, the grey stroke is chance.",
+        "Each target subject, by method. Bars are 95 % over test trials, the grey stroke is chance; the line from"
+        f" {METHODS[1]} to {METHODS[2]} is dotted where joining lost.",
         "Scores of each target subject by method",
     )
 

@@ -1,9 +1,11 @@
 """A run's report: what was run, how well each site and subject did, what the networks look at, what it cost."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from data.errors import InputError
@@ -41,6 +43,9 @@ ALIGNED = {
     "standard": "every sample is brought to mean 0 and deviation 1 over the channels",
     "none": "trials are not aligned",
 }
+KNOWN_BY_HEART = 0.97  # training accuracy, beside a score at chance
+MOST_RECORDINGS = 120
+RIM = re.compile(r"^(fp|af[789]|af10|f[789]|f10|ft|t\d|tp|p[789]|p10|po[789]|po10|o|i)", re.IGNORECASE)  # eyes, muscles
 N_BRANCHES = 4  # whose patterns are drawn, of a site
 MOST_MAPS, MOST_MATRICES = 12, 24  # figures of a kind: a report stays under 10 MB
 
@@ -62,6 +67,7 @@ def report(run: RunFolder) -> Path:
     sections = [
         _summary(run, draws),
         _sites(run),
+        _recordings(run),
         _scores(run, draws, folder),
         _rounds(run, folder),
         _confusion(run, predictions, folder),
@@ -95,6 +101,11 @@ def warnings(run: RunFolder, draws: ScoreDraws | None) -> list[str]:
             score, chance = draws.of(keys, OURS), draws.chance(keys)
             if score.low <= chance:
                 lines.append(f"Site {site} is not told from chance: {score} where guessing gives {chance:.1f}.")
+                if (trained := _last_accuracy(run, site)) is not None and trained > KNOWN_BY_HEART:
+                    lines.append(
+                        f"Site {site} tells {100 * trained:.0f} % of its training trials: it knows them by heart."
+                        " Too few of them, cues at the wrong place, or a task that is not there?"
+                    )
             if _kind(run) == ALONE:
                 continue
             if site in losing:
@@ -108,6 +119,12 @@ def warnings(run: RunFolder, draws: ScoreDraws | None) -> list[str]:
                     f"Site {site}: {_kind(run)} costs subject {', '.join(worse)} more than test trials explain."
                 )
     return lines + [line for site in run.federation.site for line in odd_paces(run.federation, site, run.store)]
+
+
+def _last_accuracy(run: RunFolder, site: str) -> float | None:
+    """Return a site's training accuracy in its last round, where it let that out."""
+    told = [row["accuracy"] for row in run.history() if row["site"] == site and row["accuracy"]]
+    return float(told[-1]) if told else None
 
 
 def _kind(run: RunFolder) -> str:
@@ -207,6 +224,37 @@ def _sites(run: RunFolder) -> Section | None:
     return Section("Sites", words, tables=[TableOf([*columns, ("labels", "words")], rows)], details=electrodes)
 
 
+def _recordings(run: RunFolder) -> Section | None:
+    """List what the prepared trials tell of each recording, and what was left out of it."""
+    rows, left_out = [], []
+    for site in run.federation.site:
+        for dataset in site.dataset:
+            try:
+                store = Store(dataset.recipe(run.federation.contract).folder(run.store))
+                subjects = dataset.subjects or store.subjects()
+                for subject in subjects:
+                    trials, amplitudes = store.trials(subject), store.amplitudes(subject)
+                    names = [f"{s}/{r}" for s, r in zip(trials.sessions, trials.runs, strict=True)]
+                    for name, microvolts in amplitudes.items():
+                        shown = " ".join(part for part in name.split("/") if part) or "-"
+                        rows.append([site.name, subject, shown, str(names.count(name)), f"{microvolts:.1f}"])
+                    noted = [f"{note} ({n} recordings)" if n > 1 else note for note, n in store.notes(subject).items()]
+                    left_out += [[site.name, subject, note] for note in noted]
+            except InputError:
+                return None  # `_sites` says why
+    if not rows:
+        return None
+    columns = [("site", ""), ("subject", ""), ("session, run", ""), ("trials", "number"), ("microvolts", "number")]
+    words = [
+        "Microvolts: the median deviation of a trial's channels in the band. A recording far louder than the subject's"
+        " others has a loose electrode, or another unit."
+    ]
+    tables = [TableOf([("site", ""), ("subject", ""), ("left out, or odd", "words")], left_out)] if left_out else []
+    if len(rows) > MOST_RECORDINGS:
+        words.append(f"Of {len(rows)} recordings, the first {MOST_RECORDINGS} are listed.")
+    return Section("Recordings", words, tables=[*tables, TableOf(columns, rows[:MOST_RECORDINGS])])
+
+
 def _scores(run: RunFolder, draws: ScoreDraws | None, folder: Path) -> Section | None:
     if draws is None:
         rows = [
@@ -214,16 +262,17 @@ def _scores(run: RunFolder, draws: ScoreDraws | None, folder: Path) -> Section |
         ]
         columns = [("site", ""), ("last layers", ""), ("targets", "number"), ("balanced accuracy, percent", "number")]
         return Section("Scores", tables=[TableOf(columns, rows, "what sites let out")]) if rows else None
-    columns = [("site", ""), ("subject", ""), ("test trials", "number"), *((m, "number") for m in METHODS)]
-    columns.append(("chance", "number"))
-    if _kind(run) != ALONE:
-        columns.append((f"{OURS} minus {LOCAL}", "number"))
+    columns = [("site", ""), ("subject", ""), *((m, "number") for m in reversed(METHODS))]
+    columns += [("chance", "number"), ("test trials", "number")]
+    decides = _kind(run) != ALONE
+    if decides:  # first, since a phone shows three columns
+        columns.insert(2, (f"{OURS} minus {LOCAL}", "number"))
     table, means = [], []
 
     def row(site: str, subject: str, keys: Sequence[tuple[str, ...]]) -> list[str]:
-        cells = [str(draws.of(keys, method)) for method in METHODS]
-        cells = [str(sum(draws.n_test[key] for key in keys)), *cells, f"{draws.chance(keys):.0f}"]
-        return [site, subject, *cells, _signed(draws.of(keys, OURS, LOCAL))][: len(columns)]
+        cells = [str(draws.of(keys, method)) for method in reversed(METHODS)]
+        cells += [f"{draws.chance(keys):.0f}", str(sum(draws.n_test[key] for key in keys))]
+        return [site, subject, *([_signed(draws.of(keys, OURS, LOCAL))] if decides else []), *cells]
 
     for site, keys in draws.sites().items():
         several = len({key[1] for key in keys}) > 1
@@ -327,6 +376,13 @@ def _maps(run: RunFolder, site: Site, folder: Path, words: list[str]) -> list[Fi
         patterns = label_patterns(network, branch, inputs, signals, contract.sfreq)
         filters = filter_patterns(network, branch, inputs, signals, contract.sfreq, upper)
         maps = figures.label_maps(patterns, channels, labels[branch], len(inputs), site.name, branch, folder)
+        for label, of_label in zip(labels[branch], patterns, strict=True):
+            strongest = channels[int(np.abs(of_label).max(axis=0).argmax())]
+            if RIM.match(strongest) and len(channels) > 3:
+                words.append(
+                    f"Site {site.name}, {branch}: what tells {label} is strongest at {strongest}, at the rim: eyes,"
+                    " muscles or attention may be decoded, and no imagery."
+                )
         if maps is None:
             words.append(f"Site {site.name}, {branch}: too few electrodes have a known place for a map.")
         also = figures.filter_maps(filters, channels, contract.sfreq, upper, site.name, branch, folder)

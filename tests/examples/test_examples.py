@@ -7,10 +7,12 @@ import sys
 from contextlib import chdir, redirect_stdout
 from pathlib import Path
 
+import nbformat
 import pytest
 from conftest import SHARED, write_bids
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
+from nbclient import NotebookClient
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
@@ -93,3 +95,13 @@ def test_plain_flower_trains_with_mfscsn_alone():
         layers = reply.content["arrays"].to_torch_state_dict()
         losses.append(reply.content["metrics"]["loss"])
     assert losses[2] < losses[0] and "private" in context.state
+
+
+def test_the_notebook_runs_from_top_to_bottom(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(EXAMPLES.parent))
+    notebook = nbformat.read(EXAMPLES.parent / "docs" / "tutorial.ipynb", as_version=4)
+    assert not any(cell.get("outputs") for cell in notebook.cells)  # what it shows is what a reader gets
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    shown = [out for cell in notebook.cells for out in cell.get("outputs", []) if "data" in out]
+    assert "mf-scsn" in shown[1]["data"]["text/plain"] and "array" in shown[-1]["data"]["text/plain"]
