@@ -30,6 +30,7 @@ TABLES = (".csv", ".tsv", "_events.csv", "_events.tsv")  # after a recording's s
 NAME_COLUMNS = ("trial_type", "description", "label", "task", "event", "type")
 ONSET_COLUMNS = ("onset", "onset_s", "time", "seconds")
 DURATION_COLUMNS = ("duration", "duration_s")
+RUN_IN_NAME = re.compile(r"(?P<person>.*\d)(?P<between>\D+)(?P<run>\d+)")
 AMPLIFIERS = re.compile(r"^(eeg[ _-]+)|([ _-]+(ref|le|re|avg|av|a1a2))$|\.+$", re.IGNORECASE)
 
 
@@ -70,6 +71,8 @@ class FilesSource:
                 f" {self.files[0].relative_to(root).as_posix()!r}; write {{subject}}, {{session}}, {{run}} where they"
                 " stand, and * for what does not matter"
             )
+        if pattern is None:
+            _check_no_runs_as_subjects(root, sorted(self.found))
         for subject, recordings in self.found.items():
             _check_no_copy(root, subject, recordings)
 
@@ -116,6 +119,25 @@ def _told(name: str, form: re.Pattern[str] | None) -> dict[str, str] | None:
     stem = _stem_of(name)
     first, slash, rest = stem.partition("/")
     return {"subject": first, "session": "", "run": rest if slash else ""}
+
+
+def _check_no_runs_as_subjects(root: Path, subjects: Sequence[str]) -> None:
+    """Refuse names such as P065R04 and P065R08: taken for two persons, one would train where the other is tested."""
+    persons: dict[str, list[str]] = {}
+    for subject in subjects:
+        if found := RUN_IN_NAME.fullmatch(subject):
+            persons.setdefault(found["person"] + found["between"], []).append(subject)
+    several = next((names for names in persons.values() if len(names) > 1), None)
+    if several is None:
+        return
+    found = RUN_IN_NAME.fullmatch(several[0])
+    assert found is not None
+    letters = re.match(r"[A-Za-z]*", found["person"])
+    form = f"{letters[0] if letters else ''}{{subject}}{found['between']}{{run}}"
+    raise InputError(
+        f"files:{root}: are {several[0]} and {several[1]} one person's runs? Then say --pattern '{form}' (in a FED.toml"
+        f" options = {{ pattern = '{form}' }}); if each is a person, --pattern '{{subject}}'"
+    )
 
 
 def _check_no_copy(root: Path, subject: str, recordings: Sequence[tuple[tuple[str, str], Path]]) -> None:

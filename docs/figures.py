@@ -6,15 +6,22 @@ import re
 import shutil
 import subprocess
 import sys
+import types
+import typing
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import typer
+from pydantic_core import PydanticUndefined
 
 from experiments.benchmark.compare import estimate
 from experiments.benchmark.run import chosen_rows, load_bench, read_results
 from experiments.benchmark.show import print_benchmark
+from experiments.cli.main import app
+from federation.contract import Contract, Dataset, Federation, Part, Privacy, Site, Training
 from mfscsn.common_space import ELECTRODES, positions
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,6 +40,18 @@ BENCHES = (
     *("openmi", "subjects", "new-site"),
 )
 PAGES = ("README.md", "docs/centres.md", "docs/benchmark.md", "docs/one-message.md", "docs/online.md")
+# Keys of a FED.toml and commands, from the code
+FROM_CODE = re.compile(r"<!-- (keys|commands) -->\n.*?<!-- end -->\n", re.S)
+CODE_PAGES = ("docs/federation-file.md", "docs/commands.md")
+TABLES = {
+    "the file": Federation,
+    "[contract]": Contract,
+    "[training]": Training,
+    "[[site]]": Site,
+    "[[site.dataset]]": Dataset,
+    "calibration, test": Part,
+    "[site.privacy]": Privacy,
+}
 HEADSETS = {
     "3 channels": ("C3", "Cz", "C4"),
     "8 channels": ("FC3", "FC4", "C3", "Cz", "C4", "CP3", "CPz", "CP4"),
@@ -143,6 +162,96 @@ def draw_common_space(path: Path) -> None:
     plt.close(figure)
 
 
+def with_code(text: str) -> str:
+    """Return a page's text with the keys or commands of the code in their places."""
+
+    def anew(found: re.Match[str]) -> str:
+        shown = keys() if found[1] == "keys" else commands()
+        return f"<!-- {found[1]} -->\n{shown.strip()}\n<!-- end -->\n"
+
+    return FROM_CODE.sub(anew, text)
+
+
+def keys() -> str:
+    """Return tables of every key of a FED.toml: what it takes, and its default; then what the code says of them."""
+    parts = []
+    for title, model in TABLES.items():
+        rows = []
+        for name, field in model.model_fields.items():
+            if field.default is not PydanticUndefined:
+                default = "" if field.default is None else repr(field.default)
+            elif field.default_factory is not None:
+                default = "follows from others"
+            else:
+                default = "must be given"
+            kind = _kind(field.annotation).replace("|", "\\|")
+            rows.append(f"| `{name}` | {kind} | {default} |")
+        parts += [f"### {title}", "", "| key | takes | default |", "|---|---|---|", *rows, "", _described(model), ""]
+    return "\n".join(parts)
+
+
+def _kind(annotation: Any) -> str:
+    """Write a type as a person would."""
+    origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return _kind(inner[0])
+    if origin is typing.Literal:
+        return " or ".join(f'`"{word}"`' for word in inner)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_kind(one) for one in inner if one is not types.NoneType)
+    if origin is list:
+        return f"list of {_kind(inner[0])}"
+    if origin in (tuple, dict):
+        return "two numbers" if origin is tuple else "a table"
+    named = {str: "text", int: "a whole number", float: "a number", bool: "`true` or `false`"}
+    return named.get(annotation, "a table")
+
+
+def _described(model: type) -> str:
+    """Return the parameters of a numpydoc docstring as a list."""
+    lines = (model.__doc__ or "").splitlines()
+    lines = [line.removeprefix("    ") for line in lines]
+    if "Parameters" not in lines:
+        return "\n".join(lines).strip()
+    at, items = lines.index("Parameters"), []
+    for line in lines[at + 2 :]:
+        if line and not line.startswith(" "):
+            items.append(f"- **{line.partition(' : ')[0]}**:")
+        elif line.strip() and items:
+            items[-1] += f" {line.strip()}"
+    return "\n".join(["\n".join(lines[:at]).strip(), "", *items])
+
+
+def commands() -> str:
+    """Return every command's help as text, by group."""
+    group = typer.main.get_command(app)
+    return "\n".join(_of_group(group, ("mfscsn",)))
+
+
+def _of_group(group: Any, path: tuple[str, ...]) -> list[str]:
+    lines = []
+    for name, command in group.commands.items():
+        where = (*path, name)
+        if hasattr(command, "commands"):
+            lines += _of_group(command, where)
+            continue
+        lines += [f"### {' '.join(where)}", "", (command.help or "").strip(), ""]
+        rows = [
+            f"| `{' '.join(option.opts) or option.name}` | {_cell(getattr(option, 'help', None))} |"
+            for option in command.params
+            if option.name != "help"
+        ]
+        if rows:
+            lines += ["| takes | |", "|---|---|", *rows, ""]
+        if command.epilog:
+            lines += [f"`{command.epilog.removeprefix('Example: ')}`", ""]
+    return lines
+
+
+def _cell(text: str | None) -> str:
+    return re.sub(r"\s+", " ", (text or "").replace("\\[", "[").replace("|", "\\|")).replace("{", "&#123;")
+
+
 if __name__ == "__main__":
     draw_common_space(IMAGES / "common-space.svg")
     for bench in BENCHES:
@@ -150,5 +259,7 @@ if __name__ == "__main__":
         subprocess.run([Path(sys.executable).with_name("mfscsn"), "report", toml], cwd=ROOT, check=True)
     for name in SHOWN:
         shutil.copyfile(RESULTS / name, IMAGES / name)
+    for page in CODE_PAGES:
+        (ROOT / page).write_text(with_code((ROOT / page).read_text()))
     for page in PAGES:
         (ROOT / page).write_text(with_rows(with_printed((ROOT / page).read_text())))

@@ -16,6 +16,7 @@ from experiments.statistics import Estimate
 from federation.run_folder import RunFolder
 
 SUBJECT = ["site", "dataset", "subject"]
+FEWEST = 6  # subjects: of fewer, no test and no size of an effect tells anything
 MEASURES = ("accuracy", "kappa", "auc")
 
 
@@ -113,7 +114,8 @@ def compare_runs(rows: pd.DataFrame, against: str | None = None) -> list[Compare
         if not len(differences):
             raise InputError(f"{method!r} and {rival!r} have no target subject in common; nothing is compared")
         spread = float(differences.std(ddof=1)) if len(differences) > 1 else 0.0
-        several = len(differences) >= 6 and bool(np.any(differences))
+        enough = len(differences) >= FEWEST
+        several = enough and bool(np.any(differences))
         p = float(wilcoxon(differences).pvalue) * (len(methods) - 1) if several else None
         found.append(
             Compared(
@@ -123,7 +125,7 @@ def compare_runs(rows: pd.DataFrame, against: str | None = None) -> list[Compare
                 score=estimate(rows, method),
                 **{key: _mean(of, key) for key in MEASURES},
                 gain=None if method == rival else paired(rows, method, rival).gain,
-                effect=None if method == rival or not spread else float(differences.mean()) / spread,
+                effect=None if method == rival or not spread or not enough else float(differences.mean()) / spread,
                 p=None if method == rival or p is None else min(1.0, p),
             )
         )
@@ -178,9 +180,10 @@ def verdict(compared: Sequence[Compared]) -> str:
     if ours is None or ours.gain is None:
         return f"all beside {rival.method}"
     g = ours.gain
+    way = "over" if g.mean >= 0 else "below"
+    by = f"{abs(g.mean):.1f} points {way} {rival.method} ({g.low:+.1f} to {g.high:+.1f})"
+    if ours.n_subjects < FEWEST:
+        return f"{ours.method} is {by}: {ours.n_subjects} subjects are too few to tell more"
     clear = "clear of zero" if g.low > 0 else "below zero" if g.high < 0 else "not clear of zero"
     seeds = f"{ours.n_seeds} seed{'s' * (ours.n_seeds > 1)}"
-    return (
-        f"{ours.method} is {g.mean:+.1f} points ({g.low:+.1f} to {g.high:+.1f}) over {rival.method}, {clear}:"
-        f" {ours.n_subjects} subjects, {seeds}"
-    )
+    return f"{ours.method} is {by}, {clear}: {ours.n_subjects} subjects, {seeds}"

@@ -3,13 +3,14 @@
 import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from data.errors import InputError, nearest
-from data.preprocessing import Preprocessing
+from data.preprocessing import MARKS, Preprocessing, Recording, cut_trials
+from data.trials import Trials
 from federation.common_layers import AdoptableLayers, read_common
 from federation.contract import Contract
 from federation.run_folder import RunFolder
@@ -86,6 +87,12 @@ class Decoder:
         if len(set(labels)) < 2:
             raise InputError(f"tasks {', '.join(labels)}: name at least two, as the federation {common.name} does")
 
+        unknown = [label for label in labels if common.labels and label not in common.labels]
+        if unknown:
+            raise InputError(
+                f"{common.name}: knows the labels {', '.join(common.labels)}, not {', '.join(unknown)}; name them so"
+            )
+
         def start(inputs: NDArray[np.float32]) -> SplitModule:
             return common.network_for(labels, inputs)
 
@@ -132,6 +139,25 @@ class Decoder:
     def preprocessing(self) -> Preprocessing:
         """How trials are cut: `data.preprocessing.cut_trials` takes it."""
         return self.contract.preprocessing
+
+    def cut(self, raw: Any, cues: Sequence[str] | None = None) -> Trials:
+        """Cut the trials of one recording at its annotations, as the federation cuts its own.
+
+        Parameters
+        ----------
+        raw : mne.io.BaseRaw or mne.BaseEpochs
+            Changed in place.
+        cues : sequence of str, optional
+            Annotations; all that mark nothing bad when left out.
+
+        Returns
+        -------
+        data.trials.Trials
+            Signals ``(n_trials, n_chans, n_times)`` in microvolts; labels are the cues.
+        """
+        recording = Recording(raw, "", "", "the recording")
+        wanted = cues if cues is not None else [n for n in recording.annotations() if not n.lower().startswith(MARKS)]
+        return cut_trials(recording, self.preprocessing, {cue: cue for cue in wanted}, "", self.channels)
 
     def fit(self, signals: ArrayLike) -> Self:
         """Fit the mean on a person's trials, without labels; trials that come later follow it."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from data.errors import InputError
+from data.errors import InputError, nearest
 from data.files import replaced
 from data.folder import EXTENSIONS
 from data.preprocessing import MARKS, Recording
@@ -104,7 +104,18 @@ class Found:
                 return {what: parts[:1]}
         third, half = max(1, len(self._trials) // 3), len(self._trials) // 2
         enough = (n for n in range(third, half + 1) if self._fewest([name for *_, name in self._trials[:n]]) >= ENOUGH)
-        return {"first": next(enough, third)}
+        first = next(enough, third)
+        if what == "runs" and len(parts) > 1 and not self._fewest([name for *_, name in self._trials[:first]]):
+            return {what: self._first_of_each(parts)}
+        return {"first": first}
+
+    def _first_of_each(self, runs: Sequence[str]) -> list[str]:
+        """List the first run of each task: where tasks stand in runs of their own, no run holds them all."""
+        chosen: list[str] = []
+        for run in runs:
+            if set(self._trials_of("runs", [run])) - set(self._trials_of("runs", chosen)):
+                chosen.append(run)
+        return chosen
 
     @property
     def split(self) -> tuple[dict[str, int], dict[str, int]]:
@@ -191,6 +202,12 @@ def source_of(word: str) -> str:
         if path.suffix == ".npz":
             return f"arrays:{word}"
         raise InputError(f"{word}: is a file; give the folder that holds the recordings, or trials as .npz")
+    if not path.exists():
+        if colon:
+            raise InputError(
+                f"{word}: expected one of {', '.join(f'{k}:...' for k in KINDS)}{nearest(kind, list(KINDS))}"
+            )
+        raise InputError(f"{word}: no such folder or file; for a data set of MOABB write moabb:CLASS")
     loose = path.is_dir() and not path.name.startswith(("sub-", "ses-")) and not any(path.glob("sub-*/"))
     if loose and any(p.suffix.lower() in EXTENSIONS for p in path.rglob("*")):
         return f"files:{word}"

@@ -1,9 +1,10 @@
 """Predict: probabilities for the cued trials of recordings whose labels nobody knows."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -195,7 +196,11 @@ def aligned_by(contract: Contract, trials: Trials, own: Trials | None) -> Refere
 
 
 def predict_recordings(
-    model: Model, source: str, cues: Sequence[str], subjects: Sequence[str] | None = None
+    model: Model,
+    source: str,
+    cues: Sequence[str],
+    subjects: Sequence[str] | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> Iterator[SubjectPredictions]:
     """Predict each subject's trials.
 
@@ -208,13 +213,15 @@ def predict_recordings(
         Annotations at which trials are cut; what they are called does not matter.
     subjects : sequence of str, optional
         All of the source when left out.
+    options : mapping, optional
+        Of the source.
 
     Raises
     ------
     InputError
         One line that names the subject or file.
     """
-    opened = open_source(source)
+    opened = open_source(source, options)
     there = opened.subjects()
     for subject in subjects or there:
         if subject not in there:

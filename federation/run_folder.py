@@ -53,6 +53,9 @@ class RunFolder:
         self.path = path.resolve()
         if not (self.path / "federation.toml").is_file():
             what = "federation.toml is missing" if self.path.is_dir() else "there is no such folder"
+            seeds = sorted(folder.name for folder in self.path.glob("seed-*"))
+            if seeds:
+                raise InputError(f"{path}: holds the seeds {', '.join(seeds)} of a run; say which: {path / seeds[0]}")
             raise InputError(f"{path}: no run here ({what})")
         self.federation = _frozen(self.path / "federation.toml", (self.path / "federation.toml").stat().st_mtime_ns)
         try:

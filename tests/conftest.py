@@ -182,6 +182,34 @@ def write_bids(root, subjects, runs, channels, sfreq=125.0, names=("left_hand", 
             mne_bids.write_raw_bids(raw, path, allow_preload=True, format="EDF", overwrite=True, verbose="ERROR")
 
 
+EDF_CHANNELS, EDF_SFREQ = ("C3", "Cz", "C4"), 128.0
+
+
+def raw_of(seed=0, seconds=60, channels=EDF_CHANNELS, cues=True, kinds="eeg"):
+    import mne
+
+    rng = np.random.default_rng(seed)
+    info = mne.create_info(list(channels), EDF_SFREQ, kinds, verbose="ERROR")
+    raw = mne.io.RawArray(1e-5 * rng.normal(size=(len(channels), int(seconds * EDF_SFREQ))), info, verbose="ERROR")
+    if cues:
+        raw.set_annotations(mne.Annotations(2.0 + 6 * np.arange(8), 3.0, ["left", "right"] * 4))
+    return raw
+
+
+def write_edf(path, seed=0, cues=True, channels=EDF_CHANNELS, bad=False):
+    import edfio
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    raw = raw_of(seed, channels=channels, cues=cues)
+    if bad:
+        raw.annotations.append(20.0, 6.0, "BAD cough")
+    signals = [edfio.EdfSignal(1e6 * x, EDF_SFREQ, label=name, physical_dimension="uV") for x, name in
+               zip(raw.get_data(), channels, strict=True)]  # fmt: skip
+    marks = [edfio.EdfAnnotation(a["onset"], a["duration"], a["description"]) for a in raw.annotations]
+    edfio.Edf(signals, annotations=marks).write(path)
+    return path
+
+
 def mfscsn(*words, cwd):
     """Run the command in this process, in a folder: its exit code, what it prints, and its errors."""
     out, err = io.StringIO(), io.StringIO()

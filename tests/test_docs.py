@@ -64,8 +64,11 @@ def test_links_lead_somewhere():
 
 
 def test_each_key_and_each_command_has_its_place():
-    hooks = runpy.run_path(str(REPOSITORY / "docs" / "hooks.py"))
-    keys = hooks["keys"]()
+    figures = runpy.run_path(str(REPOSITORY / "docs" / "figures.py"))
+    for page in figures["CODE_PAGES"]:
+        text = (REPOSITORY / page).read_text()
+        assert figures["with_code"](text) == text, f"{page}: run `make figures`"
+    keys = figures["keys"]()
     assert all(f"| `{name}` |" in keys for name in Contract.model_fields) and "- **reference, bad_channels" in keys
-    commands = hooks["commands"]()
+    commands = figures["commands"]()
     assert "### mfscsn server train" in commands and "mfscsn compare RUN OTHER --csv table.csv" in commands

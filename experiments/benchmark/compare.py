@@ -209,7 +209,7 @@ def sites_of(rows: pd.DataFrame) -> list[str]:
 def scores_at(rows: pd.DataFrame, method: str, site: str) -> pd.DataFrame:
     """Tabulate a method's scores at a site, in points: a row a subject, a column a seed."""
     chosen = rows[(rows["method"] == method) & (rows[_grouping(rows)] == site)]
-    table = chosen.set_index(["site", "dataset", "subject", "seed"])["balanced_accuracy"].unstack("seed")
+    table = chosen.groupby(["site", "dataset", "subject", "seed"])["balanced_accuracy"].mean().unstack("seed")
     return 100 * table
 
 

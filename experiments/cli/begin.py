@@ -5,18 +5,9 @@ from typing import Annotated
 
 import typer
 
-from experiments.cli.options import START
+from experiments.cli.options import START, Pattern
 
 app = typer.Typer()
-
-Pattern = Annotated[
-    str | None,
-    typer.Option(
-        help="Where subject, session and run stand in the names of files.",
-        metavar="'S{subject}R{run}'",
-        show_default=False,
-    ),
-]
 
 
 @app.command(rich_help_panel=START, epilog="Example: mfscsn doctor fed.toml")

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from data.errors import InputError, nearest
-from experiments.cli.options import PREPARED, RUN, SHARE, Out, StoreRoot, takes
+from data.errors import InputError
+from experiments.cli.options import PREPARED, RUN, SHARE, Out, Pattern, StoreRoot, takes
 
 if TYPE_CHECKING:
     from federation.contract import Site
@@ -20,7 +20,7 @@ Run = Annotated[Path, typer.Argument(help="The run's folder.", metavar="RUN", sh
 Data = Annotated[
     str,
     typer.Option(
-        help="bids:FOLDER, moabb:CLASS, beetl:FOLDER or simulated:NAME.", metavar="SOURCE", show_default=False
+        help="A folder, trials as .npz, or a source such as moabb:CLASS.", metavar="SOURCE", show_default=False
     ),
 ]
 
@@ -40,6 +40,7 @@ class Adoption:
         typer.Option(help="Subjects to be scored; others train whole.  \\[default: all]", metavar="NAME,..."),
     ] = None
     subjects: Annotated[str | None, typer.Option(help="Only these are used.", metavar="NAME,...")] = None
+    pattern: Pattern = None
     name: Annotated[str, typer.Option(help="The new site's name.")] = "here"
     seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Seed, in place of the run's.")] = None
     out: Out = None
@@ -52,9 +53,11 @@ class Adoption:
         from federation.tables import parse_table
 
         source = _absolute(self.data)
-        used = _names(self.subjects) or open_source(source).subjects()
+        options = {"pattern": self.pattern} if self.pattern is not None else {}
+        used = _names(self.subjects) or open_source(source, options).subjects()
         dataset = {
             "source": source,
+            "options": options,
             "tasks": _names(self.tasks),
             "subjects": used,
             "targets": _names(self.targets) or used,
@@ -113,6 +116,7 @@ class Prediction:
     ]
     site: Annotated[str | None, typer.Option(help="Whose network.  \\[default: the run's only site]")] = None
     subjects: Annotated[str | None, typer.Option(help="Only these.", metavar="NAME,...")] = None
+    pattern: Pattern = None
     own: Annotated[bool, typer.Option("--own", help="What the site has alone, in place of the federated model.")] = (
         False
     )
@@ -143,7 +147,7 @@ def predict(asked: Prediction) -> None:
         if asked.site is not None or asked.own:
             raise InputError("--tasks is of a headset that no site has; leave --site and --own out")
         model = UnseenModel(read_common(asked.run), _names(asked.tasks))
-        typer.echo("a label that no site of the federation has trained is told at random: name them as it does")
+        typer.echo("name the labels as the federation does: one that no site has trained is told at random")
     elif is_exported(asked.run):
         raise InputError(f"{asked.run}: exported layers have no heads; say which labels to tell apart with --tasks")
     else:
@@ -156,7 +160,8 @@ def predict(asked: Prediction) -> None:
         )
     predictions = []
     wanted = _names(",".join(asked.cues))
-    for one in predict_recordings(model, _absolute(asked.data), wanted, _names(asked.subjects) or None):
+    options = {"pattern": asked.pattern} if asked.pattern is not None else {}
+    for one in predict_recordings(model, _absolute(asked.data), wanted, _names(asked.subjects) or None, options):
         predictions.append(one)
         how = "these trials themselves, all at once: it is new to the site"
         if one.known:
@@ -188,14 +193,9 @@ def _names(text: str | None) -> list[str]:
 
 
 def _absolute(source: str) -> str:
-    """Take a folder that is typed as seen from here."""
-    from data.sources import KINDS, ON_DISK
+    """Take a path that is typed as seen from here, of any kind."""
+    from data.sources import ON_DISK
+    from experiments.new import source_of
 
-    kind, colon, name = source.partition(":")
-    if Path(source).exists():
-        raise InputError(f"--data {source}: say what kind of folder it is, such as bids:{source}")
-    if not colon or kind not in KINDS:
-        raise InputError(
-            f"--data {source}: expected one of {', '.join(f'{k}:...' for k in KINDS)}{nearest(kind, list(KINDS))}"
-        )
+    kind, _, name = source_of(source).partition(":")
     return f"{kind}:{Path(name).resolve()}" if kind in ON_DISK else source

@@ -106,14 +106,15 @@ def report(
     ] = None,
 ) -> None:
     """Write report.html: scores, curves, maps, costs, warnings."""
-    from federation.run_folder import RunFolder
 
     if what.suffix != ".toml":
         if results is not None:
             raise InputError(f"--results {results} is of a benchmark, and {what} is no BENCH.toml")
+        from experiments.compare_runs import runs_at
         from experiments.report.run import report as report_run
 
-        typer.echo(f"report: {os.path.relpath(report_run(RunFolder(what)))}")
+        for run in runs_at(what):
+            typer.echo(f"report: {os.path.relpath(report_run(run))}")
         return
     from experiments.benchmark.report import report_benchmark
     from experiments.benchmark.run import chosen_rows, load_bench, read_results, results_path

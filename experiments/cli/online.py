@@ -41,7 +41,7 @@ class Decoding:
 
 @app.command(
     rich_help_panel=RUN,
-    epilog="Example: mfscsn decode MODEL --stream amplifier --markers cues --tasks left,right",
+    epilog="Example: mfscsn decode MODEL --stream amplifier --markers cues --tasks left_hand,right_hand",
 )
 @takes(Decoding)
 def decode(asked: Decoding) -> None:

@@ -10,6 +10,14 @@ import typer
 
 # Groups of `mfscsn --help`
 START, RUN, LOOK, SHARE, DEPLOY, BEETL = "Start", "Run", "Look", "Share", "Deploy", "BEETL"
+Pattern = Annotated[
+    str | None,
+    typer.Option(
+        help="Where subject, session and run stand in the names of files.",
+        metavar="'S{subject}R{run}'",
+        show_default=False,
+    ),
+]
 Typed = TypeVar("Typed")
 
 DataRoot = Annotated[Path | None, typer.Option(help="Where recordings lie, in place of the file's data_root.")]

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 
 SPEAK_SECONDS = 10.0
+WIDE = 130  # columns that a comparison needs
 
 
 class ProgressLines:
@@ -192,12 +193,17 @@ def compared_table(
     if form == "latex":
         print(frame.to_latex(index=False, column_format="l" + "r" * (len(frame.columns) - 1)), end="")
         return
-    table = Table(box=box.SIMPLE_HEAD)
+    table, console = Table(box=box.SIMPLE_HEAD), Console()
+    if console.width < WIDE:
+        frame = frame.drop(columns=["accuracy", "kappa", "AUC", "effect size d"])
+        frame.columns = [name.replace("balanced accuracy, percent (95 %)", "percent (95 %)") for name in frame.columns]
     for k, column in enumerate(frame.columns):
         table.add_column(column, justify="right" if k else "left", no_wrap=k == 0)
     for row in frame.itertuples(index=False):
         table.add_row(*row)
-    Console().print(table)
+    console.print(table)
+    if console.width < WIDE:
+        print(f"balanced accuracy; a terminal of {WIDE} columns, --csv, --latex and --json show more")
     print(verdict(compared))
 
 

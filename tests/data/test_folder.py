@@ -2,40 +2,17 @@
 
 import struct
 
-import edfio
 import mne
 import numpy as np
 import pytest
-from conftest import mfscsn, refused
+from conftest import EDF_CHANNELS as CHANNELS
+from conftest import EDF_SFREQ as SFREQ
+from conftest import mfscsn, raw_of, refused, write_edf
 
 from data.errors import InputError
 from data.folder import FilesSource, plain_names, read_table
 from data.preprocessing import Preprocessing, cut_trials
 from data.to_bids import to_bids
-
-CHANNELS = ("C3", "Cz", "C4")
-SFREQ = 128.0
-
-
-def raw_of(seed=0, seconds=60, channels=CHANNELS, cues=True, kinds="eeg"):
-    rng = np.random.default_rng(seed)
-    info = mne.create_info(list(channels), SFREQ, kinds, verbose="ERROR")
-    raw = mne.io.RawArray(1e-5 * rng.normal(size=(len(channels), int(seconds * SFREQ))), info, verbose="ERROR")
-    if cues:
-        raw.set_annotations(mne.Annotations(2.0 + 6 * np.arange(8), 3.0, ["left", "right"] * 4))
-    return raw
-
-
-def write_edf(path, seed=0, cues=True, channels=CHANNELS, bad=False):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    raw = raw_of(seed, channels=channels, cues=cues)
-    if bad:
-        raw.annotations.append(20.0, 6.0, "BAD cough")
-    signals = [edfio.EdfSignal(1e6 * x, SFREQ, label=name, physical_dimension="uV") for x, name in
-               zip(raw.get_data(), channels, strict=True)]  # fmt: skip
-    marks = [edfio.EdfAnnotation(a["onset"], a["duration"], a["description"]) for a in raw.annotations]
-    edfio.Edf(signals, annotations=marks).write(path)
-    return path
 
 
 def trials(recording):
@@ -229,8 +206,33 @@ def test_from_a_folder_of_files_to_a_federation_and_to_bids(tmp_path):
     assert code == 0, err
     code, out, err = mfscsn("new", "again.toml", "--site", "lab=bids", cwd=tmp_path)
     assert code == 0 and "bids: 2 subjects, 3 channels, 128 Hz; tasks left, right" in out, err
-    assert "already exists" in refused("to-bids", "rec", "bids", cwd=tmp_path)
+    assert "already exists" in refused("to-bids", "rec", "bids", "--pattern", "P{subject}_{run}", cwd=tmp_path)
     assert "give the folder that holds the recordings" in refused("new", "x.toml", "--site", "a=fed.toml", cwd=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("names", "form"),
+    [
+        (["P065R04", "P065R08", "P066R04"], "P{subject}R{run}"),
+        (["s01_1", "s01_2"], "s{subject}_{run}"),
+        (["12-run3", "12-run4"], "{subject}-run{run}"),
+        (["P065R04", "P066R04"], None),  # one run each
+        (["subject1", "subject2"], None),
+        (["anna", "berta"], None),
+    ],
+)
+def test_runs_that_look_like_persons_are_refused(tmp_path, names, form):
+    """Taken for two persons, one would train where the other is tested."""
+    for name in names:
+        (tmp_path / f"{name}.edf").write_bytes(b"")
+    if form is None:
+        assert FilesSource(tmp_path).subjects() == names
+        return
+    with pytest.raises(InputError, match="one person's runs") as error:
+        FilesSource(tmp_path)
+    assert f"--pattern '{form}'" in str(error.value)
+    persons, each = FilesSource(tmp_path, form).subjects(), FilesSource(tmp_path, "{subject}").subjects()
+    assert len(persons) < len(names) == len(each)
 
 
 def test_bids_needs_names_of_letters_and_digits_that_differ(tmp_path):

@@ -96,7 +96,17 @@ def test_predict_gives_every_cued_trial_a_row(run, tmp_path):
     assert "subject 7: 6 trials, aligned by these trials themselves, all at once: it is new" in out
     with (tmp_path / "probabilities.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["subject", "session", "run", "trial", "cue", "p_right_hand", "p_rest", "predicted"]
+    assert list(rows[0]) == [
+        "subject",
+        "session",
+        "run",
+        "trial",
+        "onset",
+        "cue",
+        "p_right_hand",
+        "p_rest",
+        "predicted",
+    ]
     assert [row["subject"] for row in rows] == ["3"] * 6 + ["7"] * 6
     assert [row["p_rest"] for row in rows[:6]] != [row["p_rest"] for row in rows[6:]]  # aligned by other trials
     for row in rows:
@@ -111,7 +121,7 @@ def test_predict_gives_every_cued_trial_a_row(run, tmp_path):
     north = ("predict", run.path, "--site", "north", "--out", "other.csv", "--cues", "cue")
     assert "no trial at the cues ['wink']" in refused(*north[:-1], "wink", *data[:2], cwd=tmp_path)
     err = refused(*north, "--data", "bid:today", cwd=tmp_path)
-    assert "--data bid:today: expected one of" in err and "did you mean 'bids'" in err
+    assert "bid:today: expected one of" in err and "did you mean 'bids'" in err
     write_bids(tmp_path / "two", ["7"], ["1"], ["C3", "Cz", "C4", "FC1"], names=("go", "stop"), n=3)
     for cues in (("--cues", "go", "--cues", "stop"), ("--cues", "go,stop")):
         words = ("predict", run.path, "--site", "north", "--data", "bids:two", *cues, "--out", f"{len(cues)}.csv")
@@ -120,7 +130,8 @@ def test_predict_gives_every_cued_trial_a_row(run, tmp_path):
     with (tmp_path / "4.csv").open() as file:
         assert [row["cue"] for row in csv.DictReader(file)] == ["go", "stop"] * 3
     write_bids(tmp_path / "other", ["1"], ["1"], ["C3", "Cz", "C4"], names=("cue",), n=6)
-    assert "such as bids:today" in refused(*north, "--data", "today", cwd=tmp_path)
+    seen = ("predict", run.path, "--site", "north", "--cues", "cue", "--data", "today", "--out", "seen.csv")
+    assert mfscsn(*seen, cwd=tmp_path)[0] == 0  # what kind of folder it is, is seen
     err = refused(*north, "--data", "bids:other", cwd=tmp_path)
     assert "has no channel FC1, which site 'north' was trained on; `mfscsn adopt`" in err
 

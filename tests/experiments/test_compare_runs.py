@@ -33,7 +33,9 @@ def test_differences_effect_and_p_by_hand():
     assert "clear of zero: 7 subjects, 2 seeds" in verdict([rival, ours])
     assert "not clear of zero" in verdict(compare_runs(rows([0.1, -0.1, 0.0, 0.05, -0.06, -0.01], seeds=(0,))))
     few = compare_runs(rows([0.1, 0.2]))
-    assert few[1].p is None and as_frame(few)["p"].tolist() == ["", ""]
+    assert few[1].p is None and as_frame(few)["p"].tolist() == ["", ""] and few[1].effect is None
+    assert "2 subjects are too few to tell more" in verdict(few)
+    assert verdict(compare_runs(rows([-0.1] * 7))).startswith("mf-scsn is 9.5 points below local-site (-")
 
 
 def test_area_under_the_curve_by_hand():
@@ -49,7 +51,7 @@ def test_seeds_in_one_folder_are_run_resumed_scored_and_compared(tmp_path, tiny_
     code, out, err = mfscsn("simulate", tiny_file, "--seeds", "2", "--seed", "3", "--out", "many", *words, cwd=tmp_path)
     assert code == 0, out + err
     assert [path.name for path in sorted((tmp_path / "many").glob("seed-*"))] == ["seed-3", "seed-4"]
-    assert "mf-scsn is " in out and "2 seeds" in out
+    assert "mf-scsn is " in out and "3 subjects are too few to tell more" in out
     before = (tmp_path / "many" / "seed-4" / "scores.csv").read_bytes()
     import shutil
 
@@ -58,6 +60,10 @@ def test_seeds_in_one_folder_are_run_resumed_scored_and_compared(tmp_path, tiny_
     assert code == 0, out + err
     assert (tmp_path / "many" / "seed-4" / "scores.csv").read_bytes() == before
 
+    told = refused("export", "many", "--to", "x", cwd=tmp_path)
+    assert "many: holds the seeds seed-3, seed-4 of a run; say which" in told
+    code, out, _ = mfscsn("report", "many", cwd=tmp_path)
+    assert code == 0 and out.count("report.html") == 2
     code, out, err = mfscsn("evaluate", "many", cwd=tmp_path)
     assert code == 0 and "seeds 3, 4" in out
     code, out, err = mfscsn("simulate", tiny_file, "--out", "one", *words, cwd=tmp_path)

@@ -55,6 +55,7 @@ PAIR, FEET = ["left", "right"], ["feet", "hands"]
         ([30 * PAIR], {"first": 20}, {"left": 10, "right": 10}),
         ([24 * PAIR], {"first": 20}, {"left": 10, "right": 10}),  # a third is 16
         ([6 * PAIR], {"first": 4}, {"left": 2, "right": 2}),
+        ([20 * PAIR, 20 * PAIR, 20 * FEET, 20 * FEET], {"runs": ["0", "2"]}, dict.fromkeys(sorted([*PAIR, *FEET]), 20)),
         # Hands and feet come in one run alone, the second
         ([20 * PAIR, 20 * FEET, 20 * PAIR], {"first": 60}, {"feet": 10, "hands": 10, "left": 20, "right": 20}),
     ],

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import LoopGrid, mfscsn, refused, write_bids
+from conftest import LoopGrid, mfscsn, refused, write_bids, write_edf
 
 from data.trials import Trials
 from experiments.predict import UnseenModel
@@ -39,6 +39,18 @@ def test_an_unseen_headset_is_told_from_one_file(run, tmp_path):
     assert list(rows[0])[4:] == ["onset", "cue", "p_right_hand", "p_rest", "predicted"] and len(rows) == 6
     assert mfscsn("predict", run.path, *words, "--out", "same.csv", cwd=tmp_path)[0] == 0
     assert (tmp_path / "same.csv").read_bytes() == (tmp_path / "probabilities.csv").read_bytes()
+
+
+def test_files_of_one_person_are_told_by_their_pattern_and_a_folders_kind_is_seen(run, tmp_path):
+    for name in ("P7R1", "P7R2"):
+        write_edf(tmp_path / "today" / f"{name}.edf", channels=("C3", "Cz", "C4"))
+    words = ("--data", "today", "--cues", "left,right", "--tasks", "right_hand,rest")
+    assert "--pattern 'P{subject}R{run}'" in refused("predict", run.path, *words, cwd=tmp_path)
+    code, out, err = mfscsn("predict", run.path, *words, "--pattern", "P{subject}R{run}", cwd=tmp_path)
+    assert code == 0 and "subject 7: 16 trials" in out, err
+    assert "no such folder or file" in refused(
+        "predict", run.path, "--data", "nowhere", *words[2:], "--out", "other.csv", cwd=tmp_path
+    )
 
 
 def test_a_headset_far_from_the_motor_strip_is_warned_of(run, tmp_path):

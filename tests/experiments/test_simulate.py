@@ -59,7 +59,8 @@ def test_from_recordings_to_scores(tmp_path, prepared, tiny_file, make_run):
     assert sorted(p.name for p in run.path.iterdir() if not p.name.startswith(".")) == files.split()
     with (run.path / "scores.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["site", "dataset", "subject", "method", "seed", "n_test", "balanced_accuracy"]
+    known = ["site", "dataset", "subject", "method", "seed", "n_test"]
+    assert list(rows[0]) == [*known, "balanced_accuracy", "accuracy", "kappa", "auc"]
     assert [(r["site"], r["subject"], r["method"]) for r in rows] == [
         (site, subject, method)
         for site, subject in (("north", "3"), ("south", "1"), ("south", "2"))
