@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from experiments.prepare import prepare_sites
 from experiments.progress import Progress
 from experiments.simulate import flower_logs_to, train_rounds, train_through_flower
+from experiments.speed.decoding import seconds_of_decoding
 from federation.contract import Federation, load_federation
 from federation.plain_loop import train_together
 from federation.run_folder import RunFolder
@@ -329,7 +330,16 @@ def one_message(work: Path) -> Iterator[Row]:
     )
 
 
-PARTS = ("step", "run", "prepare", "sites", "bytes", "deployed", "one-message")
+def decoding(repetitions: int) -> Iterator[Row]:
+    """Time the decoding of a trial, of a small and of a large headset."""
+    for n_chans in (3, 21, 64):
+        seconds = seconds_of_decoding(n_chans, 20 * repetitions)
+        yield Row(
+            "decode", f"one trial of {n_chans} channels, the mean followed", 1e3 * statistics.median(seconds), "ms"
+        )
+
+
+PARTS = ("step", "run", "prepare", "sites", "bytes", "decode", "deployed", "one-message")
 OF_A_FEDERATION = {"run", "bytes"}  # the parts that need a federation's trials
 
 
@@ -354,6 +364,7 @@ def measure(parts: Sequence[str], federation: Federation, store: Path, work: Pat
         "prepare": lambda: preparation(work, repetitions),
         "sites": lambda: many_sites(work),
         "bytes": lambda: message_bytes(federation, store, work),
+        "decode": lambda: decoding(repetitions),
         "deployed": lambda: idle_message(work),
         "one-message": lambda: one_message(work),
     }

@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import mfscsn, refused
 
+from experiments.speed.decoding import seconds_of_decoding
 from experiments.speed.run import PlainShallow, _memory, in_turns, ratio
 from mfscsn.network import Architecture, ExtractorAlone
 from mfscsn.split import Branch
@@ -71,3 +72,9 @@ def test_the_command_prints_and_writes_what_it_measured(tmp_path, tiny_file, pre
     assert row["rival"] < row["ours"] < row["rival"] + 5 and f"| {row['ours']:.3g} kB |" in out
     assert "INFO" not in out + err
     assert "no such part 'stepp'; did you mean 'step'?" in refused("speed", "--parts", "stepp", cwd=tmp_path)
+
+
+def test_a_trial_is_decoded_as_often_as_asked(tmp_path):
+    assert len(seconds_of_decoding(3, 4)) == 4 and min(seconds_of_decoding(21, 2, "tangent")) > 0
+    code, out, err = mfscsn("speed", "--parts", "decode", "--repetitions", "1", cwd=tmp_path)
+    assert code == 0 and out.count("| decode | one trial of") == 3, err
