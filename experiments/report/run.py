@@ -67,12 +67,12 @@ def report(run: RunFolder) -> Path:
     sections = [
         _summary(run, draws),
         _sites(run),
-        _recordings(run),
         _scores(run, draws, folder),
         _rounds(run, folder),
         _confusion(run, predictions, folder),
         _patterns(run, folder),
         _calibration(run, folder),
+        _recordings(run),
         _cost(run),
         _configuration(run),
     ]
@@ -278,7 +278,7 @@ def _scores(run: RunFolder, draws: ScoreDraws | None, folder: Path) -> Section |
         several = len({key[1] for key in keys}) > 1
         table += [row(site, f"{key[1]} {key[2]}" if several else key[2], [key]) for key in keys]
         means.append(row(site, "mean", keys))
-    caption = "balanced accuracy on held-back trials, percent (95 % over test trials)"
+    caption = "balanced accuracy, percent (95 %)"
     network = NETWORKS[run.federation.contract.extractor]
     meant = [
         [OWN, "a linear classifier of the subject's own calibration trials alone"],
@@ -286,7 +286,7 @@ def _scores(run: RunFolder, draws: ScoreDraws | None, folder: Path) -> Section |
         [OURS, OURS_IS[_kind(run)]],
     ]
     words = [
-        "Balanced accuracy: the mean over a subject's labels of the share of test trials that was told right."
+        "Balanced accuracy: the mean over a subject's labels of the share of test trials that was classified correctly."
         f" {ALIGNED[run.federation.contract.alignment].capitalize()}."
     ]
     if _kind(run) != ALONE:
@@ -294,9 +294,9 @@ def _scores(run: RunFolder, draws: ScoreDraws | None, folder: Path) -> Section |
         gained = [name for name, change in changes.items() if change.low > 0]
         lost = [name for name, change in changes.items() if change.high < 0]
         words.append(
-            f"By {_kind(run)}, against {LOCAL}: {_named('gained', gained)}, {_named('lost', lost)}, of"
-            f" {len(changes) - len(gained) - len(lost)} it cannot be told: their interval spans zero. By chance alone,"
-            " one subject in forty seems to gain and one to lose."
+            f"By {_kind(run)}, against {LOCAL}: {_named('gained', gained)}, {_named('lost', lost)}; the intervals of the"
+            f" other {len(changes) - len(gained) - len(lost)} span zero. By chance alone, one subject in forty seems to"
+            " gain and one to lose."
         )
     return Section(
         "Scores",

@@ -229,7 +229,7 @@ def test_a_subject_has_gained_or_lost_only_where_its_interval_says_so(make_run):
     ]
     pd.concat(tables).to_csv(run.path / "predictions.csv", index=False)
     text = report(run).read_text()
-    assert "1 gained (north 1), 1 lost (north 3), of 1 it cannot be told" in text
+    assert "1 gained (north 1), 1 lost (north 3); the intervals of the other 1 span zero" in text
 
 
 def test_one_site_alone_is_not_told_of_sharing(make_run, tmp_path):
