@@ -294,9 +294,9 @@ def _scores(run: RunFolder, draws: ScoreDraws | None, folder: Path) -> Section |
         gained = [name for name, change in changes.items() if change.low > 0]
         lost = [name for name, change in changes.items() if change.high < 0]
         words.append(
-            f"By {_kind(run)}, against {LOCAL}: {_named('gained', gained)}, {_named('lost', lost)}; the intervals of the"
-            f" other {len(changes) - len(gained) - len(lost)} span zero. By chance alone, one subject in forty seems to"
-            " gain and one to lose."
+            f"By {_kind(run)}, against {LOCAL}: {_named('gained', gained)}, {_named('lost', lost)}; the intervals of"
+            f" the other {len(changes) - len(gained) - len(lost)} span zero. By chance alone, one subject in forty"
+            " seems to gain and one to lose."
         )
     return Section(
         "Scores",
