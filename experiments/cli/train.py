@@ -46,6 +46,9 @@ class Simulation:
     rounds: Rounds = None
     seed: Seed = None
     seeds: Seeds = None
+    grid: Annotated[
+        Path | None, typer.Option(help="Run every combination of the values in this file.", metavar="GRID.toml")
+    ] = None
     out: Out = None
     resume: Resume = None
     data_root: DataRoot = None
@@ -82,7 +85,9 @@ def simulate(asked: Simulation) -> None:
     if asked.out is not None and asked.resume is None:
         check_free(asked.out)  # at once, before anything is read or started
     warm_up(asked.threads)
-    if asked.seeds is not None or (asked.resume is not None and (asked.resume / SEEDS).exists()):
+    if asked.grid is not None:
+        simulate_grid(asked, asked.grid)
+    elif asked.seeds is not None or (asked.resume is not None and (asked.resume / SEEDS).exists()):
         simulate_seeds(asked)
     elif asked.resume is None:
         simulate_new(asked)
@@ -192,6 +197,32 @@ def simulate_new(asked: Simulation) -> None:
     for site in federation.site:
         SiteTrials(site, federation.contract, asked.store).check_labelled()
     _carry_out(RunFolder.create(path, federation, asked.store, asked.threads), asked.engine)
+
+
+def simulate_grid(asked: Simulation, grid: Path) -> None:
+    """Run each combination in a folder of its own, named after it; those that are finished are left as they are."""
+    from data.files import replaced
+    from experiments.cli.show import compared_table
+    from experiments.compare_runs import runs_at
+    from experiments.grid import combinations
+
+    federation = asked.load()
+    path = asked.resume or asked.out or Path("runs") / f"{federation.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    found = dict(combinations(grid, federation))
+    for number, (name, one) in enumerate(found.items(), 1):
+        place, file = path / name, path / f"{name}.toml"
+        typer.echo(f"{number} of {len(found)}: {name}")
+        with replaced(file) as out:
+            out.write(one.to_toml().encode())
+        of_one = replace(
+            asked, federation=file, data_root=None, grid=None, rounds=None, seed=None, out=place, resume=None
+        )
+        if not place.exists():
+            simulate(**vars(of_one))
+        elif not all((run.path / "scores.csv").exists() for run in runs_at(place)):
+            simulate(**vars(replace(of_one, out=None, resume=place)))
+    compared_table([path / name for name in found])
+    print("what is chosen by this table was tuned on its targets: score it on others")
 
 
 def simulate_seeds(asked: Simulation) -> None:
