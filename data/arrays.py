@@ -49,10 +49,12 @@ class ArraysSource:
         try:
             with np.load(path, allow_pickle=False) as file:
                 self.arrays = {key: file[key] for key in file.files if key != "signals"}
-                shape: tuple[int, ...] = file["signals"].shape if "signals" in file.files else ()
+                signals: NDArray[Any] = file["signals"] if "signals" in file.files else np.empty(())
+                shape: tuple[int, ...] = signals.shape
+                kind = signals.dtype.kind in "fiu"
         except FileNotFoundError as error:
             raise InputError(f"arrays:{path}: no such file; mend the path, or give --data-root") from error
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
             raise InputError(
                 f"arrays:{path}: cannot be read as .npz ({one_line(error)}); write it with numpy.savez, names as arrays"
                 " of text"
@@ -70,8 +72,12 @@ class ArraysSource:
                     f" signals (n_trials, n_chans, n_times) and {key} ({size},)"
                 )
         for key in ("sfreq", "tmin"):
-            if key in self.arrays and (self.arrays[key].size != 1 or not np.isfinite(self.arrays[key]).all()):
-                raise InputError(f"arrays:{path}: {key} is {self.arrays[key]!r}, expected one number")
+            if key in self.arrays:
+                self.arrays[key] = _one_number(path, key, self.arrays[key])
+        if not n:
+            raise InputError(f"arrays:{path}: holds no trial")
+        if not kind:
+            raise InputError(f"arrays:{path}: signals are no numbers; expected microvolts or volts")
         if float(self.arrays["sfreq"]) <= 0:
             raise InputError(f"arrays:{path}: sfreq is {float(self.arrays['sfreq']):g}, expected Hz above 0")
 
@@ -111,6 +117,12 @@ class ArraysSource:
                 f" {what} {name}" for what, name in (("session", session), ("run", run)) if name
             )
             yield Recording(epochs, session, run, where)
+
+
+def _one_number(path: Path, key: str, value: NDArray[Any]) -> NDArray[np.float64]:
+    if value.size != 1 or value.dtype.kind not in "fiu" or not np.isfinite(value).all():
+        raise InputError(f"arrays:{path}: {key} is {value!r}, expected one number")
+    return np.asarray(value.item(), dtype=float)
 
 
 def save_trials(path: str | Path, trials: Any, subject: str | None = None) -> Path:

@@ -91,7 +91,8 @@ class TrialCutter:
         self.filter, self.sfreq, self.wanted, self.window = CausalFilter(band, sfreq), sfreq, wanted, window
         self.ratio = ratio_of(sfreq, wanted)
         self.n_times = round((window[1] - window[0]) * wanted)
-        self.most = round(memory * sfreq)
+        # An odd rate has a long grid, at which a cut begins
+        self.most = round(memory * sfreq) + self.ratio.denominator + 2 * self._beyond
         self.n_pushed = 0  # samples since the stream began
         self.kept: NDArray[np.float64] | None = None
 

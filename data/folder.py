@@ -9,6 +9,7 @@ XDF: Boulay et al., https://github.com/sccn/xdf/wiki/Specifications
 """
 
 import csv
+import glob
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +26,7 @@ from data.preprocessing import MARKS, Recording
 
 EXTENSIONS = (".edf", ".bdf", ".gdf", ".vhdr", ".fif", ".set", ".cnt", ".xdf")
 BESIDE = {".eeg", ".vmrk", ".fdt"}  # of a recording in parts: read with its header
+LOST = 0.3  # seconds from one sample to the next, in an XDF file, that no jitter explains
 FIELDS = ("subject", "session", "run")
 TABLES = (".csv", ".tsv", "_events.csv", "_events.tsv")  # after a recording's stem
 NAME_COLUMNS = ("trial_type", "description", "label", "task", "event", "type")
@@ -53,10 +55,12 @@ class FilesSource:
 
     def __init__(self, root: Path, pattern: str | None = None):
         self.root, self.pattern = root, pattern
+        if pattern is not None and not isinstance(pattern, str):
+            raise InputError(f"files:{root}: pattern = {pattern!r}: expected text, such as 'S{{subject}}R{{run}}'")
         if not root.is_dir():
             raise InputError(f"files:{root}: no such folder; mend the path, or give --data-root")
         there = [p for p in sorted(root.rglob("*")) if p.is_file() and not p.name.startswith(".")]
-        self.files = [p for p in there if p.suffix.lower() in EXTENSIONS]
+        self.files = [p for p in there if p.suffix.lower() in EXTENSIONS and not _is_second_part(p)]
         if not self.files:
             raise InputError(f"files:{root}: no recording in it; {', '.join(f'*{e}' for e in EXTENSIONS)} are read")
         self.found: dict[str, list[tuple[tuple[str, str], Path]]] = {}
@@ -86,7 +90,12 @@ class FilesSource:
 
     def fingerprint(self, subject: str) -> str:
         """Digest names, sizes and times of change of the subject's files, and of what lies beside them."""
-        beside = [p for _, path in self.found[subject] for p in path.parent.glob(f"{_stem(path)}*") if p.is_file()]
+        beside = [
+            p
+            for _, path in self.found[subject]
+            for p in path.parent.glob(f"{glob.escape(_stem(path))}*")
+            if p.is_file()
+        ]
         return fingerprint(self.root, sorted({*beside, *(path for _, path in self.found[subject])}))
 
     def recordings(self, subject: str) -> Iterator[Recording]:
@@ -94,6 +103,12 @@ class FilesSource:
         in_order = sorted(self.found[subject], key=lambda one: [natural(part) for part in (*one[0], str(one[1]))])
         for (session, run), path in in_order:
             yield _read(path, session, run)
+
+
+def _is_second_part(path: Path) -> bool:
+    """Whether a FIF file is the rest of a long recording, which MNE reads with its first part."""
+    first = re.sub(r"-\d+$", "", path.stem)
+    return path.suffix.lower() == ".fif" and first != path.stem and path.with_name(first + path.suffix).exists()
 
 
 def _compiled(root: Path, pattern: str) -> re.Pattern[str]:
@@ -269,7 +284,8 @@ def read_table(path: Path) -> tuple[list[float], list[float], list[str]]:
         if not any((value or "").strip() for value in row.values() if isinstance(value, str)):
             continue
         onsets.append(_seconds(path, number, row, at))
-        durations.append(_seconds(path, number, row, lasting) if lasting and (row[lasting] or "").strip() else 0.0)
+        told = lasting is not None and (row[lasting] or "").strip().lower() not in ("", "n/a", "nan")
+        durations.append(_seconds(path, number, row, lasting) if told else 0.0)
         names.append((row[named or ""] or "").strip())
     return onsets, durations, names
 
@@ -291,7 +307,8 @@ def _read_xdf(path: Path) -> Any:
     import mne
     import pyxdf
 
-    streams, _ = pyxdf.load_xdf(str(path))
+    # A stream that lost samples is taken apart there, and not drawn out over the loss
+    streams, _ = pyxdf.load_xdf(str(path), jitter_break_threshold_seconds=LOST, jitter_break_threshold_samples=0)
     eeg = [s for s in streams if s["info"]["type"][0].lower() == "eeg" and len(s["time_stamps"])]
     if len(eeg) != 1:
         kinds = sorted({s["info"]["type"][0] for s in streams})
@@ -313,7 +330,8 @@ def _read_xdf(path: Path) -> Any:
     info = mne.create_info([name for name, _, _ in listed], sfreq, kinds)
     raw = mne.io.RawArray(signals * factors[:, None], info, verbose="ERROR")
     marks = [
-        (float(when - times[0]), str(np.ravel(value)[0]))
+        # Where the sample of that moment stands, by the rate that it is read with: amplifiers' clocks are off a little
+        (float(np.interp(when, times, np.arange(len(times)))) / sfreq, str(np.ravel(value)[0]))
         for s in streams
         if s["info"]["type"][0].lower() in ("markers", "marker")
         for when, value in zip(s["time_stamps"], s["time_series"], strict=True)

@@ -156,6 +156,18 @@ def cut_trials(
 
 def _refer(recording: Recording, p: Preprocessing, channels: Sequence[str] | None) -> None:
     """Pick channels, and bring them to the contract's reference; mend or drop those that are called bad."""
+    try:
+        _refer_and_mend(recording, p, channels)
+    except InputError:
+        raise
+    except (ValueError, RuntimeError) as error:
+        raise InputError(
+            f"{recording.where}: its channels do not fit the contract's reference = {p.reference!r} and bad_channels ="
+            f" {p.bad_channels!r} ({one_line(error)}); mend their types in the file, or change the contract"
+        ) from error
+
+
+def _refer_and_mend(recording: Recording, p: Preprocessing, channels: Sequence[str] | None) -> None:
     raw, where = recording.raw, recording.where
     named = list(p.reference) if not isinstance(p.reference, str) else []
     if named:

@@ -312,7 +312,8 @@ def _cut_subject(recipe: Recipe, subject: str, recordings: Iterator[Recording]) 
         joined = concatenate([in_order(part, with_trials[0].channels) for part in with_trials])
     except ValueError as error:
         raise InputError(
-            f"{recipe.source}: recordings of subject {subject!r} differ: {error}; name those to use, channels = [...]"
+            f"{recipe.source}: recordings of subject {subject!r} differ: {error}; name those to use, channels = [...],"
+            " or set bad_channels = 'interpolate' where bad ones are dropped"
         ) from error
     _check_no_trial_twice(recipe, joined)
     return joined, {

@@ -54,11 +54,13 @@ def to_bids(
                 raise InputError(f"{recording.where}: is cut into trials already, and BIDS keeps whole recordings")
             if not len(recording.raw.annotations):
                 raise InputError(f"{recording.where}: has no cues; give them as annotations, or in a table beside it")
+            named = bool(recording.run) and not recording.run.isdigit()  # a run is a number; other names go elsewhere
             path = mne_bids.BIDSPath(
                 root=out,
                 subject=names[subject],
                 session=_label(recording.session, "session") if recording.session else None,
-                run=_label(recording.run, "run") if recording.run else str(number),
+                run=recording.run if recording.run.isdigit() else str(number),
+                acquisition=_label(recording.run, "run") if named else None,
                 task=_label(task, "task"),
                 datatype="eeg",
             )

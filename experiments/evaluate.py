@@ -220,7 +220,10 @@ def area_under_curve(probabilities: NDArray[np.float64], labels: NDArray[np.int6
     there = np.unique(labels)
     if len(there) < 2:
         return None
-    among = probabilities[:, there] / probabilities[:, there].sum(axis=1, keepdims=True)
+    whole = probabilities[:, there].sum(axis=1, keepdims=True)
+    among = np.divide(
+        probabilities[:, there], whole, out=np.full((len(labels), len(there)), 1 / len(there)), where=whole > 0
+    )
     if len(there) == 2:
         return float(roc_auc_score(labels == there[1], among[:, 1]))
     return float(roc_auc_score(labels, among, multi_class="ovr", labels=there))

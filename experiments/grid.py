@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field
 
 from data.errors import InputError
-from federation.contract import Federation, parse_federation
+from federation.contract import ONE_MESSAGE, Federation, parse_federation
 from federation.tables import Table, parse_table, read_toml
 
 MOST = 200  # combinations: more are a mistake, or a week
@@ -48,6 +48,8 @@ def combinations(path: Path, federation: Federation) -> Iterator[tuple[str, Fede
         name = ",".join(f"{key}={_shown(value)}" for (_, key), value in zip(keys, combination, strict=True))
         document = federation.model_dump(mode="json", exclude_none=True, exclude_unset=True)
         document["name"] = federation.name
+        if federation.contract.strategy == ONE_MESSAGE:  # its one round is no wish of the user's
+            document.get("training", {}).pop("rounds", None)
         for (table, key), value in zip(keys, combination, strict=True):
             document.setdefault(table, {})[key] = value
         document["site"] = [site.model_dump(mode="json", exclude_none=True) for site in federation.site]

@@ -1,6 +1,7 @@
 """`mfscsn new`: look into recordings of any kind, and write a federation's file with what was found there."""
 
 import json
+import math
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -152,6 +153,8 @@ def look(source: str, pattern: str | None = None) -> Found:
     """
     opened = open_source(source, {"pattern": pattern} if pattern is not None else {})
     subjects = opened.subjects()
+    if not subjects:
+        raise InputError(f"{source}: has no trials")
     channels: list[str] = []
     rates, begins = list[float](), [-np.inf]
     cues, durations = list[tuple[str, str, str]](), dict[str, float]()
@@ -167,6 +170,8 @@ def look(source: str, pattern: str | None = None) -> Found:
             if seconds > 0:
                 durations[name] = min(seconds, durations.get(name, np.inf))
     counts = Counter(name for *_, name in cues)
+    if not rates:
+        raise InputError(f"{source}: subject {subjects[0]!r} has no recording")
     contents = Found(
         source, subjects, subjects[0], channels, min(rates), dict(counts), cues, durations, max(begins), pattern
     )
@@ -247,6 +252,7 @@ def _text(path: Path, contents: Mapping[str, Found]) -> str:
     start, end = plain.window
     start = max(start, *(f.begins for f in contents.values()))
     end = min([end, *(f.shortest for f in contents.values() if f.shortest and f.shortest > start + 1)])
+    start, end = math.ceil(1e4 * start) / 1e4, math.floor(1e4 * end) / 1e4  # within what was cut
     high = min(plain.band[1], *(0.45 * f.sfreq for f in contents.values()))
     many = "s" * (len(contents) > 1)
     lines = [

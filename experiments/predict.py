@@ -26,6 +26,8 @@ from mfscsn.inputs import Reference
 from mfscsn.split import BranchTrials
 from mfscsn.training import predict
 
+DIFFER = "bad_channels = 'interpolate' in the contract keeps all channels"
+
 
 @dataclass(frozen=True)
 class SubjectPredictions:
@@ -99,7 +101,9 @@ class FederatedModel(Model):
     def told(self, subject: str, trials: Trials) -> SubjectPredictions:
         """Predict, aligned by the subject's own training trials or, where there are none, by the trials themselves."""
         headsets = self.trials.channels()
-        dataset = next(d for d in self.site.dataset if headsets[d.name] == tuple(trials.channels))
+        dataset = next((d for d in self.site.dataset if headsets[d.name] == tuple(trials.channels)), None)
+        if dataset is None:
+            raise InputError(f"subject {subject!r}: other channels are left than site {self.site.name!r} has; {DIFFER}")
         names, own = dataset.labels(self.contract), self.trials.training_of(dataset.name, subject)
         if own is not None and not len(own):  # its calibration was shown without labels
             own = None
@@ -236,7 +240,13 @@ def predict_recordings(
         if not parts:
             known = sorted(seen)
             raise InputError(f"{source}: subject {subject!r} has no trial at the cues {list(cues)}; there are {known}")
-        yield model.told(subject, concatenate(parts))
+        try:
+            joined = concatenate(parts)
+        except ValueError as error:
+            raise InputError(
+                f"{source}: recordings of subject {subject!r} differ in their channels; {DIFFER}"
+            ) from error
+        yield model.told(subject, joined)
 
 
 def write_predictions(path: Path, predictions: Sequence[SubjectPredictions]) -> None:

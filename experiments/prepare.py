@@ -65,7 +65,7 @@ def _check_targets_apart(federation: Federation, store: Path) -> None:
         for site, dataset, subject in of_recordings:
             for other_site, other, name in of_recordings:
                 alike = name in other.targets and (other.calibration, other.test) == (dataset.calibration, dataset.test)
-                if subject in dataset.targets and other is not dataset and not alike:
+                if subject in dataset.targets and (other is not dataset or name != subject) and not alike:
                     raise InputError(
                         f"site {site.name!r}, data set {dataset.name!r}: target {subject!r} is also subject {name!r} of"
                         f" data set {other.name!r} at site {other_site.name!r}, where its test trials would train;"

@@ -32,7 +32,7 @@ class Answer:
     Parameters
     ----------
     seconds : float
-        From the stream's first sample to the cue or, with sliding windows, to the window's beginning.
+        From the stream's first sample, or the first after a loss, to the cue, or where a window's would be.
     cue : str
     probabilities : array, shape (n_labels,)
     learned : bool
@@ -94,9 +94,10 @@ class OpenStream:
         self.name, self.sfreq = name, float(info.sfreq)
         if self.sfreq <= 0:
             raise InputError(f"stream {name!r}: has no regular rate; give the EEG stream, and this one as --markers")
-        names = info.get_channel_names() or [str(k) for k in range(info.n_channels)]
-        kinds = info.get_channel_types() or ["eeg"] * len(names)
-        units = info.get_channel_units() or [""] * len(names)
+        blank = [None] * info.n_channels
+        names = [name or str(k) for k, name in enumerate(info.get_channel_names() or blank)]
+        kinds = [(kind or "eeg").lower() for kind in info.get_channel_types() or blank]
+        units = [unit or "" for unit in info.get_channel_units() or blank]
         off_scalp = without_electrode(names)
         taken = [k for k, name in enumerate(names) if kinds[k] == "eeg" and name not in off_scalp]
         better = plain_names([names[k] for k in taken])
@@ -176,7 +177,7 @@ def decode_stream(
         if len(times):
             lost = clock.take(times)
             if lost:
-                yield f"{lost:.2f} s of samples were lost; the filter begins anew"
+                yield f"{lost:.2f} s of samples were lost: the filter begins anew, {len(waiting)} cues are left out"
                 cutter, waiting, ahead = TrialCutter(p.band, p.window, stream.sfreq, p.sfreq), [], 0.0
                 clock = _Clock(stream.sfreq)
                 clock.take(times)

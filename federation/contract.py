@@ -185,6 +185,10 @@ class Contract(Table):
             (self.weighting != "equal", 'weighting = "equal": sums are added, not weighed'),
             (hides and not self.secure_aggregation, "secure_aggregation with noise: each site adds a share of it"),
             (
+                hides and self.bad_channels == "drop",
+                'bad_channels = "keep" or "interpolate": which are left would tell',
+            ),
+            (
                 hides and (self.min_sites or 0) < FEWEST,
                 f"min_sites = {FEWEST} or more with noise: so many add it",
             ),

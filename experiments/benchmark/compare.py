@@ -219,7 +219,10 @@ def _both(ours: pd.DataFrame, theirs: pd.DataFrame) -> tuple[pd.DataFrame, pd.Da
     ours, theirs = ours.loc[subjects], theirs.loc[subjects]
     if ours.shape[1] > 1 and theirs.shape[1] > 1:
         seeds = ours.columns.intersection(theirs.columns)
-        ours, theirs = ours[seeds], theirs[seeds]
+        if len(seeds):
+            ours, theirs = ours[seeds], theirs[seeds]
+        else:  # of other seeds: their means
+            ours, theirs = ours.mean(axis=1).to_frame(), theirs.mean(axis=1).to_frame()
     return ours, theirs
 
 

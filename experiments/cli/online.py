@@ -48,6 +48,7 @@ def decode(asked: Decoding) -> None:
     """Decode a Lab Streaming Layer stream while it runs."""
     from experiments.decoder import Decoder
     from experiments.stream import Cutting, Markers, OpenStream, Outlet, decode_stream
+    from federation.common_layers import read_common
 
     if asked.out is not None and asked.out.exists():
         raise InputError(f"{asked.out}: already exists; give another --out, or remove it")
@@ -55,7 +56,11 @@ def decode(asked: Decoding) -> None:
         raise InputError("say whose network with --site, or for a headset that no site has which labels with --tasks")
     stream = OpenStream(asked.stream)
     if asked.tasks is not None:
-        decoder = Decoder.from_file(asked.model, stream.channels, _names(asked.tasks))
+        common = read_common(asked.model)
+        reference = [] if isinstance(common.contract.reference, str) else common.contract.reference
+        apart = {name.lower() for name in reference}
+        channels = [name for name in stream.channels if name.lower() not in apart]
+        decoder = Decoder.of_common(common, channels, _names(asked.tasks))
     else:
         assert asked.site is not None
         decoder = Decoder.from_run(asked.model, asked.site, asked.subject)
@@ -83,7 +88,8 @@ def decode(asked: Decoding) -> None:
                 break
     except KeyboardInterrupt:
         typer.echo("ended")
-    _close(answers, decoder.labels, asked.out)
+    finally:  # when the amplifier ends, too
+        _close(answers, decoder.labels, asked.out)
 
 
 def _close(answers: "list[Answer]", labels: tuple[str, ...], out: Path | None) -> None:

@@ -30,6 +30,7 @@ Seeds = Annotated[
 ]
 FEDERATIONS = Path(str(files("experiments") / "federations"))
 SEEDS = "seeds.json"  # of a folder that holds runs of several seeds
+GRID = ".grid"  # of a folder that holds runs of several settings
 DEMO, CONTROL = FEDERATIONS / "demo.toml", FEDERATIONS / "demo-null.toml"
 Resume = Annotated[
     Path | None, typer.Option(help="Continue the run in this folder, with its own store and threads.", metavar="RUN")
@@ -203,7 +204,6 @@ def simulate_grid(asked: Simulation, grid: Path) -> None:
     """Run each combination in a folder of its own, named after it; those that are finished are left as they are."""
     from data.files import replaced
     from experiments.cli.show import compared_table
-    from experiments.compare_runs import runs_at
     from experiments.grid import combinations
 
     federation = asked.load()
@@ -214,12 +214,15 @@ def simulate_grid(asked: Simulation, grid: Path) -> None:
         typer.echo(f"{number} of {len(found)}: {name}")
         with replaced(file) as out:
             out.write(one.to_toml().encode())
+        (path / GRID).touch()
         of_one = replace(
             asked, federation=file, data_root=None, grid=None, rounds=None, seed=None, out=place, resume=None
         )
+        seeds = json.loads((place / SEEDS).read_text()) if (place / SEEDS).exists() else None
+        runs = [place] if seeds is None else [place / f"seed-{seed}" for seed in seeds]
         if not place.exists():
             simulate(**vars(of_one))
-        elif not all((run.path / "scores.csv").exists() for run in runs_at(place)):
+        elif not all((run / "scores.csv").exists() for run in runs):
             simulate(**vars(replace(of_one, out=None, resume=place)))
     compared_table([path / name for name in found])
     print("what is chosen by this table was tuned on its targets: score it on others")
@@ -273,7 +276,9 @@ def _carry_out(run: "RunFolder", engine: str) -> None:
         with ProgressLines() as show:
             scores = run_simulation(run, show.progress, engine)
     except KeyboardInterrupt:
-        whole = run.path.parent if (run.path.parent / SEEDS).exists() else run.path
+        whole = run.path
+        while (whole.parent / SEEDS).exists() or (whole.parent / GRID).exists():
+            whole = whole.parent
         print(f"interrupted; the same command with --resume {os.path.relpath(whole)} goes on", file=sys.stderr)
         raise typer.Exit(130) from None
     score_table(scores)

@@ -12,6 +12,7 @@ from data.preprocessing import Preprocessing, cut_trials
 
 RNG = np.random.default_rng(0)
 SIGNALS = RNG.normal(size=(12, 3, 256)) * 10  # microvolts
+NONE = np.array([], dtype=str)
 
 
 def arrays(**changed):
@@ -29,6 +30,10 @@ def arrays(**changed):
 def written(path, **changed):
     np.savez(path, **arrays(**changed))
     return ArraysSource(path)
+
+
+def test_one_number_may_stand_in_a_list(tmp_path):
+    assert written(tmp_path / "a.npz", sfreq=np.array([128.0])).subjects() == ["x", "y"]
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-6])
@@ -51,6 +56,12 @@ def test_trials_come_back_by_subject_and_run(tmp_path, scale):
         ({"signals": SIGNALS[0]}, "expected signals"),
         ({"sfreq": 0.0}, "sfreq is 0, expected Hz above 0"),
         ({"sfreq": np.array([1.0, 2.0])}, "expected one number"),
+        ({"sfreq": "256"}, "expected one number"),
+        ({"signals": SIGNALS.astype(str)}, "signals are no numbers"),
+        (
+            {"signals": SIGNALS[:0], "labels": np.array([], str), "subjects": np.array([], str), "runs": None},
+            "no trial",
+        ),
     ],
 )
 def test_arrays_that_do_not_fit_are_named(tmp_path, changed, fault):

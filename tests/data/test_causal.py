@@ -29,6 +29,13 @@ def test_a_filter_goes_on_from_chunk_to_chunk_and_begins_at_rest():
     assert np.array_equal(CausalFilter((4.0, 38.0), 250.0)(later)[:, :1000], whole[:, :1000])
 
 
+def test_an_odd_rate_is_cut_as_well():
+    cutter = TrialCutter(P.band, P.window, 249.98, P.sfreq, memory=5.0)
+    for part in chunks(np.random.default_rng(0).normal(size=(2, 15000))):
+        cutter.push(part)
+    assert cutter.cut(55.0).shape == (2, 416)
+
+
 @pytest.mark.parametrize("sfreq", [128.0, 160.0, 250.0, 500.0, 512.0])
 def test_trials_of_a_stream_are_those_of_the_recording(sfreq):
     signals = 1e-5 * np.random.default_rng(0).normal(size=(2, int(60 * sfreq)))

@@ -103,7 +103,7 @@ def chunk(tag, content):
     return b"\x04" + struct.pack("<I", len(content) + 2) + struct.pack("<H", tag) + content
 
 
-def write_xdf(path, gap=False):
+def write_xdf(path, gap=0.0, rate=SFREQ):
     """An EEG stream in microvolts and a stream of markers, as the Lab Streaming Layer's recorder writes them."""
     raw = raw_of()
     signals, n = raw.get_data() * 1e6, raw.n_times
@@ -115,7 +115,7 @@ def write_xdf(path, gap=False):
     content = b"XDF:" + chunk(1, b"<?xml version='1.0'?><info><version>1.0</version></info>")
     content += chunk(2, struct.pack("<I", 1) + eeg) + chunk(2, struct.pack("<I", 2) + marks)
     samples = b"".join(
-        b"\x08" + struct.pack("<d", 100.0 + k / SFREQ + (5.0 if gap and k > 3000 else 0)) + signals[:, k].tobytes()
+        b"\x08" + struct.pack("<d", 100.0 + k / rate + (gap if k >= 3000 else 0)) + signals[:, k].tobytes()
         for k in range(n)
     )
     content += chunk(3, struct.pack("<I", 1) + b"\x04" + struct.pack("<I", n) + samples)
@@ -135,9 +135,32 @@ def test_xdf_is_read_with_its_markers_and_lost_samples_are_refused(tmp_path):
     got = trials(recording)
     assert got.labels.tolist() == ["l", "r"] * 4
     assert np.abs(recording.raw.get_data() - raw_of().get_data()).max() < 1.0  # it was filtered in place
-    write_xdf(tmp_path / "s.xdf", gap=True)
-    with pytest.raises(InputError, match=r"s.xdf: samples are missing for 5.01 s after 23.4 s"):
-        list(FilesSource(tmp_path).recordings("s"))
+    for gap in (5.0, 0.6):
+        write_xdf(tmp_path / "s.xdf", gap=gap)
+        with pytest.raises(InputError, match=rf"s.xdf: samples are missing for {gap:.1f}\d* s after 23.4 s"):
+            list(FilesSource(tmp_path).recordings("s"))
+
+
+def test_cues_of_an_amplifier_whose_clock_is_off_stand_at_their_samples(tmp_path):
+    write_xdf(tmp_path / "s.xdf", rate=SFREQ * 1.01)  # the file says SFREQ
+    (recording,) = FilesSource(tmp_path).recordings("s")
+    onsets = 2.0 + 6 * np.arange(8)
+    assert np.allclose(recording.raw.annotations.onset, onsets * 1.01, atol=0.01)
+
+
+def test_the_rest_of_a_long_recording_and_names_with_brackets(tmp_path):
+    raw_of().save(tmp_path / "s1_raw.fif", verbose="ERROR")
+    (tmp_path / "s1_raw-1.fif").write_bytes(b"")  # as MNE calls the second part
+    assert FilesSource(tmp_path).subjects() == ["s1_raw"]
+    write_edf(tmp_path / "edf" / "S[x].edf")
+    source = FilesSource(tmp_path / "edf")
+    before = source.fingerprint("S[x]")
+    (tmp_path / "edf" / "S[x].csv").write_text("onset,label,duration\n1,left,n/a\n")
+    assert source.fingerprint("S[x]") != before
+    (recording,) = source.recordings("S[x]")
+    assert recording.raw.annotations.duration.tolist() == [0.0]
+    with pytest.raises(InputError, match="pattern = 5: expected text"):
+        FilesSource(tmp_path, 5)
 
 
 @pytest.mark.parametrize(

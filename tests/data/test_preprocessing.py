@@ -291,6 +291,17 @@ def test_bad_channels_are_kept_dropped_or_interpolated():
         cut_trials(with_bad(("C3", "C1", "X", "C2", "C4")), replace(P, bad_channels="interpolate"), TASKS, "01")
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [{"bad_channels": "drop"}, {"reference": ("C3", "Cz", "C4")}, {"reference": ("Cz",), "bad_channels": "drop"}],
+)
+def test_a_contract_that_leaves_no_channel_is_one_line(changed):
+    one = recording()
+    one.raw.info["bads"] = ["C3", "C4", "Cz"]
+    with pytest.raises(InputError, match="its channels do not fit the contract's reference"):
+        cut_trials(one, replace(P, **changed), TASKS, "01")
+
+
 def test_trials_above_the_amplitude_limit_are_left_out_and_counted():
     def jump(signals):
         signals[1, int(13 * 250.0)] += 2e-3  # in the second trial

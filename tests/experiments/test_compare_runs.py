@@ -38,10 +38,18 @@ def test_differences_effect_and_p_by_hand():
     assert verdict(compare_runs(rows([-0.1] * 7))).startswith("mf-scsn is 9.5 points below local-site (-")
 
 
+def test_runs_of_other_seeds_are_compared_by_their_means():
+    ours = rows([0.1] * 7, seeds=(0, 1)).assign(method=lambda r: "x: " + r["method"])
+    theirs = rows([0.2] * 7, seeds=(2, 3)).assign(method=lambda r: "y: " + r["method"])
+    *_, last = compare_runs(pd.concat([ours, theirs]), "x: mf-scsn")
+    assert last.gain.mean == pytest.approx(12.0) and last.gain.low == pytest.approx(12.0)
+
+
 def test_area_under_the_curve_by_hand():
     p = np.array([[0.9, 0.1, 0], [0.6, 0.4, 0], [0.7, 0.3, 0], [0.2, 0.8, 0]])
     assert area_under_curve(p, np.array([0, 0, 1, 1])) == pytest.approx(3 / 4)
     assert area_under_curve(p, np.array([0, 0, 0, 0])) is None
+    assert area_under_curve(np.array([[0, 0, 1.0]] * 4), np.array([0, 0, 1, 1])) == 0.5  # labels nobody foresaw
     perfect = np.eye(3)[[0, 1, 2, 0]] * 0.8 + 0.1
     assert area_under_curve(perfect, np.array([0, 1, 2, 0])) == 1.0
 

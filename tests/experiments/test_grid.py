@@ -2,7 +2,7 @@
 
 import pandas as pd
 import pytest
-from conftest import mfscsn, refused
+from conftest import mfscsn, refused, tiny_toml
 
 from data.errors import InputError
 from experiments.grid import combinations
@@ -32,6 +32,16 @@ def test_combinations_are_named_and_checked_before_anything_runs(tmp_path, tiny_
         with pytest.raises(InputError, match="grid.toml") as error:
             list(combinations(grid, federation))
         assert fault in str(error.value)
+
+
+def test_the_one_round_of_one_message_is_not_handed_on(tmp_path):
+    labels = 'labels = ["left_hand", "right_hand", "rest"]'
+    one = f'strategy = "one-message"\nsecure_aggregation = false\n{labels}'
+    text = tiny_toml(extractor="common-space", contract=one)
+    (tmp_path / "fed.toml").write_text(text.replace("rounds = 2\n", ""))
+    (tmp_path / "grid.toml").write_text("[contract]\nstrategy = ['fedavg']\n")
+    ((_, other),) = combinations(tmp_path / "grid.toml", load_federation(tmp_path / "fed.toml"))
+    assert other.training.rounds == 200 and other.contract.strategy == "fedavg"
 
 
 def test_a_grid_is_run_compared_and_gone_on_with(tmp_path, tiny_file, prepared):
