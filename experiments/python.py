@@ -1,14 +1,13 @@
 """What `import mfscsn` gives besides networks: a federation simulated from Python, and a run opened."""
 
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from data.files import check_free
 from experiments.prepare import prepare_sites
 from experiments.progress import Progress
 from experiments.report.run import report
+from experiments.simulate import new_run
 from experiments.simulate import simulate as take_to_scores
 from federation.contract import Federation, load_federation, parse_federation, with_root
 from federation.run_folder import RunFolder
@@ -60,10 +59,7 @@ def simulate(
         opened = federation if isinstance(federation, Federation) else load_federation(Path(federation))
     changes = {key: value for key, value in (("rounds", rounds), ("seed", seed)) if value is not None}
     opened = opened.model_copy(update={"training": opened.training.model_copy(update=changes)})
-    path = Path(out) if out is not None else Path("runs") / f"{opened.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    check_free(path)
-    prepared = prepare_sites(opened, Path(store))
-    run = RunFolder.create(path, prepared, Path(store), 1)
+    run = new_run(opened, None if out is None else Path(out), Path(store), 1, prepare_sites)
     take_to_scores(run, progress)
     report(run)
     return run

@@ -11,6 +11,7 @@ from flwr.app import Context, RecordDict
 from flwr.app.user_config import UserConfig
 
 from data.errors import FailedError, InputError
+from data.files import check_free
 from experiments.evaluate import Score, evaluate
 from experiments.progress import Progress
 from experiments.references import reference_jobs, train_references
@@ -18,6 +19,7 @@ from federation.contract import Federation
 from federation.local_grid import RUN_ID, LocalGrid
 from federation.run_folder import RunFolder
 from federation.server_app import app
+from federation.site_trials import SiteTrials
 from federation.tables import first_difference
 
 STATUS_SECONDS = 10.0  # from one question to the next whether Flower's run has ended without a word
@@ -50,6 +52,43 @@ def simulate(run: RunFolder, report: Callable[[Progress], None], engine: str = E
         scores = evaluate(run)
         report(Progress("scores", 1, 1))
         return scores
+
+
+def new_run(
+    federation: Federation,
+    out: Path | None,
+    store: Path,
+    threads: int,
+    prepare: Callable[[Federation, Path], Federation],
+) -> RunFolder:
+    """Prepare a federation's sites and make a run's folder; input that is refused leaves no folder behind.
+
+    Parameters
+    ----------
+    federation : Federation
+    out : Path, optional
+        ``runs/NAME-DATE-TIME`` when left out.
+    store : Path
+        The folder of stores.
+    threads : int
+    prepare : callable
+        `experiments.prepare.prepare_sites`, or one that shows how far it is.
+
+    Raises
+    ------
+    InputError
+        Before anything is read where that can be told: a folder that is taken, a privacy budget that is spent.
+    """
+    from federation.privacy.persons import check_affordable  # OpenDP, which other steps do not need
+
+    path = out if out is not None else Path("runs") / f"{federation.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    for site in federation.site:
+        check_affordable(site, federation.contract)
+    check_free(path)
+    prepared = prepare(federation, store)
+    for site in prepared.site:
+        SiteTrials(site, prepared.contract, store).check_labelled()
+    return RunFolder.create(path, prepared, store, threads)
 
 
 def check_resumed(run: RunFolder, federation: Federation, rounds: int | None, seed: int | None) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from data.errors import InputError
-from experiments.cli.options import PREPARED, RUN, SHARE, Out, Pattern, StoreRoot, takes
+from experiments.cli.options import PREPARED, RUN, SHARE, Out, Pattern, StoreRoot, takes, typed_names
 
 if TYPE_CHECKING:
     from federation.contract import Site
@@ -54,13 +54,13 @@ class Adoption:
 
         source = _absolute(self.data)
         options = {"pattern": self.pattern} if self.pattern is not None else {}
-        used = _names(self.subjects) or open_source(source, options).subjects()
+        used = typed_names(self.subjects) or open_source(source, options).subjects()
         dataset = {
             "source": source,
             "options": options,
-            "tasks": _names(self.tasks),
+            "tasks": typed_names(self.tasks),
             "subjects": used,
-            "targets": _names(self.targets) or used,
+            "targets": typed_names(self.targets) or used,
             "calibration": {"first": self.calibration},
         }
         return parse_table(Site, {"name": self.name, "dataset": [dataset]}, "adopt")
@@ -146,7 +146,7 @@ def predict(asked: Prediction) -> None:
     if asked.tasks is not None:
         if asked.site is not None or asked.own:
             raise InputError("--tasks is of a headset that no site has; leave --site and --own out")
-        model = UnseenModel(read_common(asked.run), _names(asked.tasks))
+        model = UnseenModel(read_common(asked.run), typed_names(asked.tasks))
         typer.echo("name the labels as the federation does: one that no site has trained is told at random")
     elif is_exported(asked.run):
         raise InputError(f"{asked.run}: exported layers have no heads; say which labels to tell apart with --tasks")
@@ -159,9 +159,9 @@ def predict(asked: Prediction) -> None:
             OwnModel(opened, asked.site or sites[0]) if asked.own else FederatedModel(opened, asked.site or sites[0])
         )
     predictions = []
-    wanted = _names(",".join(asked.cues))
+    wanted = typed_names(",".join(asked.cues))
     options = {"pattern": asked.pattern} if asked.pattern is not None else {}
-    for one in predict_recordings(model, _absolute(asked.data), wanted, _names(asked.subjects) or None, options):
+    for one in predict_recordings(model, _absolute(asked.data), wanted, typed_names(asked.subjects) or None, options):
         predictions.append(one)
         how = "these trials themselves, all at once: it is new to the site"
         if one.known:
@@ -186,10 +186,6 @@ def export(
     check_free(to, "give another --to")
     for file in export_common(RunFolder(run), to):
         typer.echo(f"wrote {file}")
-
-
-def _names(text: str | None) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()] if text else []
 
 
 def _absolute(source: str) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from data.errors import InputError
-from experiments.cli.options import RUN, takes
+from experiments.cli.options import RUN, takes, typed_names
 
 if TYPE_CHECKING:
     from experiments.stream import Answer
@@ -60,7 +60,7 @@ def decode(asked: Decoding) -> None:
         reference = [] if isinstance(common.contract.reference, str) else common.contract.reference
         apart = {name.lower() for name in reference}
         channels = [name for name in stream.channels if name.lower() not in apart]
-        decoder = Decoder.of_common(common, channels, _names(asked.tasks))
+        decoder = Decoder.of_common(common, channels, typed_names(asked.tasks))
     else:
         assert asked.site is not None
         decoder = Decoder.from_run(asked.model, asked.site, asked.subject)
@@ -71,7 +71,7 @@ def decode(asked: Decoding) -> None:
     typer.echo(f"{asked.stream}: {len(decoder.channels)} channels at {stream.sfreq:g} Hz; answers: stream {asked.send}")
     end = time.monotonic() + asked.seconds if asked.seconds is not None else float("inf")
     answers: list[Answer] = []
-    how = Cutting(tuple(_names(asked.cues)), asked.slide, asked.learn)
+    how = Cutting(tuple(typed_names(asked.cues)), asked.slide, asked.learn)
     try:
         for told in decode_stream(decoder, stream, markers, how, lambda: time.monotonic() < end):
             if isinstance(told, str):
@@ -115,7 +115,3 @@ def _close(answers: "list[Answer]", labels: tuple[str, ...], out: Path | None) -
         ]
         write_csv(out, ["onset", "cue", *(f"p_{name}" for name in labels), "predicted"], rows)
         typer.echo(f"answers: {out}")
-
-
-def _names(text: str | None) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()] if text else []

@@ -10,6 +10,13 @@ import typer
 
 # Groups of `mfscsn --help`
 START, RUN, LOOK, SHARE, DEPLOY, BEETL = "Start", "Run", "Look", "Share", "Deploy", "BEETL"
+
+
+def typed_names(text: str | None) -> list[str]:
+    """Read names with commas between."""
+    return [name.strip() for name in text.split(",") if name.strip()] if text else []
+
+
 Pattern = Annotated[
     str | None,
     typer.Option(

@@ -183,21 +183,9 @@ def prepare_shown(federation: "Federation", store: Path) -> "Federation":
 
 def simulate_new(asked: Simulation) -> None:
     """Begin a run and take it to its scores."""
-    from federation.privacy.persons import check_affordable
-    from federation.run_folder import RunFolder
-    from federation.site_trials import SiteTrials
+    from experiments.simulate import new_run
 
-    federation = asked.load()
-    for site in federation.site:
-        check_affordable(site, federation.contract)
-    path = asked.out or Path("runs") / f"{federation.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    check_free(path)
-    federation = prepare_shown(
-        federation, asked.store
-    )  # before the run folder: input that is refused leaves none behind
-    for site in federation.site:
-        SiteTrials(site, federation.contract, asked.store).check_labelled()
-    _carry_out(RunFolder.create(path, federation, asked.store, asked.threads), asked.engine)
+    _carry_out(new_run(asked.load(), asked.out, asked.store, asked.threads, prepare_shown), asked.engine)
 
 
 def simulate_grid(asked: Simulation, grid: Path) -> None:
