@@ -29,6 +29,9 @@ def test_differences_effect_and_p_by_hand():
     assert ours.gain.mean == pytest.approx(expected.mean())
     assert ours.effect == pytest.approx(expected.mean() / expected.std(ddof=1))
     assert ours.p == pytest.approx(2 / 2**7)  # all seven of one sign, exact
+    more = rows(gains)
+    more = pd.concat([more, more[more["method"] == "mf-scsn"].assign(method="other")])
+    assert [c.p for c in compare_runs(more)][1:] == [pytest.approx(2 * 2 / 2**7)] * 2  # two comparisons: Bonferroni
     assert ours.kappa == pytest.approx(2 * ours.accuracy - 1)
     assert "clear of zero: 7 subjects, 2 seeds" in verdict([rival, ours])
     assert "not clear of zero" in verdict(compare_runs(rows([0.1, -0.1, 0.0, 0.05, -0.06, -0.01], seeds=(0,))))

@@ -10,7 +10,7 @@ from experiments.decoder import WARM, Decoder
 from experiments.predict import FederatedModel
 from federation.common_layers import export_common, read_common
 from federation.server_app import federate
-from mfscsn.inputs import Alignment
+from mfscsn.inputs import Alignment, Reference
 
 CHANNELS = ("F3", "C3", "Cz", "C4", "P4")
 
@@ -110,3 +110,12 @@ def test_a_mean_that_moved_gives_what_following_gives(tangent):
         reference = reference.moved(new[k : k + 1])
         np.testing.assert_allclose(reference.inputs(new[k : k + 1], follow=False)[0], wanted[k], atol=1e-5)
     assert reference.n_fitted == 11
+
+
+def test_directions_that_were_not_seen_stay_out_when_the_mean_moves():
+    alignment = Alignment("adaptive", 128.0, band=(4.0, 38.0), electrodes=("C3", "Cz", "C4"))
+    reference = Reference(alignment, np.diag([1.0, 1.0, 1e-5])[None], 2, np.eye(3))  # two of three are seen
+    new = trials(1, channels=("C3", "Cz", "C4"))
+    wanted = reference.inputs(new, follow=True)
+    assert np.linalg.matrix_rank(wanted[0], tol=1e-3) == 2
+    np.testing.assert_allclose(reference.moved(new).inputs(new, follow=False), wanted, atol=1e-5)
