@@ -1,4 +1,4 @@
-"""What recordings show that EEG does not: numbers in a wrong unit, names that are no electrodes, clipped channels."""
+"""What recordings show that EEG does not: a wrong unit, names that are no electrodes, clipped channels, hum."""
 
 import re
 from collections.abc import Sequence
@@ -6,10 +6,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.signal import welch
 
 LEAST, MOST = 0.05, 1000.0  # microvolts that band-passed EEG deviates by; no headset is off by more
 ODD = 20.0  # times the other channels: no electrode sees so much more, or less, than the others
 CLIPPED = 0.01  # share of samples at a channel's largest or smallest value
+HUM = 20.0  # dB of the mains above the frequencies beside them
+MAINS = (50.0, 60.0)  # Hz
 NO_ELECTRODE = re.compile(
     r"^(h|v)?eog|^e[ck]g|^emg|^acc(el)?([ _\d-]|[xyz]$|$)|^gyr|^gsr|^resp|^ppg|^pleth|^sti(m)?[ _\d-]|^sti(m)?$"
     r"|^trig|^marker|^status$|^counter$|^timestamps?$",
@@ -55,6 +58,27 @@ def clipped_channels(signals: NDArray[np.float64], names: Sequence[str]) -> list
     if not clipped:
         return []
     return [f"clipped: {clipped} stand at an end of their range in up to {100 * shares.max():.0f} % of the samples"]
+
+
+def hum(signals: NDArray[np.float64], sfreq: float) -> list[str]:
+    """Say, in one line, by how much the mains stand out of unfiltered ``(n_chans, n_times)``, where that is much.
+
+    Band-passed trials hold none of it, but a headset that hums so has a loose ground or reference.
+    """
+    n = min(signals.shape[-1], round(2 * sfreq))  # half a hertz
+    frequencies, power = welch(signals, sfreq, nperseg=n)
+    for mains in MAINS:
+        apart = np.abs(frequencies - mains)
+        at, beside = apart <= 1, (apart > 2) & (apart <= 6)
+        if frequencies[-1] < mains + 3 or not at.any() or not beside.any():
+            continue
+        ratios = power[:, at].max(axis=1) / np.maximum(np.median(power[:, beside], axis=1), np.finfo(float).tiny)
+        above = 10 * np.log10(np.maximum(np.median(ratios), 1))
+        if above > HUM:
+            return [
+                f"mains: {mains:g} Hz stand {above:.0f} dB above what is beside them; ground or reference is loose?"
+            ]
+    return []
 
 
 def without_electrode(names: Sequence[str]) -> list[str]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from data.causal import CausalFilter, resampled
 from data.errors import InputError, nearest, one_line
-from data.plausible import clipped_channels, implausible, odd_channels, without_electrode
+from data.plausible import clipped_channels, hum, implausible, odd_channels, without_electrode
 from data.trials import UNLABELLED, Trials
 
 MARKS = ("bad", "edge", "boundary")  # with which annotations begin that mark signals, and no cue
@@ -246,6 +246,7 @@ def _trials_of_raw(recording: Recording, p: Preprocessing, tasks: Mapping[str, s
     raw.load_data()
     _check_channels(raw.get_data(), raw.ch_names, where)
     recording.notes.extend(clipped_channels(raw.get_data(), raw.ch_names))
+    recording.notes.extend(hum(raw.get_data(), raw.info["sfreq"]))
     if p.filter == "causal":
         raw.apply_function(CausalFilter(p.band, raw.info["sfreq"]), picks="all", channel_wise=False, verbose="ERROR")
     else:

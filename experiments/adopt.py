@@ -135,11 +135,12 @@ def private_alone(settings: Settings) -> Settings:
 def _curve(run: RunFolder, common: AdoptableLayers, report: Callable[[Progress], None]) -> None:
     """Train with the first few calibration trials of each target, with common layers and without; score the same test.
 
-    Only where calibration is so many first trials: else "the first five" would be of another kind.
+    Only where calibration is so many first trials, and none after them are held out: else "the first five" would be of
+    another kind, or the test another.
     """
     (site,) = run.federation.site
     most = [d.calibration.first for d in site.dataset if d.targets and d.calibration is not None]
-    if not most or any(first is None for first in most):
+    if not most or any(first is None for first in most) or any(d.held_out for d in site.dataset):
         return
     amounts = sorted({n for n in AMOUNTS if n < min(n for n in most if n)} | {min(n for n in most if n)})
     rows: list[tuple[str, str, int, int, float]] = []

@@ -84,7 +84,14 @@ class LinearSite:
 
     def targets(self) -> Iterator[tuple[Target, BranchTrials]]:
         """Load each target subject's test trials, in the order of the site's file, and its calibration."""
-        for target in self.opened.targets():
+        return self._with_calibration(self.opened.targets())
+
+    def held_out(self) -> Iterator[tuple[Target, BranchTrials]]:
+        """Load what was held out of each target subject's calibration, and the calibration that is left."""
+        return self._with_calibration(self.opened.held_out())
+
+    def _with_calibration(self, targets: Iterator[Target]) -> Iterator[tuple[Target, BranchTrials]]:
+        for target in targets:
             yield target, self.opened.calibration(target.subject)[target.dataset, target.subject]
 
     def of_site(self, target: Target, own: BranchTrials) -> Answers:

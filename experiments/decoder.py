@@ -14,12 +14,13 @@ from data.trials import Trials
 from federation.common_layers import AdoptableLayers, read_common
 from federation.contract import Contract
 from federation.run_folder import RunFolder
-from federation.site_scores import fine_tuned
+from federation.site_scores import fine_tuned, network_temperature
 from federation.site_trials import Target, branch_name
 from mfscsn.exported import SITE
 from mfscsn.inputs import Reference
 from mfscsn.split import BranchTrials, SplitModule
 from mfscsn.sums import OWN_WEIGHT, Summed
+from mfscsn.temperature import tempered
 from mfscsn.training import Settings, predict, train_round
 
 WARM = 10  # first trials, on all of which so far the mean is fitted anew, where nothing was shown before
@@ -39,6 +40,8 @@ class Decoder:
     labels, channels : tuple of str
     preprocessing : data.preprocessing.Preprocessing
         Rate in Hz, window in seconds after the cue, band in Hz.
+    temperature : float
+        Of probabilities: fitted on the trials that a run's site held out, else 1.
 
     Examples
     --------
@@ -49,6 +52,7 @@ class Decoder:
     def __init__(self, contract: Contract, channels: Sequence[str], labels: Sequence[str], start: Start, branch: str):
         self.contract, self.channels, self.labels = contract, tuple(channels), tuple(labels)
         self._start, self._branch = start, branch
+        self.temperature = 1.0
         self._reference: Reference | None = None
         self._network: SplitModule | None = None
         self._shown: list[NDArray[np.float64]] = []  # signals that the mean is fitted on
@@ -119,6 +123,7 @@ class Decoder:
         network, contract = opened.load_network(site), opened.federation.contract
         of_site = next(one for one in opened.federation.site if one.name == site)
         trials = opened.trials(of_site)
+        temperature = network_temperature(opened.federation, trials, network)
         known = [(d, name) for d in of_site.dataset for name in trials.subjects(d.name)]
         if subject is None and of_site.branch_by == "subject":
             raise InputError(f"site {site!r} has layers for each subject; say whose with subject=")
@@ -133,6 +138,7 @@ class Decoder:
             target = Target(dataset.name, subject, branch, np.empty((0,), np.float32), none, np.arange(len(labels)))
             network = fine_tuned(opened.federation, trials, network, target)
         decoder = cls(contract, trials.channels()[dataset.name], labels, lambda inputs: copy.deepcopy(network), branch)
+        decoder.temperature = temperature
         return decoder.fit(own.signals) if own is not None and len(own) else decoder
 
     @property
@@ -173,10 +179,9 @@ class Decoder:
         """
         x = self._checked(signals)
         if self._reference is None or self._network is None:
-            alone = Decoder(self.contract, self.channels, self.labels, self._start, self._branch).fit(x)
-            assert alone._reference is not None and alone._network is not None
-            return predict(alone._network, alone._reference.inputs(x, follow=False), self._branch)
-        return predict(self._network, self._reference.inputs(x, follow=True), self._branch)
+            reference, network = self._fitted(x)
+            return self._told(network, reference.inputs(x, follow=False))
+        return self._told(self._network, self._reference.inputs(x, follow=True))
 
     def decode(self, trial: ArrayLike, *, follow: bool = True) -> NDArray[np.float64]:
         """Return the probability of each label of one trial ``(n_chans, n_times)``; the mean stays where it moved to.
@@ -202,7 +207,7 @@ class Decoder:
             inputs = moved.inputs(x, follow=False)
             self._reference = moved if follow else self._reference
         assert self._network is not None
-        answer: NDArray[np.float64] = predict(self._network, inputs, self._branch)[0]
+        answer: NDArray[np.float64] = self._told(self._network, inputs)[0]
         return answer
 
     def partial_fit(self, signals: ArrayLike, labels: Sequence[str]) -> Self:
@@ -229,6 +234,9 @@ class Decoder:
         self._codes += [self.labels.index(label) for label in labels]
         self._refit()
         return self
+
+    def _told(self, network: SplitModule, inputs: NDArray[np.float32]) -> NDArray[np.float64]:
+        return tempered(predict(network, inputs, self._branch), self.temperature)
 
     def _refit(self) -> None:
         own = np.stack(self._own) if self._own else np.empty((0, *self._shown[0].shape[1:]))

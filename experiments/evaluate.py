@@ -9,7 +9,8 @@ local-site
     The strongest that the site has without sharing: the mean of what two models of all its subjects say, its network
     trained unshared and its linear classifier.
 
-Nothing is chosen on test trials. Predictions are limited to the subject's own tasks.
+Nothing is chosen on test trials. Predictions are limited to the subject's own tasks. Where trials of the site were held
+out, each method's probabilities are at the temperature that those fit; which label is likeliest does not change.
 """
 
 import math
@@ -28,20 +29,22 @@ from data.files import write_csv
 from data.trials import Trials
 from experiments.alone import LinearSite, own_answers
 from experiments.references import OWN, ReferenceJob
-from federation.contract import Site
+from federation.contract import Federation, Site
 from federation.run_folder import RunFolder
 from federation.site import read_tensors
 from federation.site_network import site_network
-from federation.site_scores import balanced_accuracy, chosen_outputs, fine_tuned
+from federation.site_scores import balanced_accuracy, chosen_outputs, network_answers
 from federation.site_trials import SiteTrials, Target
 from federation.tables import first_difference
-from mfscsn.split import SplitModule
-from mfscsn.training import predict
+from mfscsn.split import BranchTrials, SplitModule
+from mfscsn.temperature import fitted_temperature, tempered
 
 METHODS = ("own-calibration", "local-site", "mf-scsn")
 COLUMNS = ("site", "dataset", "subject", "method", "seed", "n_test", "balanced_accuracy", "accuracy", "kappa", "auc")
 PREDICTED = ("site", "dataset", "subject", "method", "seed", "trial", "label", "predicted")
 PLACED = ("session", "run", "onset")  # of ``predictions.csv`` besides, and then the probability of each label
+TEMPERATURES = ("site", "method", "n_held_out", "temperature")
+PROBABILITY = "p_"  # begins such a column's name
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,8 @@ class Score:
 def evaluate(run: RunFolder) -> list[Score]:
     """Score all target subjects of a finished run; write ``scores.csv`` and, trial by trial, ``predictions.csv``.
 
+    Where trials were held out, ``temperatures.csv`` says which temperature they fit.
+
     Raises
     ------
     InputError
@@ -81,13 +86,15 @@ def evaluate(run: RunFolder) -> list[Score]:
             f" go on with the command that began it and --resume {run.path}"
         )
     torch.set_num_threads(int(run.environment["threads"]))  # fine-tuning must come out as it did before
-    scores, tables = [], []
-    for score, answers in (pair for k in range(len(run.federation.site)) for pair in _site_scores(run, k)):
-        scores.append(score)
-        tables.append((score, answers))
+    temperatures: list[tuple[str, str, int, float]] = []
+    tables = [pair for k in range(len(run.federation.site)) for pair in _site_answers(run, k, temperatures)]
+    scores = [score for score, _ in tables]
     names = list(dict.fromkeys(name for _, answers in tables for name in answers.names))
     predicted = [row for score, answers in tables for row in answers.rows(score, names)]
-    write_csv(run.path / "predictions.csv", (*PREDICTED, *PLACED, *(f"p_{name}" for name in names)), predicted)
+    if temperatures:
+        write_csv(run.path / "temperatures.csv", TEMPERATURES, temperatures)
+    columns = (*PREDICTED, *PLACED, *(f"{PROBABILITY}{name}" for name in names))
+    write_csv(run.path / "predictions.csv", columns, predicted)
     write_csv(run.path / "scores.csv", COLUMNS, [[getattr(score, column) for column in COLUMNS] for score in scores])
     return scores
 
@@ -154,23 +161,45 @@ class _Answers:
             )
 
 
-def _site_scores(run: RunFolder, site_number: int) -> Iterator[tuple[Score, _Answers]]:
-    site = run.federation.site[site_number]
+def _site_answers(
+    run: RunFolder, site_number: int, kept: list[tuple[str, str, int, float]]
+) -> Iterator[tuple[Score, _Answers]]:
+    """Say, by method, what is told of each target's test trials, at the site's temperatures, which the run keeps."""
+    site, federation = run.federation.site[site_number], run.federation
     federated, local = run.load_network(site.name), local_network(run, site)
-    trials, linear = run.trials(site), LinearSite(site, run.federation.contract, run.store)
-    for target, (vectors, calibration) in zip(trials.targets(), linear.targets(), strict=True):
-        answers = (
+    trials, linear = run.trials(site), LinearSite(site, federation.contract, run.store)
+
+    def told(target: Target, vectors: Target, calibration: BranchTrials) -> tuple[NDArray[np.float64], ...]:
+        return (
             own_answers(calibration, vectors),
-            (network_answers(run, trials, local, target) + linear.of_site(vectors, calibration)) / 2,
-            network_answers(run, trials, federated, target),
+            local_answers(federation, trials, local, linear, target, vectors, calibration),
+            network_answers(federation, trials, federated, target),
         )
-        for method, probabilities in zip(METHODS, answers, strict=True):
-            yield _score(run, site, target, method, probabilities, trials.tested_of(target.dataset, target.subject))
+
+    held_out = [
+        (told(target, *alone), target.labels)
+        for target, alone in zip(trials.held_out(), linear.held_out(), strict=True)
+    ]
+    temperatures = [fitted_temperature([(p[k], labels) for p, labels in held_out]) for k in range(len(METHODS))]
+    n_held_out = sum(len(labels) for _, labels in held_out)
+    kept += [(site.name, *pair) for pair in zip(METHODS, [n_held_out] * 3, temperatures, strict=True) if n_held_out]
+    for target, alone in zip(trials.targets(), linear.targets(), strict=True):
+        recorded = trials.tested_of(target.dataset, target.subject)
+        for method, temperature, probabilities in zip(METHODS, temperatures, told(target, *alone), strict=True):
+            yield _said(run, site, target, method, tempered(probabilities, temperature), recorded)
 
 
-def network_answers(run: RunFolder, trials: SiteTrials, network: SplitModule, target: Target) -> NDArray[np.float64]:
-    """Return what a site's network, fitted to the target's calibration, says of its test trials."""
-    return predict(fine_tuned(run.federation, trials, network, target), target.signals, target.branch)
+def local_answers(
+    federation: Federation,
+    trials: SiteTrials,
+    local: SplitModule,
+    linear: LinearSite,
+    target: Target,
+    vectors: Target,
+    calibration: BranchTrials,
+) -> NDArray[np.float64]:
+    """Return what a site says of a target's trials without sharing: its network's and its classifier's mean."""
+    return (network_answers(federation, trials, local, target) + linear.of_site(vectors, calibration)) / 2
 
 
 def local_network(run: RunFolder, site: Site) -> SplitModule:
@@ -188,7 +217,7 @@ def own_network(run: RunFolder, site_number: int, target: Target) -> SplitModule
     return network
 
 
-def _score(
+def _said(
     run: RunFolder, site: Site, target: Target, method: str, probabilities: NDArray[np.float64], recorded: Trials
 ) -> tuple[Score, _Answers]:
     accuracy = balanced_accuracy(probabilities, target.labels, target.outputs)

@@ -1,5 +1,6 @@
 """Predict: probabilities for the cued trials of recordings whose labels nobody knows."""
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,14 +17,15 @@ from data.sources import open_source
 from data.trials import Trials, concatenate
 from experiments.alone import LinearSite
 from experiments.decoder import Decoder
-from experiments.evaluate import local_network
+from experiments.evaluate import local_answers, local_network
 from federation.common_layers import AdoptableLayers
 from federation.contract import Contract, Dataset
 from federation.run_folder import RunFolder
-from federation.site_scores import fine_tuned
+from federation.site_scores import fine_tuned, network_temperature
 from federation.site_trials import Target, branch_name
 from mfscsn.inputs import Reference
 from mfscsn.split import BranchTrials
+from mfscsn.temperature import fitted_temperature, tempered
 from mfscsn.training import predict
 
 DIFFER = "bad_channels = 'interpolate' in the contract keeps all channels"
@@ -120,7 +122,13 @@ class FederatedModel(Model):
             labels=np.full(len(trials), -1),
             outputs=np.arange(len(names)),
         )
-        return SubjectPredictions(subject, trials, self.answers(dataset, target, trials, own), names, own is not None)
+        answers = tempered(self.answers(dataset, target, trials, own), self.temperature)
+        return SubjectPredictions(subject, trials, answers, names, own is not None)
+
+    @functools.cached_property
+    def temperature(self) -> float:
+        """The temperature that the site's held-out trials fit; 1 where none were held out."""
+        return network_temperature(self.run.federation, self.trials, self.network)
 
     def answers(self, dataset: Dataset, target: Target, trials: Trials, own: Trials | None) -> NDArray[np.float64]:
         """Return probabilities ``(n_trials, n_outputs)``.
@@ -158,6 +166,17 @@ class OwnModel(FederatedModel):
         nothing = BranchTrials(pooled.signals[:0], pooled.labels[:0], pooled.names)
         calibration = opened.calibration(target.subject).get((target.dataset, target.subject), nothing)
         return (super().answers(dataset, target, trials, own) + self.linear.of_site(vectors, calibration)) / 2
+
+    @functools.cached_property
+    def temperature(self) -> float:
+        """As of `FederatedModel`."""
+        federation, held_out = self.run.federation, zip(self.trials.held_out(), self.linear.held_out(), strict=True)
+        return fitted_temperature(
+            [
+                (local_answers(federation, self.trials, self.network, self.linear, target, *alone), target.labels)
+                for target, alone in held_out
+            ]
+        )
 
 
 class UnseenModel(Model):

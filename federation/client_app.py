@@ -83,6 +83,11 @@ def _train(message: Message, context: Context, run: RunFolder, site: Site, folde
     if private:
         network.load_private(private[0])
     network.load_common(_common(message))
+    held_out = math.nan
+    if private and "held_out" in site.metrics:
+        from federation.site_scores import held_out_accuracy  # scikit-learn, which training does not need
+
+        held_out = held_out_accuracy(run.federation, opened, network)
     optimiser_state = private[1] if private else None
     ledger = Path(str(context.node_config.get("site", folder.folder))) / LEDGER
     if contract.noise_multiplier and site.privacy is not None:
@@ -113,7 +118,7 @@ def _train(message: Message, context: Context, run: RunFolder, site: Site, folde
     folder.save_private(number, network.private_state(), optimiser_state, trials_digest)
 
     seconds = time.monotonic() - began
-    measured = {"loss": log.loss, "accuracy": log.accuracy, "seconds": round(seconds, 3)}
+    measured = {"loss": log.loss, "accuracy": log.accuracy, "held_out": held_out, "seconds": round(seconds, 3)}
     measured = {name: value for name, value in measured.items() if math.isfinite(value)}  # sums have no loss
     told = "" if site.privacy or "loss" not in measured else f" loss {log.loss:.4f},"  # no noise covers it
     folder.log(f"round {number}: {log.n_trials} trials,{told} {seconds:.2f} s")

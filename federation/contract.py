@@ -313,7 +313,10 @@ class Dataset(Table):
     targets : list
         Subjects to be scored: their `calibration` trials train, their `test` trials are never trained on.
     calibration, test : table
-        `test` may be "rest": all trials that are not calibration.
+        `test` may be "rest": all trials that are in no other part.
+    held_out : table, optional
+        Trials of the targets that neither train nor are the test. They are scored in every round, which shows when
+        training begins to know its own trials by heart, and a temperature is fitted on them: `mfscsn.temperature`.
     """
 
     source: str
@@ -326,6 +329,7 @@ class Dataset(Table):
     targets: list[SubjectName] = Field([])
     calibration: Part | None = None
     test: Part | Literal["rest"] = "rest"
+    held_out: Part | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -350,11 +354,18 @@ class Dataset(Table):
                 raise ValueError(f"target {target!r} stands in without, too; leave it out of one of the two")
             if self.subjects is not None and target not in self.subjects:
                 raise ValueError(f"target {target!r} is not among the subjects{nearest(target, self.subjects)}")
+        if self.held_out is not None and not self.targets:
+            raise ValueError("held_out holds trials of targets; name some with targets = [...]")
         if isinstance(self.test, Part) and self.test.first is not None:
             raise ValueError('test takes {runs = [...]}, {sessions = [...]}, {after = N} or "rest"')
         if not self.tasks:
             raise ValueError("tasks is empty: name the annotations to use")
         return self
+
+    @property
+    def parts(self) -> tuple[object, ...]:
+        """How a target's trials are parted."""
+        return self.calibration, self.held_out, self.test
 
     def check_targets_are_kept_from(self, other: "Dataset") -> None:
         """Raise ValueError when a target's test trials would train through another use of the same source."""
@@ -362,7 +373,7 @@ class Dataset(Table):
             return
         for target in self.targets:
             used = other.subjects is None or target in other.subjects
-            alike = target in other.targets and (other.calibration, other.test) == (self.calibration, self.test)
+            alike = target in other.targets and other.parts == self.parts
             if used and not alike:
                 raise ValueError(
                     f"target {target!r} of {self.source!r} also stands in another data set, where its test trials"
@@ -424,6 +435,14 @@ class Privacy(Table):
     max_grad_norm: Positive = 1.0
 
 
+Metric = Literal["loss", "accuracy", "held_out", "seconds"]
+
+
+def _metrics(datasets: Sequence[Dataset]) -> list[Metric]:
+    held_out: list[Metric] = ["held_out"] if any(d.held_out for d in datasets) else []
+    return ["loss", "accuracy", *held_out, "seconds"]
+
+
 class Site(Table):
     """One data centre.
 
@@ -435,7 +454,8 @@ class Site(Table):
     branch_by : {"dataset", "subject"}
         What gets separate layers of its own.
     metrics : list
-        Training metrics that may leave the site in every round.
+        Training metrics that may leave the site in every round. "held_out" is the balanced accuracy of its data sets'
+        `held_out` trials, with the layers as the round began.
     scores : list
         Scores on test trials that may leave the site after the last round: means over its target subjects.
     contract : table, optional
@@ -450,7 +470,7 @@ class Site(Table):
     name: Name
     dataset: list[Dataset] = Field([])
     branch_by: Literal["dataset", "subject"] = "dataset"
-    metrics: list[Literal["loss", "accuracy", "seconds"]] = Field(["loss", "accuracy", "seconds"])
+    metrics: list[Metric] = Field(default_factory=lambda data: _metrics(data.get("dataset", [])))
     scores: list[Literal["balanced_accuracy"]] = Field([])
     contract: dict[str, Any] = Field({})
     privacy: Privacy | None = None

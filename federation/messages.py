@@ -2,7 +2,7 @@
 
 COMMON, METRICS, SITE, CONFIG = "common", "metrics", "site", "config"
 N_TRIALS = "num-examples"
-MAY_LEAVE = {N_TRIALS, "loss", "accuracy", "seconds"}
+MAY_LEAVE = {N_TRIALS, "loss", "accuracy", "held_out", "seconds"}
 SCORES_MAY_LEAVE = {"n_targets", "balanced_accuracy"}
 
 # All that a site says when it cannot answer: what went wrong stays in its own folder

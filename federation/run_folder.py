@@ -28,7 +28,7 @@ from federation.site_network import site_network
 from federation.site_trials import SiteTrials
 from mfscsn.split import SplitModule
 
-HISTORY = ("round", "site", "status", "n_trials", "loss", "accuracy", "distance")
+HISTORY = ("round", "site", "status", "n_trials", "loss", "accuracy", "distance", "held_out")
 SITE_SCORES = ("site", "status", "n_targets", "balanced_accuracy")
 TIMING = ("round", "site", "seconds", "round_seconds")
 SECURE = "secure-aggregation.json"
@@ -209,6 +209,7 @@ class RunFolder:
         """Read the rows of ``history.csv`` so far.
 
         Besides what sites let out: `distance`, how far a site's common layers ended from the average, over its norm.
+        `held_out` is of the layers as the round began, so of the average of the round before.
         """
         path = self.path / "history.csv"
         if not path.exists():

@@ -1,4 +1,6 @@
-"""How well a site's network does on its own target subjects' test trials."""
+"""How well a site's network does on its own target subjects' test trials, and how sure of itself it may be."""
+
+import math
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,6 +10,7 @@ from federation.contract import Federation, Site
 from federation.run_folder import RunFolder
 from federation.site_trials import SiteTrials, Target
 from mfscsn.split import SplitModule
+from mfscsn.temperature import fitted_temperature
 from mfscsn.training import derive_seed, fine_tune, predict
 
 
@@ -50,11 +53,30 @@ def mean_score(run: RunFolder, site: Site) -> dict[str, int | float]:
     trials.check_labelled()
     network = run.load_network(site.name)
     scores = [
-        balanced_accuracy(
-            predict(fine_tuned(run.federation, trials, network, target), target.signals, target.branch),
-            target.labels,
-            target.outputs,
-        )
+        balanced_accuracy(network_answers(run.federation, trials, network, target), target.labels, target.outputs)
         for target in trials.targets()
     ]
     return {"n_targets": len(scores), "balanced_accuracy": float(np.mean(scores))} if scores else {}
+
+
+def network_answers(
+    federation: Federation, trials: SiteTrials, network: SplitModule, target: Target
+) -> NDArray[np.float64]:
+    """Return what a site's network, fitted to a target's calibration, says of its trials ``(n_trials, n_outputs)``."""
+    return predict(fine_tuned(federation, trials, network, target), target.signals, target.branch)
+
+
+def held_out_accuracy(federation: Federation, trials: SiteTrials, network: SplitModule) -> float:
+    """Return the balanced accuracy on the site's held-out trials, a mean over its targets; NaN where none are."""
+    scores = [
+        balanced_accuracy(network_answers(federation, trials, network, target), target.labels, target.outputs)
+        for target in trials.held_out()
+    ]
+    return float(np.mean(scores)) if scores else math.nan
+
+
+def network_temperature(federation: Federation, trials: SiteTrials, network: SplitModule) -> float:
+    """Fit the temperature of a site's network on all its held-out trials; 1 where none are."""
+    return fitted_temperature(
+        [(network_answers(federation, trials, network, target), target.labels) for target in trials.held_out()]
+    )

@@ -5,6 +5,7 @@ Training trials are all of a source subject's and a target subject's calibration
 
 import functools
 import hashlib
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from mfscsn.sums import MEANS
 
 @dataclass(frozen=True)
 class Target:
-    """A target subject's test trials.
+    """A target subject's test trials, or those that were held out of its calibration.
 
     Parameters
     ----------
@@ -56,12 +57,14 @@ class _Subject:
     digest: str
     train: NDArray[np.bool_]
     fitted: NDArray[np.bool_]  # what its mean is fitted on: those or, where none trains, calibration's signals
+    held_out: NDArray[np.bool_]
     test: NDArray[np.bool_]
 
     def branch(self, site: Site) -> str:
         return branch_name(site, self.dataset, self.name)
 
 
+Split = tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]
 Chosen = tuple[_Subject, NDArray[np.bool_], NDArray[np.bool_]]  # a subject, its trials to use, those to fit on
 
 
@@ -158,18 +161,26 @@ class SiteTrials:
         """
         for subject in self._subjects:
             if subject.test.any():
-                fitted = subject.test if transductive else subject.fitted
-                codes = np.unique(self._codes(subject, subject.train))  # test labels have no say in what is predicted
-                if len(codes) < 2:
-                    codes = np.arange(len(subject.dataset.labels(self.contract)))
-                yield Target(
-                    dataset=subject.dataset.name,
-                    subject=subject.name,
-                    branch=subject.branch(self.site),
-                    signals=self._inputs([(subject, subject.test, fitted)]),
-                    labels=self._codes(subject, subject.test),
-                    outputs=codes,
-                )
+                yield self._target(subject, subject.test, subject.test if transductive else subject.fitted)
+
+    def held_out(self) -> Iterator[Target]:
+        """Load the trials that were held out of each target subject's calibration, aligned as `targets`."""
+        for subject in self._subjects:
+            if subject.held_out.any():
+                yield self._target(subject, subject.held_out, subject.fitted)
+
+    def _target(self, subject: _Subject, chosen: NDArray[np.bool_], fitted: NDArray[np.bool_]) -> Target:
+        codes = np.unique(self._codes(subject, subject.train))  # test labels have no say in what is predicted
+        if len(codes) < 2:
+            codes = np.arange(len(subject.dataset.labels(self.contract)))
+        return Target(
+            dataset=subject.dataset.name,
+            subject=subject.name,
+            branch=subject.branch(self.site),
+            signals=self._inputs([(subject, chosen, fitted)]),
+            labels=self._codes(subject, chosen),
+            outputs=codes,
+        )
 
     def branches(self) -> dict[str, Branch]:
         """Return the shape of each branch without reading a signal."""
@@ -247,11 +258,11 @@ class SiteTrials:
                         f" one: {error}; name those to use with channels = [...]"
                     ) from error
                 if name in dataset.targets:
-                    train, fitted, test = _split(self.site, dataset, name, trials)
+                    split = _split(self.site, dataset, name, trials)
                 else:
-                    train = fitted = trials.labels != UNLABELLED
-                    test = np.zeros(len(trials), bool)
-                subjects.append(_Subject(dataset, name, trials, store.digest(name), train, fitted, test))
+                    train, none = trials.labels != UNLABELLED, np.zeros(len(trials), bool)
+                    split = train, train, none, none
+                subjects.append(_Subject(dataset, name, trials, store.digest(name), *split))
         return subjects
 
     def _of_branch(self) -> dict[str, list[_Subject]]:
@@ -324,8 +335,8 @@ def _check_positions(site: Site, dataset: Dataset, channels: Sequence[str], cont
         ) from error
 
 
-def _split(site: Site, dataset: Dataset, subject: str, trials: Trials) -> tuple[NDArray[np.bool_], ...]:
-    """Return which of a target's trials train, which its mean is fitted on, and which are its test."""
+def _split(site: Site, dataset: Dataset, subject: str, trials: Trials) -> Split:
+    """Return which of a target's trials train, which its mean is fitted on, which are held out, and its test."""
     where = f"site {site.name!r}, data set {dataset.name!r}, target {subject!r}"
     assert dataset.calibration is not None
     train = _mask(dataset.calibration, trials)
@@ -333,22 +344,31 @@ def _split(site: Site, dataset: Dataset, subject: str, trials: Trials) -> tuple[
     if not shown.shows_nothing:
         shown = shown.model_copy(update={"first": shown.first or None})
     fitted = _mask(shown, trials)
-    test = ~fitted if dataset.test == "rest" else _mask(dataset.test, trials)
-    unknown = int((trials.labels[train] == UNLABELLED).sum())
-    if unknown:
-        raise InputError(f"{where}: {unknown} calibration trials have no label, so they cannot train; name others")
+    held_out = np.zeros(len(trials), bool) if dataset.held_out is None else _mask(dataset.held_out, trials)
+    test = ~fitted & ~held_out if dataset.test == "rest" else _mask(dataset.test, trials)
+    for part, mask, cannot in (("calibration", train, "train"), ("held_out", held_out, "be scored")):
+        unknown = int((trials.labels[mask] == UNLABELLED).sum())
+        if unknown:
+            raise InputError(f"{where}: {unknown} {part} trials have no label, so they cannot {cannot}; name others")
     if train.all():
         raise InputError(f"{where}: calibration takes all {len(trials)} trials and leaves none to test; name fewer")
-    for part, mask, rule in (("calibration", fitted, shown), ("test", test, dataset.test)):
-        if not mask.any() and not (part == "calibration" and shown.shows_nothing):
+    for part, mask, rule in (
+        ("calibration", fitted, shown),
+        ("held_out", held_out, dataset.held_out),
+        ("test", test, dataset.test),
+    ):
+        if rule is not None and not mask.any() and not (part == "calibration" and shown.shows_nothing):
             chosen = rule.model_dump(exclude_none=True) if isinstance(rule, Part) else rule
             runs = ", ".join(dict.fromkeys(trials.runs.tolist()))
             raise InputError(
                 f"{where}: {part} = {chosen} chooses no trial; there are {len(trials)} trials in the runs {runs}"
             )
-    if (fitted & test).any():
-        raise InputError(f"{where}: {int((fitted & test).sum())} trials are in calibration and in test; part them")
-    return train, fitted, test
+    for (part, mask), (rival, other) in itertools.combinations(
+        (("calibration", fitted), ("held_out", held_out), ("test", test)), 2
+    ):
+        if (mask & other).any():
+            raise InputError(f"{where}: {int((mask & other).sum())} trials are in {part} and in {rival}; part them")
+    return train, fitted, held_out, test
 
 
 def _mask(part: Part, trials: Trials) -> NDArray[np.bool_]:

@@ -125,7 +125,7 @@ class CheckedStrategy(FedAvg):
                 metrics = dict(good[name].content.metric_records[METRICS])
                 seen = federation.contract.weighting == "trials" and not federation.contract.secure_aggregation
                 row |= {"n_trials": weights[name] if seen else ""}
-                row |= {key: metrics[key] for key in ("loss", "accuracy") if key in metrics}
+                row |= {key: metrics[key] for key in ("loss", "accuracy", "held_out") if key in metrics}
                 timing[name] = {"round": number, "site": name, "round_seconds": seconds}
                 timing[name] |= {"seconds": metrics.get("seconds", "")}
                 # Flower wants the same metrics of all; a site may have kept some to itself

@@ -98,34 +98,56 @@ def benchmark(asked: Benchmark) -> None:
 @app.command(rich_help_panel=LOOK, epilog="Example: mfscsn report RUN")
 def report(
     what: Annotated[
-        Path,
-        typer.Argument(help="A run's folder, or a benchmark's file.", metavar="RUN|BENCH.toml", show_default=False),
+        list[Path],
+        typer.Argument(
+            help="A run's folder, several, or a benchmark's file.", metavar="RUN...|BENCH.toml", show_default=False
+        ),
     ],
     results: Annotated[
         Path | None, typer.Option("--results", help="A benchmark's table, in place of the file's.", metavar="FILE")
     ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="The page of several runs.  \\[default: comparison.html; of seeds, report.html in their folder]",
+            metavar="FILE",
+        ),
+    ] = None,
 ) -> None:
-    """Write report.html: scores, curves, maps, costs, warnings."""
+    """Write report.html: scores, curves, maps, costs, warnings; of several runs, one page that compares them."""
 
-    if what.suffix != ".toml":
+    if len(what) > 1 or what[0].suffix != ".toml":
         if results is not None:
-            raise InputError(f"--results {results} is of a benchmark, and {what} is no BENCH.toml")
-        from experiments.compare_runs import runs_at
-        from experiments.report.run import report as report_run
-
-        for run in runs_at(what):
-            typer.echo(f"report: {os.path.relpath(report_run(run))}")
+            raise InputError(f"--results {results} is of a benchmark, and {what[0]} is no BENCH.toml")
+        _report_runs(what, out)
         return
+    if out is not None:
+        raise InputError(f"--out {out} is of several runs; a benchmark's report lies beside its results")
     from experiments.benchmark.report import report_benchmark
     from experiments.benchmark.run import chosen_rows, load_bench, read_results, results_path
 
-    plan, _, made_with = load_bench(what)
+    plan, _, made_with = load_bench(what[0])
     made_with["shuffled_labels"] = None
-    table = results or results_path(plan, what, what.stem)
+    table = results or results_path(plan, what[0], what[0].stem)
     rows = chosen_rows(plan, read_results(table, made_with))
     if rows.empty:
-        raise InputError(f"{table}: no results yet; `mfscsn benchmark {what}` computes them")
-    typer.echo(f"report: {report_benchmark(rows, table, what.stem, plan.searched)}")
+        raise InputError(f"{table}: no results yet; `mfscsn benchmark {what[0]}` computes them")
+    typer.echo(f"report: {report_benchmark(rows, table, what[0].stem, plan.searched)}")
+
+
+def _report_runs(paths: list[Path], out: Path | None) -> None:
+    from experiments.compare_runs import runs_at
+    from experiments.report.run import report as report_run
+    from experiments.report.several import report_several
+
+    runs = runs_at(paths[0])
+    if len(paths) == 1 and len(runs) == 1:
+        if out is not None:
+            raise InputError(f"--out {out} is of several runs; that of one is {paths[0] / 'report.html'}")
+        page = report_run(runs[0])
+    else:
+        page = report_several(paths, out or (Path("comparison.html") if len(paths) > 1 else paths[0] / "report.html"))
+    typer.echo(f"report: {os.path.relpath(page)}")
 
 
 @app.command(rich_help_panel=LOOK, epilog="Example: mfscsn audit RUN")

@@ -53,14 +53,15 @@ def curves(history: pd.DataFrame, column: str, what: str, folder: Path) -> Figur
     known = history.dropna(subset=[column])
     if known.empty:
         return None
-    figure, axes = new_figure(column, WIDTH, 2.9)
+    figure, axes = new_figure(column, WIDTH, 3.2)
+    earlier = 1 if column == "held_out" else 0  # that is of the average of the round before
     for site, rows in known.groupby("site", sort=False):
-        axes.plot(rows["round"], rows[column], label=site, marker="." if len(rows) < 3 else "")
+        axes.plot(rows["round"] - earlier, rows[column], label=site, marker="." if len(rows) < 3 else "")
     axes.set_xlabel("round")
     axes.set_ylabel(what)
     axes.xaxis.get_major_locator().set_params(integer=True)
     if known["site"].nunique() <= 12:
-        axes.legend(fontsize=8, frameon=False)
+        figure.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     return _keep(
         figure, folder, f"rounds-{column}", f"{what[0].upper()}{what[1:]}, by round and site.", f"{what} by round"
     )

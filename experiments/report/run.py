@@ -12,11 +12,13 @@ from data.errors import InputError
 from data.sources import ON_DISK
 from data.store import Store
 from experiments.adopt import ADOPTED, CALIBRATION, CURVE
-from experiments.evaluate import METHODS, PREDICTED
+from experiments.evaluate import METHODS, PREDICTED, PROBABILITY, TEMPERATURES
 from experiments.remarks import odd_paces
 from experiments.report import figures
 from experiments.report.page import Figure, Section, TableOf, write_page
+from experiments.report.quality import mu_difference
 from experiments.report.scores import ScoreDraws
+from experiments.report.sureness import sureness
 from experiments.statistics import Estimate
 from federation.contract import ONE_MESSAGE, Site
 from federation.run_folder import HISTORY, TIMING, RunFolder
@@ -70,6 +72,7 @@ def report(run: RunFolder) -> Path:
         _scores(run, draws, folder),
         _rounds(run, folder),
         _confusion(run, predictions, folder),
+        _sureness(run, predictions),
         _patterns(run, folder),
         _calibration(run, folder),
         _recordings(run),
@@ -134,13 +137,20 @@ def _kind(run: RunFolder) -> str:
     return ALONE if len(run.federation.site) == 1 or run.federation.contract.share == "none" else SHARING
 
 
-def _table(run: RunFolder, name: str, columns: Sequence[str], numbers: Sequence[str] = ()) -> pd.DataFrame | None:
-    """Read a table of a run, as text but for `numbers`; None where it is missing or empty, InputError if damaged."""
+def _table(
+    run: RunFolder, name: str, columns: Sequence[str], numbers: Sequence[str] = (), newer: Sequence[str] = ()
+) -> pd.DataFrame | None:
+    """Read a table of a run, as text but for `numbers`; None where it is missing or empty, InputError if damaged.
+
+    Columns that are `newer` than the run are empty.
+    """
     path = run.path / name
     if not path.exists():
         return None
     try:
-        rows = pd.read_csv(path, dtype=str, keep_default_na=False)[list(columns)]
+        rows = pd.read_csv(path, dtype=str, keep_default_na=False)
+        rows = rows.assign(**{column: "" for column in newer if column not in rows})
+        rows = rows[[*columns, *(name for name in map(str, rows) if name.startswith(PROBABILITY))]]
         for column in numbers:
             rows[column] = pd.to_numeric(rows[column])
     except (ValueError, KeyError) as error:  # pandas' own errors are ValueErrors
@@ -226,13 +236,15 @@ def _sites(run: RunFolder) -> Section | None:
 
 def _recordings(run: RunFolder) -> Section | None:
     """List what the prepared trials tell of each recording, and what was left out of it."""
-    rows, left_out = [], []
+    rows, left_out, imagery = [], [], []
     for site in run.federation.site:
         for dataset in site.dataset:
             try:
                 store = Store(dataset.recipe(run.federation.contract).folder(run.store))
                 subjects = dataset.subjects or store.subjects()
                 for subject in subjects:
+                    apart = mu_difference(store.trials(subject))
+                    imagery += [] if apart is None else [[site.name, subject, f"{apart:+.2f}"]]
                     trials, amplitudes = store.trials(subject), store.amplitudes(subject)
                     names = [f"{s}/{r}" for s, r in zip(trials.sessions, trials.runs, strict=True)]
                     for name, microvolts in amplitudes.items():
@@ -250,6 +262,14 @@ def _recordings(run: RunFolder) -> Section | None:
         " others has a loose electrode, or another unit."
     ]
     tables = [TableOf([("site", ""), ("subject", ""), ("left out, or odd", "words")], left_out)] if left_out else []
+    if imagery:
+        words.append(
+            "Hands apart: the mu rhythm (8 to 13 Hz) at C3 over that at C4, trials of the left hand minus those of the"
+            " right, in standard deviations. Imagery lowers the rhythm over the other side, so it is above 0 in most"
+            " people; near 0, a network has little of that kind to find."
+        )
+        columns_of = [("site", ""), ("subject", ""), ("hands apart, SD", "number")]
+        tables.append(TableOf(columns_of, imagery[:MOST_RECORDINGS]))
     if len(rows) > MOST_RECORDINGS:
         words.append(f"Of {len(rows)} recordings, the first {MOST_RECORDINGS} are listed.")
     return Section("Recordings", words, tables=[*tables, TableOf(columns, rows[:MOST_RECORDINGS])])
@@ -311,12 +331,18 @@ def _scores(run: RunFolder, draws: ScoreDraws | None, folder: Path) -> Section |
 
 
 def _rounds(run: RunFolder, folder: Path) -> Section | None:
-    measured = ("loss", "accuracy", "distance")
-    history = _table(run, "history.csv", HISTORY, ("round", *measured))
+    measured = ("loss", "accuracy", "distance", "held_out")
+    history = _table(run, "history.csv", HISTORY, ("round", *measured), newer=("held_out",))
     if history is None:
         return None
     wanted = [("loss", "training loss"), ("accuracy", "training accuracy")]
     words = ["Loss and accuracy are of training trials, measured while training, and only where a site lets them out."]
+    if history["held_out"].notna().any():
+        wanted.append(("held_out", "balanced accuracy, held out"))
+        words.append(
+            "Held out: on calibration trials of the targets that train nothing, with the average of that round. Where"
+            " it falls while training accuracy rises, fewer rounds would do."
+        )
     if _kind(run) == SHARING:
         wanted.append(("distance", "distance from the average"))
         words.append("The distance is of a site's common layers from the sites' average, over the norm of that.")
@@ -341,6 +367,32 @@ def _confusion(run: RunFolder, rows: pd.DataFrame | None, folder: Path) -> Secti
                     return Section("Confusion", [f"From site {site.name} on, no more are drawn."], figures=drawn)
                 drawn.append(figures.confusion(of_set, known, site.name, dataset.name, folder))
     return Section("Confusion", figures=drawn) if drawn else None
+
+
+def _sureness(run: RunFolder, rows: pd.DataFrame | None) -> Section | None:
+    """Set how sure the federated network is of its answers beside how many are right."""
+    if rows is None or not any(str(name).startswith(PROBABILITY) for name in rows):  # older runs have none
+        return None
+    fitted = _table(run, "temperatures.csv", TEMPERATURES, ("n_held_out", "temperature"))
+    of_site: dict[str, float] = {}
+    if fitted is not None:
+        ours = fitted[fitted["method"] == OURS]
+        of_site = dict(zip(ours["site"], ours["temperature"], strict=True))
+    columns = [("site", ""), *((n, "number") for n in ("sure, percent", "right, percent", "log loss"))]
+    columns += [(n, "number") for n in ("temperature", "sure without it", "log loss without it", "test trials")]
+    table = []
+    for site, mean in sureness(rows, of_site).to_dict("index").items():
+        of = of_site.get(str(site), np.nan)
+        shown = [100 * mean["sure"], 100 * mean["right"], mean["log_loss"], of]
+        shown += [100 * mean["sure_without"], mean["log_loss_without"]]
+        forms = (".1f", ".1f", ".3f", ".2f", ".1f", ".3f")
+        cells = ["-" if np.isnan(value) else format(value, form) for value, form in zip(shown, forms, strict=True)]
+        table.append([str(site), *cells, str(mean["n_trials"])])
+    words = [
+        f"How sure {OURS} is of its answers, on average, beside how many of them are right: alike is good. Where"
+        " trials were held out, they have fitted a temperature."
+    ]
+    return Section("Probabilities", words, tables=[TableOf(columns, table)])
 
 
 def _patterns(run: RunFolder, folder: Path) -> Section | None:

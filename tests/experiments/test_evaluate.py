@@ -2,15 +2,19 @@ import csv
 
 import numpy as np
 import pytest
-from conftest import LoopGrid, mfscsn, refused, write_bids
+from conftest import LoopGrid, federation_of, mfscsn, refused, tiny_toml, write_bids
 
 from data.errors import InputError
 from experiments.alone import LinearSite
-from experiments.evaluate import check_alike, evaluate, local_network, network_answers
+from experiments.decoder import Decoder
+from experiments.evaluate import check_alike, evaluate, local_network
 from experiments.predict import FederatedModel, OwnModel
 from experiments.references import reference_jobs, train_references
+from experiments.report.run import report
+from federation.run_folder import RunFolder
 from federation.server_app import federate
-from federation.site_scores import balanced_accuracy, chosen_outputs
+from federation.site_scores import balanced_accuracy, chosen_outputs, network_answers, network_temperature
+from mfscsn.temperature import tempered
 
 
 def test_balanced_accuracy_by_hand():
@@ -63,10 +67,11 @@ def test_local_site_is_the_mean_of_its_network_and_its_linear_classifier(finishe
     trials, linear = finished.trials(site), LinearSite(site, finished.federation.contract, finished.store)
     network = local_network(finished, site)
     ((target, (vectors, own)),) = zip(trials.targets(), linear.targets(), strict=True)
-    mean = (network_answers(finished, trials, network, target) + linear.of_site(vectors, own)) / 2
+    from_network = network_answers(finished.federation, trials, network, target)
+    mean = (from_network + linear.of_site(vectors, own)) / 2
     names = site.dataset[0].labels(finished.federation.contract)
     assert [row["predicted"] for row in rows] == [names[k] for k in chosen_outputs(mean, target.outputs)]
-    assert np.abs(linear.of_site(vectors, own) - network_answers(finished, trials, network, target)).max() > 0.01
+    assert np.abs(linear.of_site(vectors, own) - from_network).max() > 0.01
     recorded = trials.training_of("clinic", "3")
     told = OwnModel(finished, site.name).told("3", recorded)  # its own trials, told again
     alone = FederatedModel(finished, site.name)
@@ -88,3 +93,37 @@ def test_what_a_site_has_alone_predicts_new_recordings(finished, tmp_path):
     assert len(federated) == len(alone) == 13 and federated[0] == alone[0] and federated[1:] != alone[1:]
     (finished.path / "sites" / "north" / "local-site.safetensors").unlink()
     assert "this reference was not trained" in refused(*words, "--own", "--out", "2.csv", cwd=tmp_path)
+
+
+def test_held_out_trials_are_scored_in_every_round_and_fit_a_temperature(tmp_path, prepared):
+    """The history tells of the average of the round before; probabilities change, answers do not."""
+    parts = 'first = 8 }\nheld_out = { runs = ["0"], after = 8 }\ntest = { runs = ["1"] }'
+    text = tiny_toml(extractor="common-space").replace("first = 12 }", parts)
+    federation = federation_of(text.replace("rounds = 2", "rounds = 3"), tmp_path)
+    run = RunFolder.create(tmp_path / "run", federation, prepared, threads=1)
+    federate(LoopGrid(run), run)
+    train_references(run, reference_jobs(run), lambda done, total: None)
+    evaluate(run)
+    south = federation.site[1]
+    told = [row["held_out"] for row in run.history() if row["site"] == south.name]
+    assert told[0] == "" and all(0 <= float(share) <= 1 for share in told[1:])
+    assert not any(row["held_out"] for row in run.history() if row["site"] != south.name)
+    trials, network = run.trials(south), run.load_network(south.name)
+    temperature = network_temperature(federation, trials, network)
+    assert temperature not in (1.0, 0.05, 20.0)
+    model, target = FederatedModel(run, south.name), next(trials.targets())
+    plain = network_answers(federation, trials, network, target)
+    with (run.path / "predictions.csv").open() as file:
+        rows = [r for r in csv.DictReader(file) if (r["site"], r["method"]) == (south.name, "mf-scsn")]
+    kept = np.array([[float(r[f"p_{n}"]) for n in south.dataset[0].labels(federation.contract)] for r in rows])
+    assert np.allclose(kept[: len(plain)], tempered(plain, temperature), atol=1e-5)
+    assert np.abs(kept[: len(plain)] - plain).max() > 1e-4
+    recorded = trials.tested_of(target.dataset, target.subject)
+    assert np.allclose(model.told(target.subject, recorded).probabilities, kept[: len(plain)], atol=1e-5)
+    decoder = Decoder.from_run(run, south.name, target.subject)
+    assert decoder.temperature == temperature
+    assert np.allclose(decoder.predict_proba(recorded.signals), kept[: len(plain)], atol=1e-4)
+    page = report(run).read_text()
+    assert (
+        "balanced accuracy, held out by round" in page and f"{temperature:.2f}" in page[page.index("sure without it") :]
+    )

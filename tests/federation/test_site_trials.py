@@ -145,6 +145,13 @@ def test_a_branch_of_one_class_is_refused(tmp_path, prepared):
         ('runs = ["0"]', 'runs = ["7"]', r"target '3': calibration = {'runs': \['7'\]} chooses no trial; there are 16"),
         ("first = 12", "first = 999", "target '1': calibration takes all 24 trials and leaves none to test"),
         ('runs = ["0"] }', 'runs = ["0"] }\ntest = { runs = ["0", "1"] }', "8 trials are in calibration and in test"),
+        ('runs = ["0"] }', 'runs = ["0"] }\nheld_out = { after = 99 }', "held_out = {'after': 99} chooses no trial"),
+        ('runs = ["0"] }', 'runs = ["0"] }\nheld_out = { first = 3 }', "3 trials are in calibration and in held_out"),
+        (
+            'runs = ["0"] }',
+            'runs = ["0"], first = 6 }\nheld_out = { runs = ["0"], after = 6 }\ntest = { after = 7 }',
+            "1 trials are in held_out and in test",
+        ),
         ("targets = [3]", "subjects = [9]", "subject '9' is not prepared"),
     ],
 )
@@ -192,3 +199,31 @@ def test_transductive_alignment_is_fitted_on_the_test_trials(tiny, prepared):
     for target in SiteTrials(tiny.site[1], tiny.contract, prepared).targets(transductive=True):
         covariance = np.mean([x @ x.T / x.shape[1] for x in target.signals.astype(float)], axis=0)
         assert np.allclose(covariance, np.eye(3), atol=1e-3)
+
+
+WHOLE = 'calibration = { runs = ["0"] }'
+HELD_OUT = WHOLE, 'calibration = { runs = ["0"], first = 5 }\nheld_out = { runs = ["0"], after = 5 }'
+
+
+def test_what_is_held_out_neither_trains_nor_is_tested_nor_fits_the_mean(tmp_path, tiny, prepared):
+    site = federation_of(tiny_toml().replace(*HELD_OUT), tmp_path).site[0]
+    held, whole = SiteTrials(site, tiny.contract, prepared), SiteTrials(tiny.site[0], tiny.contract, prepared)
+    (out,), (test,), (before,) = held.held_out(), held.targets(), whole.targets()
+    assert len(out.labels) == 3 and held.n_training() == whole.n_training() - 3 == 2 * 16 + 5
+    assert (test.labels == before.labels).all() and len(test.labels) == 8
+    assert (out.labels == whole.calibration()["clinic", "3"].labels[5:]).all()
+    five = tiny_toml().replace(WHOLE, 'calibration = { runs = ["0"], first = 5 }\ntest = { runs = ["1"] }')
+    (alone,) = SiteTrials(federation_of(five, tmp_path).site[0], tiny.contract, prepared).targets()
+    assert (test.signals == alone.signals).all()
+    assert not list(whole.held_out())
+    assert site.metrics == ["loss", "accuracy", "held_out", "seconds"] and "held_out" not in tiny.site[0].metrics
+
+
+def test_held_out_trials_need_labels_and_targets(tmp_path, tiny, copied_store):
+    site = federation_of(tiny_toml().replace(*HELD_OUT), tmp_path).site[0]
+    unlabel(site.dataset[0], tiny.contract, copied_store, "3", [6])
+    with pytest.raises(InputError, match="target '3': 1 held_out trials have no label, so they cannot be scored"):
+        SiteTrials(site, tiny.contract, copied_store).check()
+    text = tiny_toml().replace("targets = [3]", "held_out = { after = 3 }").replace(WHOLE, "")
+    with pytest.raises(InputError, match="held_out holds trials of targets; name some"):
+        federation_of(text, tmp_path)
