@@ -22,12 +22,13 @@ soak: $(VENV)/.installed
 docs: $(VENV)/.installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir dist/docs
 
-# The wheel, the source, and what is in an environment that has just them: an SBOM (CycloneDX)
+# The wheel and the source; the wheel alone, in an empty folder, simulates; what came with it: an SBOM (CycloneDX)
 dist: $(VENV)/.installed
 	$(BIN)/pip install --quiet --editable '.[dist]'
 	$(BIN)/python -m build --outdir dist
 	rm -rf dist/environment && $(BIN)/python -m venv dist/environment
 	dist/environment/bin/pip install --quiet dist/*.whl
+	cd $$(mktemp -d) && $(CURDIR)/dist/environment/bin/mfscsn demo --rounds 2
 	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-file dist/mfscsn.cdx.json dist/environment
 	rm -rf dist/environment
 

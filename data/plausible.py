@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.signal import welch
 
 LEAST, MOST = 0.05, 1000.0  # microvolts that band-passed EEG deviates by; no headset is off by more
 ODD = 20.0  # times the other channels: no electrode sees so much more, or less, than the others
@@ -65,6 +64,8 @@ def hum(signals: NDArray[np.float64], sfreq: float) -> list[str]:
 
     Band-passed trials hold none of it, but a headset that hums so has a loose ground or reference.
     """
+    from scipy.signal import welch  # a second to load, and every command reads this file
+
     n = min(signals.shape[-1], round(2 * sfreq))  # half a hertz
     frequencies, power = welch(signals, sfreq, nperseg=n)
     for mains in MAINS:

@@ -64,15 +64,15 @@ def null_of(rows: pd.DataFrame, method: str) -> str | None:
 
 def estimate(rows: pd.DataFrame, method: str) -> Estimate:
     """Mean over a site's subjects, then sites, or over all of folds; subjects and seeds are resampled within sites."""
-    parts = [scores_at(rows, method, site).to_numpy(dtype=float) for site in sites_of(rows)]
+    parts = [table.to_numpy(dtype=float) for table in scores_by_site(rows, method).values()]
     return _bootstrap([part for part in parts if part.size], _equal(rows))
 
 
 def paired(rows: pd.DataFrame, method: str, rival: str) -> Paired:
     """Compare two methods on the subjects that both have: the same mean, of the differences, resampled together."""
-    differences = []
-    for site in sites_of(rows):
-        ours, theirs = _both(scores_at(rows, method, site), scores_at(rows, rival, site))
+    differences, of_rival = [], scores_by_site(rows, rival)
+    for site, of_method in scores_by_site(rows, method).items():
+        ours, theirs = _both(of_method, of_rival[site])
         if len(ours):
             differences.append(ours.to_numpy(dtype=float) - theirs.to_numpy(dtype=float))
     of_subjects = np.concatenate([part.mean(axis=1) for part in differences])
@@ -206,11 +206,12 @@ def sites_of(rows: pd.DataFrame) -> list[str]:
     return list(dict.fromkeys(rows[_grouping(rows)]))
 
 
-def scores_at(rows: pd.DataFrame, method: str, site: str) -> pd.DataFrame:
-    """Tabulate a method's scores at a site, in points: a row a subject, a column a seed."""
-    chosen = rows[(rows["method"] == method) & (rows[_grouping(rows)] == site)]
-    table = chosen.groupby(["site", "dataset", "subject", "seed"])["balanced_accuracy"].mean().unstack("seed")
-    return 100 * table
+def scores_by_site(rows: pd.DataFrame, method: str) -> dict[str, pd.DataFrame]:
+    """Tabulate a method's scores in points, for each site of `sites_of`: a row a subject, a column a seed."""
+    chosen = rows[rows["method"] == method]
+    table = 100 * chosen.groupby(["site", "dataset", "subject", "seed"])["balanced_accuracy"].mean().unstack("seed")
+    places = table.index.get_level_values(_grouping(rows))
+    return {site: table[places == site].dropna(axis=1, how="all") for site in sites_of(rows)}
 
 
 def _both(ours: pd.DataFrame, theirs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -16,7 +16,6 @@ from torch import nn
 from data.errors import InputError
 from data.trials import shuffled_within
 from federation.contract import ONE_MESSAGE, Federation, Privacy
-from federation.plain_loop import train_together
 from federation.privacy.ledger import least_noise_multiplier
 from federation.site_network import server_network
 from federation.site_scores import fine_tuned
@@ -300,6 +299,8 @@ def _trained_and_predicted(federation: Federation, method: Method, store: Path, 
             name: replace(of_branch, labels=shuffled_within(of_branch.labels, runs[name], rng))
             for name, of_branch in trials.items()
         }
+
+    from federation.plain_loop import train_together  # Opacus and OpenDP, which a kept table does not need
 
     networks, seconds = train_together(
         federation,

@@ -18,7 +18,7 @@ from experiments.benchmark.compare import (
     losing_sites,
     null_of,
     paired,
-    scores_at,
+    scores_by_site,
     shares_nothing,
     sites_of,
     strongest_alone,
@@ -54,7 +54,7 @@ def benchmark_table(rows: pd.DataFrame, title: str, searched: Sequence[int] = ()
     table.add_column("kB", justify="right", no_wrap=True)
     for method in dict.fromkeys(rows["method"]):
         of_method = rows[rows["method"] == method]
-        cells = [_mean(scores_at(rows, method, site)) for site in sites]
+        cells = [_mean(scores) for scores in scores_by_site(rows, method).values()]
         cells += [str(estimate(part, method)) for part in (rows, others) if part is not None]
         if ours:
             cells.append("" if method == ours else str(paired(rows, ours, method)))

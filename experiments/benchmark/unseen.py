@@ -8,7 +8,6 @@ from experiments.adopt import adopting, around, private_alone, train_site
 from experiments.benchmark.federated import Scored
 from federation.common_layers import AdoptableLayers
 from federation.contract import Federation
-from federation.plain_loop import train_together
 from federation.site_trials import SiteTrials
 from mfscsn.exported import SITE
 from mfscsn.training import predict
@@ -38,6 +37,8 @@ def run_unseen(federation: Federation, seed: int, store: Path) -> list[tuple[str
     others = federation.model_copy(
         update={"training": training, "site": [site for site in federation.site if site is not unseen]}
     )
+    from federation.plain_loop import train_together  # Opacus and OpenDP, which a kept table does not need
+
     networks, _ = train_together(others, store)
     contract = federation.contract
     common = AdoptableLayers(
