@@ -129,13 +129,13 @@ def test_the_null_is_a_run_for_each_site(tiny, prepared, monkeypatch):
 
 def test_in_the_null_labels_are_shuffled_within_each_run_of_the_others_alone(tiny, prepared, monkeypatch):
     seen = []
-    trained = benchmark_federated.train_together
+    trained = train_together
 
     def spy(federation, store, change, trials_of, **settings):
         seen.append({site.name: trials_of(SiteTrials(site, federation.contract, store)) for site in federation.site})
         return trained(federation, store, change, trials_of, **settings)
 
-    monkeypatch.setattr(benchmark_federated, "train_together", spy)
+    monkeypatch.setattr(plain_loop, "train_together", spy)
     run_method(tiny, METHODS["mf-scsn-null"], 0, prepared)
     for kept, of_sites in zip(["north", "south"], seen, strict=True):
         for site in tiny.site:
@@ -418,10 +418,8 @@ def test_sites_help_a_linear_decoder_in_the_common_space_and_shuffled_ones_do_no
 def test_frozen_common_layers_stay_as_they_began_and_the_sites_own_do_not(tmp_path, prepared, monkeypatch, text):
     federation = federation_of(text, tmp_path)
     seen = []
-    trained = benchmark_federated.train_together
-    monkeypatch.setattr(
-        benchmark_federated, "train_together", lambda *a, **k: seen.append(trained(*a, **k)) or seen[-1]
-    )
+    trained = train_together
+    monkeypatch.setattr(plain_loop, "train_together", lambda *a, **k: seen.append(trained(*a, **k)) or seen[-1])
     assert run_method(federation, METHODS["mf-scsn-frozen"], 0, prepared)[0].n_bytes == 0
     start = server_network(federation).common_state()
     for name, network in seen[0][0].items():

@@ -7,9 +7,9 @@ import pytest
 from conftest import LoopGrid, federation_of, refused, tiny_toml
 
 from experiments.adopt import adopt, adopting
-from experiments.benchmark import unseen
 from experiments.benchmark.run import Job, of_fold, run_job
 from experiments.benchmark.unseen import NO_LABEL, UNSEEN, run_unseen
+from federation import plain_loop
 from federation.common_layers import read_common
 from federation.run_folder import RunFolder
 from federation.server_app import federate
@@ -44,8 +44,8 @@ def test_the_unseen_site_adopts_what_the_others_trained(tmp_path, prepared, in_s
 
 
 def test_the_unseen_site_takes_no_part_in_training(prepared, in_space, monkeypatch):
-    trained, together = [], unseen.train_together
-    monkeypatch.setattr(unseen, "train_together", lambda f, store: trained.append(f) or together(f, store))
+    trained, together = [], plain_loop.train_together
+    monkeypatch.setattr(plain_loop, "train_together", lambda f, store: trained.append(f) or together(f, store))
     run_unseen(of_fold(in_space, SOUTH), 0, prepared)
     (federation,) = trained
     assert [(site.name, site.dataset[0].targets) for site in federation.site] == [("north", [])]
