@@ -37,6 +37,7 @@ run 0 mfscsn demo --out demo --rounds 3
 run 0 mfscsn evaluate run
 run 0 mfscsn compare run --csv compared.csv
 run 0 mfscsn report run
+run 0 mfscsn track run --to tensorboard:logs
 run 0 mfscsn export run --to exported
 run 0 mfscsn adopt exported --data bids:bids --tasks right_hand,rest --out adopted
 run 0 mfscsn predict run --site clinic --data bids:bids --cues right_hand,rest

@@ -150,6 +150,24 @@ def _report_runs(paths: list[Path], out: Path | None) -> None:
     typer.echo(f"report: {os.path.relpath(page)}")
 
 
+@app.command(rich_help_panel=LOOK, epilog="Example: mfscsn track RUN --to tensorboard:logs --follow")
+def track(
+    run: Annotated[Path, typer.Argument(help="The run's folder.", metavar="RUN", show_default=False)],
+    to: Annotated[
+        str, typer.Option(help="Where numbers go.", metavar="tensorboard:FOLDER|mlflow:URI", show_default=False)
+    ],
+    follow: Annotated[bool, typer.Option("--follow", help="Go on until the run has its scores.")] = False,
+) -> None:
+    """Hand a run's numbers to TensorBoard or MLflow; no recording, no subject, no path."""
+    from experiments.tracking import track as hand_over
+    from experiments.tracking import tracker_at
+    from federation.run_folder import RunFolder
+
+    opened = RunFolder(run)
+    seen = hand_over(opened, tracker_at(to, opened.path.name), follow)
+    typer.echo(f"rounds 1 to {seen} and what scores there are went to {to}")
+
+
 @app.command(rich_help_panel=LOOK, epilog="Example: mfscsn audit RUN")
 def audit(
     run: Annotated[Path, typer.Argument(help="The run's folder.", metavar="RUN", show_default=False)],
