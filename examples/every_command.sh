@@ -36,6 +36,7 @@ run 0 mfscsn simulate "$demo" --resume run
 run 0 mfscsn demo --out demo --rounds 3
 run 0 mfscsn evaluate run
 run 0 mfscsn compare run --csv compared.csv
+run 0 mfscsn control run
 run 0 mfscsn report run
 run 0 mfscsn track run --to tensorboard:logs
 run 0 mfscsn export run --to exported

@@ -279,11 +279,18 @@ def run_method(federation: Federation, method: Method, seed: int, store: Path) -
     wanted = configured(federation, method, seed, store)
     if not method.null:
         return _trained_and_predicted(wanted, method, store, None)
-    rows = []
-    for site in wanted.site:  # each site in turn is the one that learns from sites which have nothing to teach
-        scored = _trained_and_predicted(wanted, method, store, site.name)
-        rows += [row for row in scored if row.site == site.name]
-    return rows
+    return [row for site in wanted.site for row in run_null(wanted, method, store, site.name)]
+
+
+def run_null(federation: Federation, method: Method, store: Path, site: str) -> list[Scored]:
+    """Train all sites, the others' labels shuffled within each run, so that they have nothing to teach this one.
+
+    Returns
+    -------
+    list of Scored
+        The site's own target subjects.
+    """
+    return [row for row in _trained_and_predicted(federation, method, store, site) if row.site == site]
 
 
 def _trained_and_predicted(federation: Federation, method: Method, store: Path, kept: str | None) -> list[Scored]:

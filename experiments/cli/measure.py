@@ -150,6 +150,27 @@ def _report_runs(paths: list[Path], out: Path | None) -> None:
     typer.echo(f"report: {os.path.relpath(page)}")
 
 
+@app.command(rich_help_panel=LOOK, epilog="Example: mfscsn control RUN")
+def control(
+    run: Annotated[Path, typer.Argument(help="The run's folder.", metavar="RUN", show_default=False)],
+    jobs: Jobs = None,
+) -> None:
+    """Train a run's null: the others' labels shuffled, for each site."""
+    from experiments.cli.show import ProgressLines
+    from experiments.control import train_null
+    from experiments.progress import Progress
+    from experiments.report.run import report as report_run
+    from federation.run_folder import RunFolder
+
+    opened = RunFolder(run)
+    with ProgressLines() as show:
+        gain = train_null(
+            opened, jobs or len(os.sched_getaffinity(0)), lambda d, n: show.progress(Progress("sites", d, n))
+        )
+    typer.echo(f"mf-scsn minus its null, beside sites that teach nothing: {gain}")
+    typer.echo(f"report: {os.path.relpath(report_run(opened))}")
+
+
 @app.command(rich_help_panel=LOOK, epilog="Example: mfscsn track RUN --to tensorboard:logs --follow")
 def track(
     run: Annotated[Path, typer.Argument(help="The run's folder.", metavar="RUN", show_default=False)],

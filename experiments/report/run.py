@@ -12,6 +12,7 @@ from data.errors import InputError
 from data.sources import ON_DISK
 from data.store import Store
 from experiments.adopt import ADOPTED, CALIBRATION, CURVE
+from experiments.control import gain_over_null
 from experiments.evaluate import METHODS, PREDICTED, PROBABILITY, TEMPERATURES
 from experiments.remarks import odd_paces
 from experiments.report import figures
@@ -192,6 +193,13 @@ def _summary(run: RunFolder, draws: ScoreDraws | None) -> Section:
             words.append(
                 f"{OURS} minus {rival}: {_signed(change)} points over {len(keys)} target subjects, {better} better."
             )
+        if (taught := gain_over_null(run)) is not None:
+            words.append(
+                f"{OURS} minus its null, the same beside sites whose labels were shuffled: {taught}; that interval is"
+                " over subjects."
+            )
+        elif _kind(run) == SHARING:
+            words.append("How much of it the others taught, `mfscsn control RUN` tells: their labels shuffled.")
         words.append(
             "Intervals are 95 % over these subjects' test trials. One seed: another one, and other subjects, differ by"
             " more. `mfscsn evaluate RUN...` averages runs of several seeds."
