@@ -91,6 +91,8 @@ METHODS = {
     },
 }
 
+INTERVAL = re.compile(r"[+-]?\d+\.\d \([+-]?\d+\.\d to [+-]?\d+\.\d")
+
 
 def kept_rows(name: str) -> tuple[pd.DataFrame, list[int]]:
     """Return the kept rows of a benchmark, and the folds that were searched on."""
@@ -142,6 +144,21 @@ def with_rows(text: str) -> str:
         return "\n".join([f"<!-- rows: {name} -->", *lines, "<!-- end -->", ""])
 
     return ROWS.sub(anew, text)
+
+
+def intervals(text: str) -> list[str]:
+    """Find all of the form "+1.2 (-0.3 to +2.7)" in a text, also across lines."""
+    return INTERVAL.findall(re.sub(r"\s+", " ", text))
+
+
+def unprinted() -> list[str]:
+    """List the intervals within sentences that no benchmark prints of its kept results, a line each."""
+    known = {found for name in BENCHES for found in intervals(printed(name, True))}
+    lines = []
+    for page in sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")]):
+        sentences = ROWS.sub("", re.sub(r"```.*?```", "", page.read_text(), flags=re.S))
+        lines += [f"{page.relative_to(ROOT)}: {found})" for found in intervals(sentences) if found not in known]
+    return lines
 
 
 def draw_common_space(path: Path) -> None:
@@ -263,3 +280,5 @@ if __name__ == "__main__":
         (ROOT / page).write_text(with_code((ROOT / page).read_text()))
     for page in PAGES:
         (ROOT / page).write_text(with_rows(with_printed((ROOT / page).read_text())))
+    for line in unprinted():
+        print(f"within a sentence, and printed by no benchmark: {line}")
