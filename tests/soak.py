@@ -3,8 +3,8 @@
 Real servers and sites over TLS on loopback. What breaks, at random: a site, the server, or both are killed; Flower's
 database is locked; a site's disk is full (its processes may write no byte to a file). Moving the clock needs privileges
 over the whole machine, and is not tried. In the end all rounds must be whole and, where no site was left out, layers
-those of an unbroken run; memory, descriptors and disk are printed. `--sites 20 --rounds 3 --every 0` is how many sites
-one machine bears.
+those of an unbroken run; memory, descriptors and disk are printed. `--what kill_server,lock_database` breaks what leaves
+no site out, so that the layers must be equal; `--sites 20 --rounds 3 --every 0` is how many sites one machine bears.
 """
 
 import argparse
@@ -30,6 +30,7 @@ from federation.contract import load_federation
 from federation.run_folder import RunFolder
 from federation.server_app import federate
 
+BREAKS = ("kill_site", "kill_server", "kill_both", "lock_database", "fill_disk")
 SOURCES = ("simulated:clinic", "simulated:laboratory", "simulated:university")
 
 
@@ -126,6 +127,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--sites", type=int, default=4)
     parser.add_argument("--every", type=float, default=60.0, help="seconds between two breaks; 0: none")
+    parser.add_argument("--what", default=",".join(BREAKS), help="what breaks, with commas between")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     random.seed(asked.seed)
@@ -133,7 +135,7 @@ def main() -> int:
     breaking = f"a break every {asked.every:g} s; the clock is not moved" if asked.every else "no break"
     print(f"{folder}: {asked.sites} sites, {asked.rounds} rounds, {breaking}", flush=True)
     soak = Soak(folder, asked.rounds, asked.sites)
-    breaks = [soak.kill_site, soak.kill_server, soak.kill_both, soak.lock_database, soak.fill_disk]
+    breaks = [getattr(soak, name) for name in asked.what.split(",")]
     early, next_break = None, time.monotonic() + (asked.every or float("inf"))
     try:
         soak.begin()
