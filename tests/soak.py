@@ -4,7 +4,8 @@ Real servers and sites over TLS on loopback. What breaks, at random: a site, the
 database is locked; a site's disk is full (its processes may write no byte to a file). Moving the clock needs privileges
 over the whole machine, and is not tried. In the end all rounds must be whole and, where no site was left out, layers
 those of an unbroken run; memory, descriptors and disk are printed. `--what kill_server,lock_database` breaks what
-leaves no site out, so that the layers must be equal; `--sites 20 --rounds 3 --every 0` is how many sites one machine bears.
+leaves no site out, so that the layers must be equal; `--sites 20 --rounds 3 --every 0` tells how many sites a machine
+bears.
 """
 
 import argparse
