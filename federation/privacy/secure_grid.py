@@ -24,7 +24,7 @@ from flwr.supercore.primitives.asymmetric import bytes_to_private_key, bytes_to_
 from numpy.typing import NDArray
 
 from federation.contract import Contract
-from federation.messages import COMMON, CONFIG, METRICS, N_TRIALS, REFUSALS, SITE, SITE_FAILED
+from federation.messages import COMMON, CONFIG, METRICS, N_TRIALS, REFUSALS, SITE, SITE_FAILED, cleaned
 from federation.privacy import secagg
 
 
@@ -219,7 +219,7 @@ class _Round:
         try:
             if set(reply.content) != {RECORD_KEY_CONFIGS, SITE}:
                 return False
-            self.names[node] = str(reply.content.config_records[SITE]["name"])
+            self.names[node] = cleaned(str(reply.content.config_records[SITE]["name"]))
             if stage == Stage.COLLECT_MASKED_VECTORS:
                 sent = reply.content.config_records[RECORD_KEY_CONFIGS][Key.MASKED_PARAMETERS]
                 factor, vector = (bytes_to_ndarray(part) for part in sent)  # type: ignore[union-attr, arg-type]

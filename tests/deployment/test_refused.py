@@ -17,6 +17,7 @@ from flwr.proto.fleet_pb2 import PushMessagesRequest
 from flwr.proto.message_pb2 import Message as FlowerMessage
 from flwr.proto.message_pb2 import Metadata, ObjectTree
 from flwr.proto.node_pb2 import Node as FlowerNode
+from flwr.proto.recorddict_pb2 import RecordDict as FlowerRecords
 from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpInterceptor
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
@@ -126,7 +127,7 @@ def test_a_registered_site_commands_no_other(two_sites):
     d.running["south"].wait()
     wait_for(lambda: not d.connected()["south"])
     run = d.train_beside("--wait", 0)
-    wait_for(lambda: list(d.server.glob("runs/*/flower-run.txt")))  # of a run that goes on Flower takes instructions
+    wait_for(lambda: "north round 1: trains on" in d.said("north"), 120)  # of a run that goes on, Flower takes them
     (started,) = d.server.glob("runs/*/flower-run.txt")
     run_id = int(started.read_text())
     private = load_ssh_private_key((d.folder / "south" / "site.key").read_bytes(), None)
@@ -144,7 +145,7 @@ def test_a_registered_site_commands_no_other(two_sites):
         )  # fmt: skip
         request = PushMessagesRequest(
             node=FlowerNode(node_id=nodes["south"]),
-            messages_list=[FlowerMessage(metadata=about)],
+            messages_list=[FlowerMessage(metadata=about, content=FlowerRecords())],
             message_object_trees=[ObjectTree(object_id="a" * 64)],
         )
         with pytest.raises(httpx.HTTPStatusError) as caught:

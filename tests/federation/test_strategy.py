@@ -14,9 +14,11 @@ from data.errors import InputError
 from experiments.evaluate import evaluate
 from experiments.prepare import prepare_sites
 from experiments.references import reference_jobs, train_references
+from federation import client_app
 from federation import site as site_module
 from federation import strategy as strategy_module
 from federation.contract import load_federation
+from federation.messages import cleaned
 from federation.register import Node, write_nodes
 from federation.run_folder import RunFolder
 from federation.server_app import deploy, federate
@@ -595,3 +597,78 @@ def test_a_reply_that_was_left_out_need_not_be_borne_again(tmp_path, prepared, s
 
     federate(LoopGrid(run, absurd), run)
     assert {row["site"] for row in history(run) if row["status"] != "ok"} == {"site-2"}
+
+
+def test_words_of_others_are_one_line():
+    assert cleaned("a\n\x1b[2Jb") == "a??[2Jb" and len(cleaned("y" * 10**6)) <= 200
+
+
+def test_how_far_sites_move_is_measured_over_rounds_too(make_run, monkeypatch):
+    """In round 2 the far one is alone, so that its own length would be the median."""
+    monkeypatch.setattr(strategy_module, "FAR", 5)
+    run = make_run(contract="min_sites = 1")
+
+    def far_and_alone(number, site, reply):
+        if number == 2:
+            if site == "north":
+                return None
+            far_off(reply.content)
+        return reply
+
+    with pytest.raises(RunFailed, match="times as far as sites do"):
+        federate(LoopGrid(run, far_and_alone), run)
+    assert run.last_round() == 1
+
+
+def test_an_average_that_is_not_finite_is_not_kept(make_run, monkeypatch):
+    def spoilt(self, number, replies):
+        layers = replies[0].content[COMMON].to_torch_state_dict()
+        return ArrayRecord({name: torch.full_like(values, torch.nan) for name, values in layers.items()}), None
+
+    monkeypatch.setattr(strategy_module.FedAvg, "aggregate_train", spoilt)
+    run = make_run()
+    with pytest.raises(RunFailed, match="the average of layer"):
+        federate(LoopGrid(run), run)
+    assert run.last_round() == 0
+
+
+def test_layers_that_are_not_finite_are_neither_taken_nor_sent(make_run, monkeypatch, tmp_path):
+    run, nodes = make_run(), tmp_path / "nodes.json"
+    write_nodes(nodes, {100: Node("north", True, ""), 101: Node("south", True, "")})
+    federate(LoopGrid(run), run)
+    grid = LoopGrid(run)
+    spoilt = {name: torch.full_like(values, torch.inf) for name, values in run.load_common(2).items()}
+    make_strategy(run.federation.contract, run, 3, nodes).finish(grid, ArrayRecord(spoilt), 10.0)
+    assert len(grid.replies) == 2 and not any(reply.has_content() for reply in grid.replies)
+    assert "not finite" in run.site("north").failure()
+    plain = client_app.train_round
+
+    def exploding(network, *words, **options):
+        told = plain(network, *words, **options)
+        network.load_common({k: torch.full_like(v, torch.inf) for k, v in network.common_state().items()})
+        return told
+
+    monkeypatch.setattr(client_app, "train_round", exploding)
+    other = make_run("other")
+    grid = LoopGrid(other)
+    with pytest.raises(RunFailed):
+        federate(grid, other)
+    assert not any(reply.has_content() for reply in grid.replies) and "not finite" in other.site("north").failure()
+
+
+def test_scores_leave_after_the_last_round_alone(make_run, tmp_path):
+    run, nodes = make_run(north='scores = ["balanced_accuracy"]'), tmp_path / "nodes.json"
+    write_nodes(nodes, {100: Node("north", True, ""), 101: Node("south", True, "")})
+    federate(LoopGrid(run), run)
+    grid = LoopGrid(run)
+    send = grid.send_and_receive
+
+    def earlier(messages, *, timeout=None):
+        for message in messages:
+            message.content["config"]["server-round"] = 1
+        return send(messages, timeout=timeout)
+
+    grid.send_and_receive = earlier
+    make_strategy(run.federation.contract, run, 3, nodes).finish(grid, ArrayRecord(run.load_common(2)), 10.0)
+    assert len(grid.replies) == 2 and not any(reply.has_content() for reply in grid.replies)
+    assert "they leave after the last round" in run.site("north").failure()

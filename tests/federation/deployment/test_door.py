@@ -22,7 +22,7 @@ from federation.deployment import door as door_module
 from federation.deployment.door import Door, connections_of
 from federation.deployment.keys import make_authority, make_server_certificate, make_site_key
 from federation.deployment.server_home import FederationFile, ServerFile, ServerHome
-from federation.deployment.server_link import _Register
+from federation.deployment.server_link import _Register, _was_sent
 
 NODE, OTHER, SERVER = 77, 78, 1
 
@@ -253,3 +253,21 @@ def test_a_key_goes_by_command_alone(tmp_path):
         made.add_site(tmp_path / "north.pub")
         register.update()
         assert list(door.nodes) == [key]
+
+
+def test_only_whom_a_message_was_sent_to_may_answer_it():
+    node = 2**63 + 5  # Flower keeps it as a signed number
+    kept = {"asked": {"dst_node_id": node - 2**64}}
+    state = SimpleNamespace(get_valid_message_ins=kept.get)
+    assert _was_sent(state, "asked", node)
+    assert not _was_sent(state, "asked", OTHER) and not _was_sent(state, "unknown", node)
+
+
+def test_strangers_of_many_addresses_are_capped_too(monkeypatch):
+    monkeypatch.setattr(door_module, "STRANGERS", 4)
+    door, ended = Door(None, lambda message, node: False), []
+    for k in range(10):
+        client = (f"10.0.0.{k}", 1000 + k)
+        transport = SimpleNamespace(abort=lambda client=client: ended.append(client))
+        door.enters(SimpleNamespace(client=client, transport=transport))
+    assert len(door.strangers) == 4 and ended == [(f"10.0.0.{k}", 1000 + k) for k in range(6)]  # the oldest

@@ -1,5 +1,6 @@
 """A site's command takes up one message after another, also behind one that never comes whole."""
 
+import contextlib
 import multiprocessing
 import time
 from email.utils import formatdate
@@ -9,8 +10,9 @@ import httpx
 import pytest
 from flwr.proto.fleet_pb2 import PullMessagesRequest
 from flwr.proto.message_pb2 import PullObjectRequest
+from flwr.supernode import fleet_http_connection
 
-from federation.deployment import launcher
+from federation.deployment import launcher, supernode
 from federation.deployment.supernode import TooLarge, WatchedClient
 
 
@@ -35,6 +37,7 @@ def test_a_message_that_never_comes_whole_is_given_up(monkeypatch, tmp_path):
     assert tokens == [] and len(said) == 2 and all("did not come whole in 0.5 s, and is given up" in s for s in said)
 
 
+@pytest.mark.timeout(60)
 def test_a_supernode_that_asks_nothing_any_more_is_left(monkeypatch, tmp_path):
     monkeypatch.setattr(launcher, "SILENT_SECONDS", 0.5)
     client = SimpleNamespace(AcquireTask=lambda wanted: SimpleNamespace(token=""), close=lambda: None)
@@ -91,3 +94,46 @@ def test_a_message_that_is_too_large_is_refused_before_it_is_read(tmp_path, monk
             call(message)
         assert not read
     assert (tmp_path / "asked").exists()
+
+
+def test_the_supernode_runs_with_the_watched_client_and_ends_with_its_loop(monkeypatch, tmp_path):
+    ended = []
+    monkeypatch.setattr(supernode, "flower_supernode", lambda: ended.append("loop"))
+    monkeypatch.setattr(supernode.os, "_exit", ended.append)
+    monkeypatch.setattr(supernode.sys, "argv", [])
+    monkeypatch.setattr(fleet_http_connection, "FleetHttpClient", fleet_http_connection.FleetHttpClient)
+    monkeypatch.setattr(WatchedClient, "asked", None, raising=False)
+    monkeypatch.setattr(WatchedClient, "most_bytes", 0, raising=False)
+    supernode.run(tmp_path / "asked", 1000, ["--superlink", "x"])
+    assert fleet_http_connection.FleetHttpClient is WatchedClient and WatchedClient.most_bytes == 1000
+    assert ended == ["loop", 1]
+
+
+def test_pauses_between_tries_grow(monkeypatch, tmp_path):
+    class Enough(Exception):
+        pass
+
+    pauses, said = [], []
+
+    def rest(seconds):
+        pauses.append(seconds)
+        if len(pauses) == 6:
+            raise Enough
+
+    def gone(home):
+        raise launcher.Unreachable("nobody is there")
+
+    monkeypatch.setattr(launcher, "check_connection", gone)
+    monkeypatch.setattr(launcher, "warm_up", lambda *words: None)
+    monkeypatch.setattr(launcher, "bundle_hash", lambda: "approved")
+    pool = SimpleNamespace(apply=lambda *words: 1000)
+    context = SimpleNamespace(Pool=lambda n: contextlib.nullcontext(pool))
+    monkeypatch.setattr(launcher.multiprocessing, "get_context", lambda kind: context)
+    monkeypatch.setattr(launcher.time, "sleep", rest)
+    home = SimpleNamespace(
+        invitation=SimpleNamespace(app="approved"), site=SimpleNamespace(privacy=None), threads=1, path=tmp_path
+    )
+    with pytest.raises(Enough):
+        launcher.run_site(home, said.append)
+    assert pauses == sorted(pauses) and pauses[-1] == launcher.LONGEST_PAUSE > pauses[1] > pauses[0]
+    assert [line for line in said if "nobody" in line] == ["nobody is there; tries again"]  # once

@@ -146,6 +146,9 @@ def test_a_run_keeps_a_ledger_and_ends_within_its_budget(tmp_path, prepared):
         assert 7.5 < kept["epsilon"] <= 8.0 and kept["budget"] == 8.0  # the least noise that fits
         log = (run.site(site).folder / "log.txt").read_text()
         assert "trials, " in log and "loss" not in log  # no noise covers it
+        assert {(one["steps"], one["sample_rate"]) for one in kept["rounds"]} == {
+            steps_of_round(run.federation.site[0].privacy.n_trials, run.federation.settings)
+        }  # of the number that was declared, never of the true one
     for reply in grid.replies:
         assert dict(reply.content["metrics"]) == {"num-examples": 1}
 

@@ -309,3 +309,22 @@ def test_what_excludes_secure_aggregation(four, contract, why):
 def test_three_sites_are_too_few(tmp_path):
     with pytest.raises(InputError, match="secure_aggregation needs at least 4 sites, there are 2"):
         federation_of(tiny_toml(contract="secure_aggregation = true"), tmp_path)
+
+
+def test_a_sites_words_are_cut_before_they_end_the_run(four):
+    """A name of a million characters stood in why the run ended, which the operator's terminal and a file get."""
+    run = four()
+    grid = Sites(run, lambda number, at, site: "raises" if at == Stage.SHARE_KEYS and site < 2 else None)
+    plain = grid.send_and_receive
+
+    def wordy(messages, *, timeout=None):
+        replies = plain(messages, timeout=timeout)
+        for reply in replies:
+            if reply.has_content() and "site" in reply.content:
+                reply.content["site"]["name"] = "x" * 10**6 + "\x1b[2J"
+        return replies
+
+    grid.send_and_receive = wordy
+    with pytest.raises(RunFailed) as caught:
+        federate(grid, run)
+    assert len(str(caught.value)) < 1000 and str(caught.value).isprintable()
