@@ -262,8 +262,12 @@ def _answer_messages(context: Any, supernode: _SuperNode, approved: str, say: Ca
                 if late or supernode.process.poll() is not None:  # nobody is left to take the answer
                     process.kill()
             if late:
-                say(f"a message did not come whole in {WHOLE_SECONDS:g} s, and is given up: its run may have ended")
-            elif process.exitcode:
+                say(
+                    f"a message did not come whole in {WHOLE_SECONDS:g} s: its run may have ended; it is given up, with"
+                    " what waits behind it, and the SuperNode is started again"
+                )
+                break  # behind a server that was killed several times, several such wait, each for as long
+            if process.exitcode:
                 say(f"the process for a message ended with {process.exitcode}; this site has no answer in this round")
             else:
                 say(f"answered a message in {time.monotonic() - began:.3f} s")

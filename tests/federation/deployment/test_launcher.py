@@ -16,7 +16,8 @@ from federation.deployment import launcher, supernode
 from federation.deployment.supernode import TooLarge, WatchedClient
 
 
-def test_a_message_that_never_comes_whole_is_given_up(monkeypatch, tmp_path):
+@pytest.mark.timeout(60)
+def test_a_message_that_never_comes_whole_is_given_up_with_what_waits_behind_it(monkeypatch, tmp_path):
     """Of a run that ends while its message is on the way, Flower keeps the task and waits two hours for the rest."""
     monkeypatch.setattr(launcher, "WHOLE_SECONDS", 0.5)
     monkeypatch.setattr(launcher, "pull_task_input", lambda client: time.sleep(600))
@@ -29,12 +30,13 @@ def test_a_message_that_never_comes_whole_is_given_up(monkeypatch, tmp_path):
         AcquireTask=lambda wanted: SimpleNamespace(token=tokens.pop(0) if tokens else ""), close=lambda: None
     )
     monkeypatch.setattr(launcher, "_runtime", lambda *words: client)
-    said = []
-    process = SimpleNamespace(poll=lambda: 0 if len(said) == 2 else None)
+    said, process = [], SimpleNamespace(poll=lambda: None)
     supernode = launcher._SuperNode(process, "", b"x" * 32, tmp_path / "asked")
     (tmp_path / "asked").touch()
     launcher._answer_messages(multiprocessing.get_context("fork"), supernode, "approved", said.append)
-    assert tokens == [] and len(said) == 2 and all("did not come whole in 0.5 s, and is given up" in s for s in said)
+    # Behind it may be more of that kind, each of which would take as long: two sites were away for seven rounds
+    assert tokens == ["second"] and len(said) == 1
+    assert "did not come whole in 0.5 s" in said[0] and "the SuperNode is started again" in said[0]
 
 
 @pytest.mark.timeout(60)
