@@ -128,7 +128,7 @@ def load_bench(path: Path, data_root: Path | None = None) -> tuple[Bench, Federa
     if {UNSEEN, NO_LABEL} & set(bench.methods) and not bench.new_site:
         raise InputError(f"{path}: {UNSEEN}: which site is unseen? It needs new_site = true")
     for method in bench.only:
-        check_method(method, _trained(bench.methods), f"{path}: only")
+        check_method(method, [*bench.methods, *_trained(bench.methods)], f"{path}: only")
     described = (path.parent / bench.federation).resolve()
     document = {key: value for key, value in read_toml(described).items() if key != "data_root"}
     made_with = {"federation": json.loads(json.dumps(document, default=str)), "new_site": bench.new_site}
@@ -172,7 +172,8 @@ def jobs_of(bench: Bench, n_sites: int) -> list[Job]:
 
 
 def _asked_for(bench: Bench, method: str, seed: int, fold: int) -> bool:
-    only = bench.only.get(method, Only())
+    """Return whether a method runs with a seed on a fold: an average as what is run for it, if it says no more."""
+    only = bench.only.get(method, bench.only.get(_trained([method])[0], Only()))
     return seed < (only.seeds or bench.seeds) and (only.folds is None or fold in only.folds)
 
 
@@ -199,14 +200,18 @@ def missing_jobs(bench: Bench, rows: pd.DataFrame, n_sites: int) -> list[Job]:
     return [
         job
         for job in jobs_of(bench, n_sites)
-        if any(replace(job, method=name) not in done for name, run in asked_for.items() if run == job.method)
+        if any(
+            replace(job, method=name) not in done
+            for name, run in asked_for.items()
+            if run == job.method and _asked_for(bench, name, job.seed, job.fold)
+        )
     ]
 
 
 def chosen_rows(bench: Bench, rows: pd.DataFrame) -> pd.DataFrame:
     """Return the rows that a benchmark asks for, in the order of its methods."""
     asked = [
-        _asked_for(bench, _trained([method])[0], seed, fold)
+        _asked_for(bench, method, seed, fold)
         for method, seed, fold in rows[["method", "seed", "fold"]].itertuples(index=False)
     ]
     chosen = rows[rows["method"].isin(bench.methods) & np.array(asked, bool)]

@@ -18,8 +18,10 @@ from experiments.benchmark.local import ALONE, OWN_PASSES, REGIONS, of_region, r
 from experiments.benchmark.run import (
     Bench,
     Job,
+    Only,
     jobs_of,
     load_bench,
+    missing_jobs,
     of_fold,
     prepare_bench,
     read_results,
@@ -342,6 +344,15 @@ def test_a_costly_method_has_its_own_seeds_and_folds(tmp_path, bench):
     assert [(job.method, job.seed, job.fold) for job in jobs_of(found, 2)] == [
         ("mf-scsn", 0, 0), ("mf-scsn", 0, 1), ("mf-scsn-null", 0, 1), ("mf-scsn", 1, 0), ("mf-scsn", 1, 1),
     ]  # fmt: skip
+    none = pd.DataFrame({key: [] for key in ("method", "asked", "seed", "fold")})
+    few = found.model_copy(update={"methods": ["mf-scsn-averaged"], "only": {"mf-scsn-averaged": Only(seeds=1)}})
+    assert [(job.method, job.seed, job.fold) for job in missing_jobs(few, none, 2)] == [
+        ("mf-scsn", 0, 0), ("mf-scsn", 0, 1),
+    ]  # fmt: skip
+    both = found.model_copy(update={"methods": ["mf-scsn", "mf-scsn-averaged"], "only": {**found.only, **few.only}})
+    ran = [("mf-scsn", 0), ("mf-scsn", 1), ("mf-scsn-averaged", 0)]
+    done = pd.DataFrame([(name, -1, seed, fold) for name, seed in ran for fold in (0, 1)], columns=none.columns)
+    assert missing_jobs(both, done, 2) == []  # no second seed is run for the average alone
     bench.write_text(bench.read_text() + '[only]\n"mf-scsn-nul" = { seeds = 1 }\n')
     assert "only: no such method 'mf-scsn-nul'" in refused("benchmark", bench, cwd=tmp_path)
 
