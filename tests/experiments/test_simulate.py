@@ -175,7 +175,7 @@ def test_plain_flower_runs_this_repository_and_gives_the_same_layers(tmp_path, p
     assert RunFolder(tmp_path / "run").last_round() == 2
     ours, steps = make_run("ours"), []
     train_through_flower(ours, steps.append)  # `simulate --engine flower`
-    assert [step.done for step in steps] == [0, 1, 2]
+    assert [step.done for step in steps] in ([0, 1, 2], [0, 2])  # it looks now and then: two rounds may have passed
     same = make_run("same")
     train_rounds(same, lambda step: None)
     assert (ours.path / "history.csv").read_bytes() == (same.path / "history.csv").read_bytes()
