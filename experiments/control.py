@@ -71,7 +71,10 @@ def gain_over_null(run: RunFolder) -> Paired | None:
         return None
     text = dict.fromkeys(COLUMNS[:3], str)
     scores = pd.read_csv(run.path / "scores.csv", dtype=text)
-    null = pd.read_csv(path, dtype=text)
+    try:
+        null = pd.read_csv(path, dtype=text)[list(COLUMNS)]
+    except (ValueError, KeyError) as error:  # pandas' own errors are ValueErrors
+        raise InputError(f"{path}: damaged; `mfscsn control {run.path}` writes it again") from error
     return paired(pd.concat([scores[scores["method"] == OURS], null], ignore_index=True), OURS, CONTROL)
 
 

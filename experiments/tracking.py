@@ -3,12 +3,13 @@
 import os
 import time
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import pandas as pd
 
 from data.errors import InputError
 from federation.run_folder import RunFolder
+from federation.tables import flat_keys
 
 KINDS = ("tensorboard", "mlflow")
 MEASURED = ("loss", "accuracy", "held_out", "distance")
@@ -103,7 +104,7 @@ def track(run: RunFolder, tracker: Tracker, follow: bool = False) -> int:
     int
         The last round that was handed over.
     """
-    for name, value in _flat(run.federation.model_dump(mode="json", include=TOLD)).items():
+    for name, value in flat_keys(run.federation.model_dump(mode="json", include=TOLD)).items():
         tracker.setting(name, str(value))
     seen = 0
     while True:
@@ -126,10 +127,3 @@ def track(run: RunFolder, tracker: Tracker, follow: bool = False) -> int:
             tracker.number(f"score/{method}/{site}", float(value), seen)
     tracker.close()
     return seen
-
-
-def _flat(values: dict[str, Any], at: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{at}{key}.") if isinstance(value, dict) else {f"{at}{key}": value}
-    return flat

@@ -69,6 +69,18 @@ def first_difference(a: Mapping[str, Any], b: Mapping[str, Any], path: str = "")
     return None
 
 
+def flat_keys(values: Any, at: str = "") -> dict[str, Any]:
+    """Return the keys of nested tables with dots between; tables of a list go by their names, or their places."""
+    if isinstance(values, dict):
+        return {
+            k: v for key, value in values.items() for k, v in flat_keys(value, f"{at}.{key}" if at else key).items()
+        }
+    if isinstance(values, list) and any(isinstance(value, dict) for value in values):
+        named = {str(value.get("name", k)): value for k, value in enumerate(values)}
+        return {k: v for key, value in named.items() for k, v in flat_keys(value, f"{at}.{key}").items()}
+    return {at: values}
+
+
 def as_name(text: str) -> str:
     """Make a name out of a file's or folder's."""
     return "".join(c if (c.isascii() and c.isalnum()) or c in "_-" else "-" for c in text).strip("-_") or "unnamed"

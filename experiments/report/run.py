@@ -21,7 +21,7 @@ from experiments.report.quality import mu_difference
 from experiments.report.scores import ScoreDraws
 from experiments.report.sureness import sureness
 from experiments.statistics import Estimate
-from federation.contract import ONE_MESSAGE, Site
+from federation.contract import ONE_MESSAGE, Federation, Site
 from federation.run_folder import HISTORY, TIMING, RunFolder
 from mfscsn.patterns import filter_patterns, label_patterns
 
@@ -251,9 +251,9 @@ def _recordings(run: RunFolder) -> Section | None:
                 store = Store(dataset.recipe(run.federation.contract).folder(run.store))
                 subjects = dataset.subjects or store.subjects()
                 for subject in subjects:
-                    apart = mu_difference(store.trials(subject))
-                    imagery += [] if apart is None else [[site.name, subject, f"{apart:+.2f}"]]
                     trials, amplitudes = store.trials(subject), store.amplitudes(subject)
+                    if (apart := mu_difference(trials)) is not None:
+                        imagery.append([site.name, subject, f"{apart:+.2f}"])
                     names = [f"{s}/{r}" for s, r in zip(trials.sessions, trials.runs, strict=True)]
                     for name, microvolts in amplitudes.items():
                         shown = " ".join(part for part in name.split("/") if part) or "-"
@@ -486,7 +486,7 @@ def _cost(run: RunFolder) -> Section | None:
 
 def _configuration(run: RunFolder) -> Section:
     details = {
-        "federation.toml, as it was frozen, without what is secret or tells of this machine": _redacted(run),
+        "federation.toml, as it was frozen, without what is secret or tells of this machine": redacted(run).to_toml(),
         "environment.json": json.dumps({**run.environment, "store": REDACTED}, indent=1),
     }
     return Section("Configuration", details=details)
@@ -496,8 +496,8 @@ def _shown(run: RunFolder, error: InputError) -> str:
     return str(error).replace(str(run.store), REDACTED).replace(str(run.path), REDACTED)
 
 
-def _redacted(run: RunFolder) -> str:
-    """Write the federation as TOML without secret seeds and without the folders that recordings lie in."""
+def redacted(run: RunFolder) -> Federation:
+    """Return a run's federation without secret seeds and without the folders that recordings lie in."""
     f = run.federation
     sites = []
     for site in f.site:
@@ -507,7 +507,7 @@ def _redacted(run: RunFolder) -> str:
             source = f"{kind}:{REDACTED}/{Path(name).name}" if kind in ON_DISK else dataset.source
             datasets.append(dataset.model_copy(update={"source": source}))
         sites.append(site.model_copy(update={"dataset": datasets, "secret_seed": None}))
-    return f.model_copy(update={"site": sites, "data_root": REDACTED}).to_toml()
+    return f.model_copy(update={"site": sites, "data_root": REDACTED})
 
 
 def _named(what: str, names: Sequence[str]) -> str:

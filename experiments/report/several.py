@@ -3,16 +3,16 @@
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from experiments.compare_runs import SUBJECT, as_frame, compare_runs, rows_of, runs_at, verdict
+from experiments.compare_runs import SUBJECT, Compared, as_frame, compare_runs, rows_of, runs_at, verdict
 from experiments.evaluate import METHODS
 from experiments.report.page import Figure, Section, TableOf, write_page
 from experiments.report.plots import new_figure, write_figure
-from experiments.report.run import report
+from experiments.report.run import redacted, report
 from federation.run_folder import RunFolder
+from federation.tables import flat_keys
 
 WIDTH = 4.2  # inches, as a run's figures
 MOST_SUBJECTS = 200
@@ -45,7 +45,7 @@ def report_several(paths: Sequence[Path], out: Path) -> Path:
     columns = [(name, "number" if k else "") for k, name in enumerate(frame.columns)]
     table = TableOf(columns, [list(map(str, row)) for row in frame.itertuples(index=False)])
     folder = out.with_name(f"{out.stem}-figures")
-    scores = [_scores(rows, folder)]
+    scores = [_scores(compared, folder)]
     words = [
         f"{verdict(compared)}.",
         "Intervals are 95 %, over subjects within sites and over seeds; p is Wilcoxon's, times the comparisons.",
@@ -61,8 +61,7 @@ def report_several(paths: Sequence[Path], out: Path) -> Path:
     return out
 
 
-def _scores(rows: pd.DataFrame, folder: Path) -> Figure:
-    compared = compare_runs(rows)
+def _scores(compared: Sequence[Compared], folder: Path) -> Figure:
     figure, axes = new_figure("several", WIDTH, 0.35 * len(compared) + 1)
     for k, one in enumerate(compared):
         colour = f"C{[one.method.endswith(method) for method in METHODS].index(True)}"
@@ -96,25 +95,18 @@ def _curves(runs: Mapping[str, Sequence[RunFolder]], folder: Path) -> list[Figur
 
 def _differing(runs: Mapping[str, Sequence[RunFolder]]) -> Section:
     """List the keys of contract, training and sites in which the settings differ; seeds are none."""
-    flat = {name: _flat(seeds[0].federation.model_dump(mode="json", exclude=UNTOLD)) for name, seeds in runs.items()}
-    keys = dict.fromkeys(key for values in flat.values() for key in values)
+    of_runs = {
+        name: flat_keys(redacted(seeds[0]).model_dump(mode="json", exclude=UNTOLD)) for name, seeds in runs.items()
+    }
+    keys = dict.fromkeys(key for values in of_runs.values() for key in values)
     rows = [
-        [key, *(str(values.get(key, "-")) for values in flat.values())]
+        [key, *(str(values.get(key, "-")) for values in of_runs.values())]
         for key in keys
-        if len({str(values.get(key, "-")) for values in flat.values()}) > 1 and not key.endswith("seed")
+        if len({str(values.get(key, "-")) for values in of_runs.values()}) > 1 and key != "training.seed"
     ]
     if not rows:
         return Section("Differences", ["The runs differ in their seeds alone."])
-    return Section("Differences", tables=[TableOf([("key", ""), *((name, "words") for name in flat)], rows)])
-
-
-def _flat(values: Any, at: str = "") -> dict[str, Any]:
-    if isinstance(values, dict):
-        return {k: v for key, value in values.items() for k, v in _flat(value, f"{at}.{key}" if at else key).items()}
-    if isinstance(values, list) and any(isinstance(value, dict) for value in values):
-        named = {str(value.get("name", k)): value for k, value in enumerate(values)}
-        return {k: v for key, value in named.items() for k, v in _flat(value, f"{at}.{key}").items()}
-    return {at: values}
+    return Section("Differences", tables=[TableOf([("key", ""), *((name, "words") for name in of_runs)], rows)])
 
 
 def _subjects(rows: pd.DataFrame) -> Section:

@@ -38,6 +38,8 @@ def test_it_is_the_null_of_the_benchmark_and_stands_in_the_report(finished, tmp_
     assert f"{100 * float(np.mean(of_sites)) + 0.0:+.1f} (" in out
     page = (finished.path / "report.html").read_text()
     assert "minus its null" in page and "mfscsn control RUN" not in page
+    (finished.path / "null.csv").write_text("cut")
+    assert "null.csv: damaged; `mfscsn control" in refused("report", finished.path, cwd=tmp_path)
 
 
 def test_where_nothing_is_shared_there_is_no_null(make_run, tmp_path):
