@@ -24,7 +24,7 @@ from experiments.benchmark.local import ALONE, REGIONS, SEEDED, of_region, run_a
 from experiments.benchmark.show import ALL
 from experiments.benchmark.unseen import NO_LABEL, UNSEEN, run_unseen
 from experiments.prepare import prepare_sites
-from federation.contract import Contract, Federation, Site, load_federation
+from federation.contract import Contract, Dataset, Federation, Site, load_federation
 from federation.site_scores import balanced_accuracy, chosen_outputs
 from federation.site_trials import SiteTrials
 from federation.tables import Table, parse_table, read_toml, suggested
@@ -407,10 +407,14 @@ def shuffled_store(store: Path, out: Path, seed: int = 0) -> None:
 
 def _trials(federation: Federation, store: Path) -> str:
     digests = [SiteTrials(site, federation.contract, store).digest() for site in federation.site]
-    split = [
-        [d.model_dump(mode="json", exclude={"source", "without"}) for d in site.dataset] for site in federation.site
-    ]
+    split = [[_split(dataset) for dataset in site.dataset] for site in federation.site]
     return hashlib.sha256(json.dumps([digests, split]).encode()).hexdigest()
+
+
+def _split(dataset: Dataset) -> dict[str, Any]:
+    """Describe who trains and who is tested; keys that came later show where they are used: kept results go on."""
+    later = {"held_out"} if dataset.held_out is None else set()
+    return dataset.model_dump(mode="json", exclude={"source", "without"} | later)
 
 
 def read_results(results: Path, made_with: dict[str, Any], trials: str | None = None) -> pd.DataFrame:

@@ -19,6 +19,7 @@ from experiments.benchmark.run import (
     Bench,
     Job,
     Only,
+    _split,
     jobs_of,
     load_bench,
     missing_jobs,
@@ -30,6 +31,7 @@ from experiments.benchmark.run import (
     shuffled_store,
 )
 from federation import plain_loop
+from federation.contract import Dataset, Part
 from federation.plain_loop import train_together
 from federation.run_folder import RunFolder
 from federation.server_app import federate
@@ -235,6 +237,13 @@ def test_goes_on_where_it_was_broken_off(tmp_path, bench, prepared, here, monkey
 def _sorted(rows):
     keys = ["method", "seed", "site", "subject"]
     return rows.drop(columns="seconds").sort_values(keys).reset_index(drop=True)
+
+
+def test_results_that_were_kept_before_a_key_came_are_gone_on_with():
+    dataset = Dataset(source="bids:a", tasks=["left_hand", "right_hand"])
+    named = ["calibration", "channels", "name", "options", "subjects", "targets", "tasks", "test"]
+    assert sorted(_split(dataset)) == named  # a digest of these lies beside every kept table
+    assert "held_out" in _split(dataset.model_copy(update={"held_out": Part(runs=["04"])}))
 
 
 def test_results_of_other_trials_are_refused_and_kept(tmp_path, bench, prepared, copied_store, here):
