@@ -11,6 +11,7 @@ from experiments.simulate import new_run
 from experiments.simulate import simulate as take_to_scores
 from federation.contract import Federation, load_federation, parse_federation, with_root
 from federation.run_folder import RunFolder
+from mfscsn.device import Device
 
 
 def simulate(
@@ -20,6 +21,7 @@ def simulate(
     rounds: int | None = None,
     seed: int | None = None,
     store: str | Path = "prepared",
+    device: Device = "cpu",
     progress: Callable[[Progress], None] = lambda step: None,
 ) -> RunFolder:
     """Train a federation on this machine, from recordings to scores and a report: `mfscsn simulate`.
@@ -36,6 +38,8 @@ def simulate(
         In place of the federation's.
     store : path
         The folder of prepared trials.
+    device : {"cpu", "cuda", "auto"}
+        Where rounds are trained.
     progress : callable
         Called with a `experiments.progress.Progress` at every step.
 
@@ -59,7 +63,7 @@ def simulate(
         opened = federation if isinstance(federation, Federation) else load_federation(Path(federation))
     changes = {key: value for key, value in (("rounds", rounds), ("seed", seed)) if value is not None}
     opened = opened.model_copy(update={"training": opened.training.model_copy(update=changes)})
-    run = new_run(opened, None if out is None else Path(out), Path(store), 1, prepare_sites)
+    run = new_run(opened, None if out is None else Path(out), Path(store), 1, device, prepare_sites)
     take_to_scores(run, progress)
     report(run)
     return run

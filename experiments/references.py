@@ -106,6 +106,7 @@ def _train(path: Path, job: ReferenceJob) -> None:
             settings.in_round(number),
             seed=derive_seed(*words, number),
             optimiser_state=state,
+            device=run.device,
         )
     about = {
         "run": run.run_id,

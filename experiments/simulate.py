@@ -17,10 +17,11 @@ from experiments.progress import Progress
 from experiments.references import reference_jobs, train_references
 from federation.contract import Federation
 from federation.local_grid import RUN_ID, LocalGrid
-from federation.run_folder import RunFolder
+from federation.run_folder import RunFolder, checked_device
 from federation.server_app import app
 from federation.site_trials import SiteTrials
 from federation.tables import first_difference
+from mfscsn.device import Device
 
 STATUS_SECONDS = 10.0  # from one question to the next whether Flower's run has ended without a word
 ENGINES = ("mfscsn", "flower")
@@ -59,6 +60,7 @@ def new_run(
     out: Path | None,
     store: Path,
     threads: int,
+    device: Device,
     prepare: Callable[[Federation, Path], Federation],
 ) -> RunFolder:
     """Prepare a federation's sites and make a run's folder; input that is refused leaves no folder behind.
@@ -71,6 +73,8 @@ def new_run(
     store : Path
         The folder of stores.
     threads : int
+    device : {"cpu", "cuda", "auto"}
+        Where rounds are trained.
     prepare : callable
         `experiments.prepare.prepare_sites`, or one that shows how far it is.
 
@@ -85,10 +89,11 @@ def new_run(
     for site in federation.site:
         check_affordable(site, federation.contract)
     check_free(path)
+    checked_device(device, f"federation {federation.name!r}")
     prepared = prepare(federation, store)
     for site in prepared.site:
         SiteTrials(site, prepared.contract, store).check_labelled()
-    return RunFolder.create(path, prepared, store, threads)
+    return RunFolder.create(path, prepared, store, threads, device=device)
 
 
 def check_resumed(run: RunFolder, federation: Federation, rounds: int | None, seed: int | None) -> None:

@@ -104,7 +104,9 @@ def _train(message: Message, context: Context, run: RunFolder, site: Site, folde
     elif site.privacy is None:
         seed = derive_seed(site_seed(run.federation, site), site.name, number)
         now = settings.in_round(number)
-        log, optimiser_state = train_round(network, trials, now, seed=seed, optimiser_state=optimiser_state)
+        log, optimiser_state = train_round(
+            network, trials, now, seed=seed, optimiser_state=optimiser_state, device=run.device
+        )
     else:
         from federation.privacy.private_training import (  # Opacus, which others do not need
             ChargedRound,
@@ -112,7 +114,9 @@ def _train(message: Message, context: Context, run: RunFolder, site: Site, folde
         )
 
         charged = ChargedRound(ledger, site.privacy, run.run_id, number)
-        log, optimiser_state, epsilon = train_within_budget(charged, network, trials, settings, optimiser_state)
+        log, optimiser_state, epsilon = train_within_budget(
+            charged, network, trials, settings, optimiser_state, run.device
+        )
         folder.log(f"round {number}: epsilon {epsilon:.3g} of {site.privacy.epsilon:g}, delta {site.privacy.delta:g}")
     check_finite(network.common_state())
     folder.save_private(number, network.private_state(), optimiser_state, trials_digest)

@@ -26,6 +26,7 @@ from federation.privacy.ledger import LEDGER, Ledger
 from federation.site import SiteFolder, read_tensors, write_tensors
 from federation.site_network import site_network
 from federation.site_trials import SiteTrials
+from mfscsn.device import Device, found_device
 from mfscsn.split import SplitModule
 
 HISTORY = ("round", "site", "status", "n_trials", "loss", "accuracy", "distance", "held_out")
@@ -67,7 +68,13 @@ class RunFolder:
 
     @classmethod
     def create(
-        cls, path: Path, federation: Federation, store: Path, threads: int, run_id: str | None = None
+        cls,
+        path: Path,
+        federation: Federation,
+        store: Path,
+        threads: int,
+        run_id: str | None = None,
+        device: Device = "cpu",
     ) -> "RunFolder":
         """Begin a run in a new or empty folder; raise InputError when something lies there already.
 
@@ -80,6 +87,7 @@ class RunFolder:
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "seed": federation.training.seed,
             "threads": threads,
+            "device": checked_device(device, str(path)),
             "store": str(store.resolve()),
             "commit": _commit(),
             "python": platform.python_version(),
@@ -91,6 +99,11 @@ class RunFolder:
         with replaced(path / "federation.toml") as out:
             out.write(federation.to_toml().encode())
         return cls(path)
+
+    @property
+    def device(self) -> str:
+        """Where this machine trains the run: "cpu" or "cuda"; InputError when its graphics card is not here."""
+        return checked_device(self.environment.get("device", "cpu"), f"{self.path}: environment.json")
 
     def site(self, name: str) -> SiteFolder:
         """Open a site's folder; in a deployment it lies on the site's own machine."""
@@ -284,6 +297,14 @@ class RunFolder:
 def _frozen(path: Path, changed: int) -> Federation:
     """Read a run's federation once a process: with a hundred sites that takes as long as a site's training."""
     return read_federation(path)
+
+
+def checked_device(device: Device, where: str) -> str:
+    """Return "cpu" or "cuda", as `mfscsn.device.found_device`; InputError that begins with `where` when it is not."""
+    try:
+        return found_device(device)
+    except ValueError as error:
+        raise InputError(f"{where}: {error}") from error
 
 
 def forget_older_sums(run: RunFolder) -> None:

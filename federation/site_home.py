@@ -7,10 +7,10 @@ import json
 import re
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tomlkit
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from data.errors import InputError, nearest
 from data.files import replaced
@@ -20,6 +20,7 @@ from federation.invitation import Invitation, read_invitation
 from federation.run_folder import RunFolder, runs_in
 from federation.site_trials import SiteTrials
 from federation.tables import Table, first_difference, parse_table, read_toml
+from mfscsn.device import Device, found_device
 
 
 class OtherContract(InputError):
@@ -39,12 +40,15 @@ class SiteFile(Table):
         Where ``bids:`` folders are looked for; relative to the file.
     threads : int
         Of torch.
+    device : {"cpu", "cuda", "auto"}
+        Where rounds are trained; "auto" is a graphics card where torch sees one.
     site : list
         One.
     """
 
     data_root: str = "."
     threads: int = Field(1, ge=1)
+    device: Annotated[Device, AfterValidator(found_device)] = "cpu"
     site: list[Site] = Field(min_length=1, max_length=1)
 
 
@@ -74,6 +78,7 @@ class SiteHome:
         if not file.site[0].dataset:
             raise InputError(f"{where}: site {file.site[0].name!r} has no data set; add [[site.dataset]]")
         self.threads = file.threads
+        self.device = file.device
         agreed = self.invitation.model_dump(mode="json", include={"name", "contract", "training"}, exclude_none=True)
         federation = parse_table(Federation, {**agreed, "site": document["site"]}, str(where))
         self.federation = with_root(federation, (self.path / file.data_root).resolve())
@@ -177,7 +182,7 @@ class SiteHome:
                 )
             training = self.federation.training.model_copy(update={"rounds": rounds})
             begun = self.federation.model_copy(update={"training": training})
-            return RunFolder.create(folder, begun, self.store, self.threads, run_id), self.site
+            return RunFolder.create(folder, begun, self.store, self.threads, run_id, self.device), self.site
         run = RunFolder(folder)
         if contract != run.federation.digest():
             raise OtherContract("this run began with another contract")

@@ -15,6 +15,7 @@ from sklearn.utils.validation import check_array, check_is_fitted, check_X_y
 from threadpoolctl import threadpool_limits
 
 from mfscsn.common_space import ELECTRODES
+from mfscsn.device import Device, found_device
 from mfscsn.exported import SITE, CommonLayers, read_exported
 from mfscsn.extractors import EXTRACTORS
 from mfscsn.heads import start_by_label
@@ -68,6 +69,8 @@ class MFSCSNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         AdamW's.
     random_state : int
         Of weights, batches and dropout: the same one gives the same network.
+    device : {"cpu", "cuda", "auto"}
+        Where it is trained; "auto" is a graphics card where torch sees one. Predictions are made on the processor.
 
     Attributes
     ----------
@@ -101,6 +104,7 @@ class MFSCSNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         lr: float | None = None,
         weight_decay: float = 0.01,
         random_state: int = 0,
+        device: Device = "cpu",
     ):
         self.sfreq = sfreq
         self.channels = channels
@@ -113,6 +117,7 @@ class MFSCSNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.lr = lr
         self.weight_decay = weight_decay
         self.random_state = random_state
+        self.device = device
 
     def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
         """Train on trials ``(n_trials, n_chans, n_times)``, in microvolts, and their labels ``(n_trials,)``.
@@ -168,10 +173,11 @@ class MFSCSNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             schedule="cosine" if in_space else "constant",
             weight_decay=self.weight_decay,
         )
-        state = None
+        state, device = None, found_device(self.device)
         for number in range(1, rounds + 1):
             seed = derive_seed(self.random_state, SITE, number)
-            _, state = train_round(self.network_, trials, settings.in_round(number), seed=seed, optimiser_state=state)
+            now = settings.in_round(number)
+            _, state = train_round(self.network_, trials, now, seed=seed, optimiser_state=state, device=device)
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """Return the probability of each class, in the order of `classes_`, for trials as `fit` takes them."""

@@ -199,7 +199,7 @@ class Anchored(SplitModule):
             return x, labels
         electrodes, outputs = image
         flipped = torch.rand(len(x)) < 0.5
-        x = torch.where(flipped[:, None, None], self.body.image(x, electrodes), x)
+        x = torch.where(flipped.to(x.device)[:, None, None], self.body.image(x, electrodes), x)
         return x, torch.where(flipped, outputs[labels], labels)
 
     def deep_features(self, x: Tensor, branch: str) -> list[Tensor]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from mfscsn.device import held_on
 from mfscsn.losses import branch_mmd, class_weights
 from mfscsn.split import BranchTrials, SplitModule
 from mfscsn.sums import Summed
@@ -60,6 +61,7 @@ def train_round(
     *,
     seed: int,
     optimiser_state: OptimiserState | None = None,
+    device: str = "cpu",
 ) -> tuple[RoundLog, OptimiserState]:
     """Train one round, in place.
 
@@ -74,6 +76,8 @@ def train_round(
     optimiser_state : dict, optional
         AdamW's state of the private layers as an earlier round returned it. The common layers were replaced by the
         server's since, so theirs starts anew each round.
+    device : {"cpu", "cuda"}
+        Where it is trained; network and state come back to the processor. A graphics card draws other dropout.
 
     Returns
     -------
@@ -86,21 +90,24 @@ def train_round(
         if not settings.local_epochs:  # adopted layers stay as they are
             network.load_common(before)
         return RoundLog(sum(len(t.labels) for t in trials.values()), math.nan, math.nan), {}
-    with torch.random.fork_rng(devices=[]):  # the caller's random numbers are left as they were
+    with held_on(network, device):
         torch.manual_seed(seed)
-        return _train_seeded(network, trials, settings, np.random.default_rng(seed), optimiser_state or {})
+        return _train_on(device, network, trials, settings, np.random.default_rng(seed), optimiser_state or {})
 
 
-def _train_seeded(
+def _train_on(
+    device: str,
     network: SplitModule,
     trials: Mapping[str, BranchTrials],
     settings: Settings,
     rng: np.random.Generator,
     optimiser_state: OptimiserState,
 ) -> tuple[RoundLog, OptimiserState]:
-    signals = {name: torch.from_numpy(np.require(t.signals, requirements=["C", "W"])) for name, t in trials.items()}
+    signals = {
+        name: torch.from_numpy(np.require(t.signals, requirements=["C", "W"])).to(device) for name, t in trials.items()
+    }
     labels = {name: torch.from_numpy(t.labels) for name, t in trials.items()}
-    weights = {name: class_weights(labels[name], len(t.names)) for name, t in trials.items()}
+    weights = {name: class_weights(labels[name], len(t.names)).to(device) for name, t in trials.items()}
     common = {name: p for name, p in network.named_parameters() if name in set(network.common_names())}
     before = {name: p.detach().clone() for name, p in common.items()}
 
@@ -108,7 +115,7 @@ def _train_seeded(
     restore_optimiser(optimiser, network, optimiser_state)
 
     network.train()
-    total = {"n": 0, "loss": 0.0, "right": 0.0}
+    steps: list[tuple[int, Tensor, list[Tensor]]] = []  # read at the end: a graphics card would wait for each number
     n_steps = max(math.ceil(len(t.labels) / settings.batch_size) for t in trials.values())
     for epoch in range(settings.private_first + settings.local_epochs):
         for name, parameter in network.named_parameters():
@@ -117,16 +124,19 @@ def _train_seeded(
         for batch in _batches(trials, n_steps, rng):
             n_batch = sum(len(index) for index in batch.values())
 
-            def gradients(batch: dict[str, NDArray[np.int64]] = batch, n_batch: int = n_batch) -> tuple[float, int]:
-                loss, deep, right = torch.zeros(()), [], 0
+            def gradients(
+                batch: dict[str, NDArray[np.int64]] = batch, n_batch: int = n_batch
+            ) -> tuple[Tensor, list[Tensor]]:
+                loss, deep, right = torch.zeros((), device=device), [], []
                 for name, index in batch.items():
                     shown, target = network.augmented(signals[name][index], labels[name][index], name)
                     *features, logits = network.deep_features(shown, name)
-                    branch_loss = F.cross_entropy(logits, target, weight=weights[name])
+                    there = target.to(device)
+                    branch_loss = F.cross_entropy(logits, there, weight=weights[name])
                     loss = loss + branch_loss * (len(index) / n_batch)
                     deep.append((features, [trials[name].names[k] for k in target]))
-                    right += int((logits.argmax(1) == target).sum())
-                supervised = float(loss.detach())
+                    right.append((logits.detach().argmax(1) == there).sum())
+                supervised = loss.detach()
                 if settings.mmd > 0 and len(deep) > 1:
                     loss = loss + settings.mmd * branch_mmd([f for f, _ in deep], [n for _, n in deep])
                 if settings.proximal_mu > 0:
@@ -136,10 +146,7 @@ def _train_seeded(
                 loss.backward()  # type: ignore[no-untyped-call]
                 return supervised, right
 
-            supervised, right = gradients()
-            total["right"] += right
-            total["n"] += n_batch
-            total["loss"] += supervised * n_batch
+            steps.append((n_batch, *gradients()))
             if settings.sharpness > 0:
                 with _uphill(network, settings.sharpness):
                     gradients()
@@ -147,10 +154,11 @@ def _train_seeded(
             network.after_step(settings.lr)
     network.requires_grad_(True)
 
+    n = sum(n_batch for n_batch, _, _ in steps)
     log = RoundLog(
         n_trials=sum(len(t.labels) for t in trials.values()),
-        loss=total["loss"] / total["n"],
-        accuracy=total["right"] / total["n"],
+        loss=sum(float(loss) * n_batch for n_batch, loss, _ in steps) / n,
+        accuracy=sum(int(right) for _, _, parts in steps for right in parts) / n,
     )
     return log, private_optimiser_state(optimiser, network)
 
@@ -230,7 +238,7 @@ def private_optimiser_state(optimiser: torch.optim.AdamW, network: SplitModule) 
     """Copy the optimiser's state of the private layers, flat: ``"<parameter>/<moment>"`` -> tensor."""
     common = set(network.common_names())
     return {
-        f"{name}/{moment}": value.detach().clone()
+        f"{name}/{moment}": value.detach().cpu().clone()
         for name, parameter in network.named_parameters()
         if name not in common
         for moment, value in optimiser.state[parameter].items()
@@ -244,4 +252,5 @@ def restore_optimiser(optimiser: torch.optim.AdamW, network: SplitModule, state:
         name, moment = key.rsplit("/", 1)
         if name not in parameters:
             raise ValueError(f"optimiser state names the unknown parameter {name!r}")
-        optimiser.state[parameters[name]][moment] = value.clone()
+        place = "cpu" if moment == "step" else parameters[name].device  # AdamW counts steps on the processor
+        optimiser.state[parameters[name]][moment] = value.to(place, copy=True)

@@ -29,6 +29,7 @@ from federation.contract import Federation, parse_federation, with_root
 from federation.run_folder import RunFolder
 from federation.site_scores import fine_tuned
 from federation.tables import read_toml
+from mfscsn.device import Device
 from mfscsn.split import SplitModule
 from mfscsn.training import predict
 
@@ -131,13 +132,19 @@ def _complete(dataset: dict[str, Any], task: Task, unit: str | None, held_out: i
 
 
 def begin_run(
-    task: Task, federation: Federation, out: Path, store: Path, threads: int, prepared: Callable[..., None]
+    task: Task,
+    federation: Federation,
+    out: Path,
+    store: Path,
+    threads: int,
+    device: Device,
+    prepared: Callable[..., None],
 ) -> RunFolder:
     """Check the competition's files, prepare all sites and begin a run; raise InputError before the run's folder is."""
     check_free(out)
     _check_files(task)
     federation = prepare_sites(federation, store, prepared)
-    run = RunFolder.create(out, federation, store, threads)
+    run = RunFolder.create(out, federation, store, threads, device=device)
     _keep(run, task)
     return run
 
@@ -159,14 +166,20 @@ def reopen_run(path: Path, prepared: Callable[..., None], transductive: bool = F
 
 
 def begin_or_reopen(
-    task: Task, federation: Federation, path: Path, store: Path, threads: int, prepared: Callable[..., None]
+    task: Task,
+    federation: Federation,
+    path: Path,
+    store: Path,
+    threads: int,
+    device: Device,
+    prepared: Callable[..., None],
 ) -> RunFolder:
     """Go on with a run of ours that `path` names by what it is of, or begin it; half-made folders are made anew."""
     if (path / ABOUT).exists():
         return reopen_run(path, prepared)[0]
     if path.exists():  # broken off before anything was trained
         shutil.rmtree(path)
-    return begin_run(task, federation, path, store, threads, prepared)
+    return begin_run(task, federation, path, store, threads, device, prepared)
 
 
 def _check_transductive(task: Task, federation: Federation) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from data.errors import InputError
-from experiments.cli.options import PREPARED, StoreRoot, Threads, takes
+from experiments.cli.options import PREPARED, Device, StoreRoot, Threads, takes
 
 if TYPE_CHECKING:
     from experiments.beetl.run import Task
@@ -86,6 +86,7 @@ class Training:
     unit: Unit = None
     store: StoreRoot = PREPARED
     threads: Threads = 1
+    device: Device = "cpu"
 
     def task(self, method: str = "mf-scsn", transductive: bool = False) -> "Task":
         """Return what is asked for."""
@@ -162,7 +163,7 @@ def run(asked: Run) -> None:
             where = str(asked.settings_file or "beetl.toml")
             federation = beetl_federation(task, asked.settings(asked.settings_file), _units(asked.unit), where=where)
             path = asked.out or Path("runs") / f"beetl-{task.method}-{time.strftime('%Y%m%d-%H%M%S')}"
-            started = begin_run(task, federation, path, asked.store, asked.threads, show.prepared)
+            started = begin_run(task, federation, path, asked.store, asked.threads, asked.device, show.prepared)
     _train(started, task)
     for answered in answer(started, task):
         typer.echo(f"{answered.name}: {os.path.relpath(answered.path)} and .zip")
@@ -191,7 +192,7 @@ def tune(asked: Tune) -> None:
     with ProgressLines() as show:
 
         def start(federation: "Federation", fold: Path) -> "RunFolder":
-            return begin_or_reopen(task, federation, fold, asked.store, asked.threads, show.prepared)
+            return begin_or_reopen(task, federation, fold, asked.store, asked.threads, asked.device, show.prepared)
 
         tuning = Tuning(task, asked.settings(), _units(asked.unit), asked.work, start)
         tried = choose(tuning, grid, show.progress, lambda t: show.line(f"{t.score:.2f} with {describe(t.settings)}"))

@@ -30,6 +30,7 @@ SITE_FILE = """\
 # What this site trains on, and what may leave it. `mfscsn site check` reads this file and says what it means.
 # data_root = "."  # where bids: folders lie, relative to this file
 # threads = 1      # processor threads for training
+# device = "cpu"   # "cuda": a graphics card; "auto": one where there is one
 
 [[site]]
 name = "{name}"                              # as the coordinator registers it

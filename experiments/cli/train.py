@@ -13,7 +13,7 @@ import typer
 
 from data.errors import InputError
 from data.files import check_free
-from experiments.cli.options import LOOK, PREPARED, RUN, START, DataRoot, Out, StoreRoot, Threads, takes
+from experiments.cli.options import LOOK, PREPARED, RUN, START, DataRoot, Device, Out, StoreRoot, Threads, takes
 from federation.workers import warm_up
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ class Simulation:
     data_root: DataRoot = None
     store: StoreRoot = PREPARED
     threads: Threads = 1
+    device: Device = "cpu"
     engine: Annotated[
         Literal["mfscsn", "flower"],
         typer.Option(help="What carries messages: processes here, or Flower's own engine, which a Ray cluster serves."),
@@ -185,7 +186,7 @@ def simulate_new(asked: Simulation) -> None:
     """Begin a run and take it to its scores."""
     from experiments.simulate import new_run
 
-    _carry_out(new_run(asked.load(), asked.out, asked.store, asked.threads, prepare_shown), asked.engine)
+    _carry_out(new_run(asked.load(), asked.out, asked.store, asked.threads, asked.device, prepare_shown), asked.engine)
 
 
 def simulate_grid(asked: Simulation, grid: Path) -> None:

@@ -32,6 +32,7 @@ from data.files import locked
 from federation.contract import Privacy
 from federation.privacy.ledger import Ledger
 from federation.privacy.randomness import secret_normal, secret_uniform
+from mfscsn.device import held_on
 from mfscsn.extractors import FusedConvolution
 from mfscsn.split import BranchTrials, SplitModule
 from mfscsn.training import OptimiserState, RoundLog, Settings, private_optimiser_state, restore_optimiser
@@ -86,6 +87,7 @@ def train_within_budget(
     trials: Mapping[str, BranchTrials],
     settings: Settings,
     optimiser_state: OptimiserState | None,
+    device: str = "cpu",
 ) -> tuple[RoundLog, OptimiserState, float]:
     """Write a round down in its ledger, then train it; return epsilon after it besides.
 
@@ -107,7 +109,10 @@ def train_within_budget(
         noise_multiplier = ledger.noise_multiplier_of(charged.run, settings.rounds, n_steps, rate)
         epsilon = ledger.charge(charged.run, charged.number, noise_multiplier, n_steps, rate)
     mechanism = Mechanism(noise_multiplier, privacy.max_grad_norm, n_trials)
-    return *train_round_privately(network, trials, settings, mechanism, optimiser_state=optimiser_state), epsilon
+    trained = train_round_privately(
+        network, trials, settings, mechanism, optimiser_state=optimiser_state, device=device
+    )
+    return *trained, epsilon
 
 
 def train_round_privately(
@@ -117,6 +122,7 @@ def train_round_privately(
     mechanism: Mechanism,
     *,
     optimiser_state: OptimiserState | None = None,
+    device: str = "cpu",
 ) -> tuple[RoundLog, OptimiserState]:
     """Train one round, in place, by noisy sums of clipped gradients.
 
@@ -124,7 +130,7 @@ def train_round_privately(
 
     Parameters
     ----------
-    network, trials, settings, optimiser_state
+    network, trials, settings, optimiser_state, device
         As in `mfscsn.training.train_round`. The trials were aligned by nothing that was fitted on them.
     mechanism : Mechanism
 
@@ -134,14 +140,28 @@ def train_round_privately(
         As `mfscsn.training.train_round` gives them. Loss and accuracy are of the trials themselves: they may not leave
         the site. The number of trials is the declared one.
     """
-    signals = {name: torch.from_numpy(np.require(t.signals, requirements=["C", "W"])) for name, t in trials.items()}
-    labels = {name: torch.from_numpy(t.labels) for name, t in trials.items()}
+    with held_on(network, device):
+        return _train_on(device, network, trials, settings, mechanism, optimiser_state or {})
+
+
+def _train_on(
+    device: str,
+    network: SplitModule,
+    trials: Mapping[str, BranchTrials],
+    settings: Settings,
+    mechanism: Mechanism,
+    optimiser_state: OptimiserState,
+) -> tuple[RoundLog, OptimiserState]:
+    signals = {
+        name: torch.from_numpy(np.require(t.signals, requirements=["C", "W"])).to(device) for name, t in trials.items()
+    }
+    labels = {name: torch.from_numpy(t.labels).to(device) for name, t in trials.items()}
     sizes = {name: len(t.labels) for name, t in trials.items()}
     n_steps, rate = steps_of_round(mechanism.n_trials, settings)
     expected = rate * mechanism.n_trials * len(trials)
     parameters = list(network.parameters())
     optimiser = torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
-    restore_optimiser(optimiser, network, optimiser_state or {})
+    restore_optimiser(optimiser, network, optimiser_state)
     torch.seed()  # dropout
 
     network.train()
@@ -229,4 +249,4 @@ def _of_fused_convolution(
 
 def _normal(like: Tensor) -> Tensor:
     drawn: NDArray[np.float64] = secret_normal(like.numel())
-    return torch.from_numpy(drawn.astype(np.float32)).reshape(like.shape)
+    return torch.from_numpy(drawn.astype(np.float32)).reshape(like.shape).to(like.device)

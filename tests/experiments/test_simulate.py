@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from conftest import MFSCSN, LoopGrid, mfscsn, tiny_toml
+from conftest import MFSCSN, LoopGrid, mfscsn, refused, tiny_toml
 
 from data.store import Store
 from experiments.evaluate import evaluate
@@ -223,3 +223,11 @@ def test_a_target_shown_without_labels_is_scored(tmp_path, prepared, tiny_file):
     trials = Store(dataset.recipe(run.federation.contract).folder(prepared)).trials("3")
     predicted = FederatedModel(run, "north").told("3", trials)
     assert len(predicted.probabilities) == len(trials) and not predicted.known
+
+
+def test_a_graphics_card_that_is_not_there_is_said_before_anything_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    (tmp_path / "fed.toml").write_text(tiny_toml())
+    err = refused("simulate", "fed.toml", "--device", "cuda", "--out", "run", cwd=tmp_path)
+    assert 'device = "cuda", but torch sees no graphics card here' in err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fed.toml"]

@@ -52,7 +52,7 @@ def beetl_store(tmp_path_factory):
 
 def ended(competition, folder, store, method="mf-scsn", settings=QUICK, **about):
     task = Task(str(competition), sources="simulated", method=method, **about)
-    run = begin_run(task, small(beetl_federation(task, settings)), folder / method, store, 1, lambda *_: None)
+    run = begin_run(task, small(beetl_federation(task, settings)), folder / method, store, 1, "cpu", lambda *_: None)
     train_run(run, method, lambda _: None)
     return run, task
 
@@ -270,7 +270,7 @@ def test_a_left_out_race_is_predicted_with_its_labels_known(competition, tmp_pat
     """One real fold, unshared: 20 trials of each subject of A, 24 of B, and none of them trained."""
     task = Task(str(competition), sources="simulated", method="local-site")
     federation = beetl_federation(task, QUICK, held_out=3)
-    path, words = tmp_path / "fold", (beetl_store, 1, lambda *_: None)
+    path, words = tmp_path / "fold", (beetl_store, 1, "cpu", lambda *_: None)
     path.mkdir()
     (path / "federation.toml").write_text("half made")  # a process that was killed before it had begun
     codes, truth = beetl_tune._held_out(task, federation, path, lambda f, p: begin_or_reopen(task, f, p, *words))

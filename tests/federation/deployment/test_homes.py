@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import tomli_w
+import torch
 from conftest import mfscsn, refused, tiny_toml
 
 from data.errors import InputError
@@ -86,6 +87,7 @@ def test_a_damaged_invitation(site, before, after, words):
     [
         ("[[site]]", "[[sites]]", "sites: unknown key; did you mean 'site'?"),
         ("[[site]]", "thread = 2\n[[site]]", "thread: unknown key; did you mean 'threads'?"),
+        ("[[site]]", 'device = "gpu"\n[[site]]', "device: expected 'cpu', 'cuda' or 'auto', found 'gpu'"),
         ("tasks = ", "task = ", "task: unknown key; did you mean 'tasks'?"),
         ('"rest",', "", "at least two are needed to train"),
     ],
@@ -402,3 +404,17 @@ def test_what_one_message_sends_is_said_in_plain_words(site_of_sums):
     assert "WARNING: without secure aggregation the server reads this site's own sums" in " ".join(
         sends(SiteHome(site_of_sums.path))
     )
+
+
+def test_a_site_without_a_graphics_card_is_told_and_one_with_it_trains_there(site, monkeypatch):
+    path = site / "site.toml"
+    path.write_text('device = "cuda"\n' + path.read_text())
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match='device.*torch sees no graphics card here; take "cpu", or "auto"'):
+        SiteHome(site)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    run, _ = SiteHome(site).open_run("a" * 32, 3, SiteHome(site).federation.digest())
+    assert run.device == run.environment["device"] == "cuda"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match='environment.json: device = "cuda", but torch sees no graphics card'):
+        _ = RunFolder(run.path).device  # another machine reads it, and does not go on with it
