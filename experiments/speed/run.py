@@ -25,6 +25,7 @@ from experiments.prepare import prepare_sites
 from experiments.progress import Progress
 from experiments.simulate import flower_logs_to, train_rounds, train_through_flower
 from experiments.speed.decoding import seconds_of_decoding
+from experiments.speed.device import BODIES, N_TRIALS, seconds_of_rounds
 from federation.contract import Federation, load_federation
 from federation.plain_loop import train_together
 from federation.run_folder import RunFolder
@@ -339,7 +340,19 @@ def decoding(repetitions: int) -> Iterator[Row]:
         )
 
 
-PARTS = ("step", "run", "prepare", "sites", "bytes", "decode", "deployed", "one-message")
+def rounds_of_a_device(repetitions: int) -> Iterator[Row]:
+    """Time a site's round on a graphics card beside the processor, where torch sees a card; else on more threads."""
+    for body, n_trials in itertools.product(BODIES, N_TRIALS):
+        seconds = seconds_of_rounds(body, n_trials, repetitions)
+        for ours, what in (("threads", "on all threads"), ("card", "on a graphics card")):
+            if ours in seconds:
+                sides = {"ours": seconds[ours], "one thread": seconds["thread"]}
+                yield _paired_row(
+                    "device", f"{body}, a round of {n_trials} trials, {what}", sides, "one thread", 1, "s"
+                )
+
+
+PARTS = ("step", "run", "prepare", "sites", "bytes", "decode", "device", "deployed", "one-message")
 OF_A_FEDERATION = {"run", "bytes"}  # the parts that need a federation's trials
 
 
@@ -365,6 +378,7 @@ def measure(parts: Sequence[str], federation: Federation, store: Path, work: Pat
         "sites": lambda: many_sites(work),
         "bytes": lambda: message_bytes(federation, store, work),
         "decode": lambda: decoding(repetitions),
+        "device": lambda: rounds_of_a_device(repetitions),
         "deployed": lambda: idle_message(work),
         "one-message": lambda: one_message(work),
     }
