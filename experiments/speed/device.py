@@ -16,8 +16,14 @@ from mfscsn.training import Settings, train_round
 
 LABELS = ("left_hand", "right_hand")
 N_TIMES, SFREQ = 416, 128.0  # the default contract's 3.25 s
-BODIES = ("eegnet", "tangent", "braindecode:ShallowFBCSPNet", "braindecode:EEGConformer")
-N_TRIALS = (600, 3000)
+CASES = (  # a body of the common space, and a site's training trials
+    ("eegnet", 600),
+    ("eegnet", 3000),
+    ("tangent", 600),
+    ("tangent", 3000),
+    ("braindecode:ShallowFBCSPNet", 600),
+    ("braindecode:EEGConformer", 600),
+)
 
 
 def seconds_of_rounds(body: str, n_trials: int, repetitions: int) -> dict[str, list[float]]:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import mfscsn, refused
 
+from experiments.speed import run as measured
 from experiments.speed.decoding import seconds_of_decoding
 from experiments.speed.run import PlainShallow, _memory, in_turns, ratio
 from mfscsn.network import Architecture, ExtractorAlone
@@ -78,3 +79,11 @@ def test_a_trial_is_decoded_as_often_as_asked(tmp_path):
     assert len(seconds_of_decoding(3, 4)) == 4 and min(seconds_of_decoding(21, 2, "tangent")) > 0
     code, out, err = mfscsn("speed", "--parts", "decode", "--repetitions", "1", cwd=tmp_path)
     assert code == 0 and out.count("| decode | one trial of") == 3, err
+
+
+def test_a_round_is_timed_on_every_device_that_is_here(monkeypatch):
+    monkeypatch.setattr(measured, "CASES", (("eegnet", 24), ("tangent", 24)))
+    rows = list(measured.rounds_of_a_device(1))
+    n_devices = 2 if torch.cuda.is_available() else 1
+    assert len(rows) == 2 * n_devices and rows[0].what == "eegnet, a round of 24 trials, on all threads"
+    assert all(row.against == "one thread" and row.ours > 0 and row.rival > 0 for row in rows)

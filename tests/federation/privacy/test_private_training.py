@@ -1,5 +1,6 @@
 """Gradients of single trials, cut and noised; a whole run that stops at its budget."""
 
+import copy
 import json
 
 import numpy as np
@@ -252,3 +253,19 @@ def test_in_the_plain_loop_a_site_with_privacy_trains_with_noise_too(tmp_path, p
         return all(torch.equal(one[name], other[name]) for name in one)
 
     assert twice(plain) and not twice(private)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no graphics card here")
+def test_a_card_cuts_and_sums_as_the_processor_does(network, trials, monkeypatch):
+    monkeypatch.setattr(private_training, "secret_uniform", np.zeros)  # every trial is in every step
+    settings, mechanism = Settings(rounds=1, batch_size=12, lr=1e-2), Mechanism(0.0, 1.0, 12)
+    logs = {}
+    made = {device: copy.deepcopy(network) for device in ("cpu", "cuda")}
+    for device, one in made.items():
+        logs[device], state = train_round_privately(one, trials, settings, mechanism, device=device)
+        assert all(value.device.type == "cpu" for value in state.values())
+    for name, value in made["cpu"].state_dict().items():
+        moved = (value - network.state_dict()[name]).float().abs().max()
+        there = made["cuda"].state_dict()[name]
+        assert there.device.type == "cpu" and (value - there).float().abs().max() <= 1e-4 + 0.05 * moved, name
+    assert logs["cpu"].loss == pytest.approx(logs["cuda"].loss, rel=1e-3)
