@@ -3,6 +3,7 @@
 import csv
 import errno
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,11 +15,12 @@ from data.errors import InputError
 from experiments.evaluate import evaluate
 from experiments.prepare import prepare_sites
 from experiments.references import reference_jobs, train_references
-from federation import client_app
+from federation import client_app, server_app
 from federation import site as site_module
 from federation import strategy as strategy_module
 from federation.contract import load_federation
 from federation.messages import cleaned
+from federation.patience import PatientGrid
 from federation.register import Node, write_nodes
 from federation.run_folder import RunFolder
 from federation.server_app import deploy, federate
@@ -672,3 +674,34 @@ def test_scores_leave_after_the_last_round_alone(make_run, tmp_path):
     make_strategy(run.federation.contract, run, 3, nodes).finish(grid, ArrayRecord(run.load_common(2)), 10.0)
     assert len(grid.replies) == 2 and not any(reply.has_content() for reply in grid.replies)
     assert "they leave after the last round" in run.site("north").failure()
+
+
+def test_a_site_at_home_lets_scores_of_one_run_out_under_a_contract(make_run, tmp_path, monkeypatch):
+    nodes, evaluate = tmp_path / "nodes.json", client_app._evaluate
+    write_nodes(nodes, {100: Node("north", True, ""), 101: Node("south", True, "")})
+
+    def at_home(message, context, *words):
+        context.node_config["site"] = str(tmp_path)  # where its audit log lies
+        return evaluate(message, context, *words)
+
+    monkeypatch.setattr(client_app, "_evaluate", at_home)
+    for name, lets in (("first", True), ("second", False)):
+        home = SimpleNamespace(lets_scores_out=lambda *words, lets=lets: lets)
+        monkeypatch.setattr(client_app, "SiteHome", lambda path, home=home: home)
+        run = make_run(name, north='scores = ["balanced_accuracy"]')
+        deploy(LoopGrid(run), run, nodes)
+        with (run.path / "site-scores.csv").open() as file:
+            rows = {row["site"]: row for row in csv.DictReader(file)}
+        assert (rows["north"]["n_targets"], rows["north"]["status"]) == ("1" if lets else "", "ok")
+
+
+def test_a_deployment_waits_as_long_as_is_worth_it_and_a_simulation_for_all(make_run, tmp_path, monkeypatch):
+    given = {}
+    monkeypatch.setattr(server_app, "deploy", lambda grid, run, nodes: given.update(deployed=grid))
+    monkeypatch.setattr(server_app, "federate", lambda grid, run: given.update(simulated=grid))
+    run, grid = make_run(), object()
+    monkeypatch.setattr(server_app, "open_run", lambda context: run)
+    for nodes in ("nodes.json", ""):
+        server_app.main(grid, SimpleNamespace(run_config={"nodes": nodes}))
+    assert given["simulated"] is grid and isinstance(given["deployed"], PatientGrid)
+    assert given["deployed"].fewest == run.federation.min_sites

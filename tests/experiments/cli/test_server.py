@@ -1,9 +1,9 @@
 """`mfscsn server init`: what all sites agree on, as the coordinator first finds it."""
 
 import pytest
-from conftest import mfscsn, tiny_toml
+from conftest import mfscsn, refused, tiny_toml
 
-from federation.deployment.server_home import ServerHome
+from federation.deployment.server_home import FederationFile, ServerFile, ServerHome
 
 
 @pytest.mark.parametrize(
@@ -30,3 +30,17 @@ def test_without_a_file_the_number_of_sites_decides(tmp_path):
         code, _, err = mfscsn("server", "init", f"s{sites}", "--host", "127.0.0.1", *words, cwd=tmp_path)
         assert code == 0, err
         assert ServerHome(tmp_path / f"s{sites}").federation.contract.secure_aggregation == masked
+
+
+def test_a_certificate_that_sites_would_not_believe_makes_no_server(tmp_path):
+    own = ServerHome.create(tmp_path / "own", ServerFile(hosts=["127.0.0.1"]), FederationFile(name="tiny")).path
+    given = ("--certificate", own / "server.pem", "--key", own / "server.key", "--authority", own / "authority.pem")
+    assert "and not for other.example: sites would" in refused(
+        "server", "init", "s", "--host", "other.example", *given, cwd=tmp_path
+    )
+    assert "needs --certificate, --key and --authority" in refused(
+        "server", "init", "s", "--host", "127.0.0.1", *given[:4], cwd=tmp_path
+    )
+    assert not (tmp_path / "s").exists()
+    code, _, err = mfscsn("server", "init", "s", "--host", "127.0.0.1", *given, cwd=tmp_path)
+    assert code == 0 and (tmp_path / "s" / "server.pem").read_bytes() == (own / "server.pem").read_bytes(), err

@@ -278,6 +278,12 @@ def test_a_site_says_what_its_noise_lets_out(tmp_path):
     assert any("may take epsilon 1 at most (share 0.25), with noise multiplier" in line for line in sends(opened))
     after = Ledger(home / "privacy.json", opened.site.privacy).charge("a", 1, 9.0, 4, 0.25)
     assert 0 < after < 4 and any(f", {after:.3g} is spent" in line for line in sends(opened))
+    (home / "privacy.json").unlink()
+    before = home / "runs" / ("b" * 32)
+    (before / "sites" / "north").mkdir(parents=True)
+    (before / "sites" / "north" / "private.safetensors").touch()
+    (before / "federation.toml").write_text(tomli_w.dumps({"site": [{"name": "north"}]}))
+    assert any("BUT 1 run(s) before had no noise: whatever they told of one trial is" in line for line in sends(opened))
     (home / "site.toml").write_text(tomli_w.dumps({"site": [{**north, "metrics": ["loss"]}]}))
     with pytest.raises(InputError, match=r"site 'north': privacy needs metrics = \[\]"):
         SiteHome(home)

@@ -1,6 +1,7 @@
 """A site's command takes up one message after another, also behind one that never comes whole."""
 
 import contextlib
+import logging
 import multiprocessing
 import time
 from email.utils import formatdate
@@ -12,8 +13,12 @@ from flwr.proto.fleet_pb2 import PullMessagesRequest
 from flwr.proto.message_pb2 import PullObjectRequest
 from flwr.supernode import fleet_http_connection
 
-from federation.deployment import launcher, supernode
+from data.errors import InputError
+from federation.deployment import launcher, server_link, supernode
+from federation.deployment.keys import make_site_key
 from federation.deployment.supernode import TooLarge, WatchedClient
+
+LOGGERS = ("flwr", "uvicorn", "uvicorn.error")
 
 
 @pytest.mark.timeout(60)
@@ -139,3 +144,60 @@ def test_pauses_between_tries_grow(monkeypatch, tmp_path):
         launcher.run_site(home, said.append)
     assert pauses == sorted(pauses) and pauses[-1] == launcher.LONGEST_PAUSE > pauses[1] > pauses[0]
     assert [line for line in said if "nobody" in line] == ["nobody is there; tries again"]  # once
+
+
+def test_a_site_whose_clock_is_wrong_is_told_so_when_it_connects(monkeypatch, tmp_path):
+    """The server refuses what is signed in the future; nothing is wrong with the key."""
+    make_site_key("north", tmp_path / "site.key", tmp_path / "north.pub")
+    home = SimpleNamespace(
+        path=tmp_path, key=tmp_path / "site.key", public_key=tmp_path / "north.pub",
+        site=SimpleNamespace(name="north"), invitation=SimpleNamespace(server="fl.example:1", certificate=""),
+    )  # fmt: skip
+    off = 0.0
+
+    def refused(request):
+        answer = httpx.Response(401, headers={"date": formatdate(time.time() - off, usegmt=True)})
+        raise httpx.HTTPStatusError("401", request=httpx.Request("POST", "https://fl.example"), response=answer)
+
+    class Client(contextlib.nullcontext):
+        ActivateNode = staticmethod(refused)
+
+    made = SimpleNamespace(from_server_address=lambda *words, **options: Client())
+    monkeypatch.setattr(launcher, "FleetHttpClient", made)
+    with pytest.raises(InputError, match="does not know this site's key; send north.pub to the coordinator"):
+        launcher.check_connection(home)
+    off = 1200.0
+    with pytest.raises(launcher.Unreachable, match="clock is 1[12].. s ahead of the server's.*set the clock .NTP.$"):
+        launcher.check_connection(home)
+    assert not (tmp_path / "flower").exists()
+
+
+def test_a_log_that_has_grown_begins_anew_and_the_one_before_is_kept(monkeypatch, tmp_path):
+    monkeypatch.setattr(launcher, "LOG_BYTES", 100)
+    monkeypatch.setattr(launcher, "start_guarded", lambda command, log, *words: log.open("a").write("new\n"))
+    monkeypatch.setattr(launcher, "end_guarded", lambda process: None)
+    invitation = SimpleNamespace(server="fl.example:1", certificate="")
+    home, log = SimpleNamespace(path=tmp_path, key="key", invitation=invitation), tmp_path / "flower" / "supernode.log"
+    for before, kept in (("short\n", None), ("long\n" * 50, "long\n" * 50)):
+        log.parent.mkdir(exist_ok=True)
+        log.write_text(before)
+        with launcher._supernode(home, 1000):
+            pass
+        old = log.with_name("supernode.log.1")
+        assert (old.read_text() if old.exists() else None) == kept
+        assert log.read_text() == ("new\n" if kept else before + "new\n")
+
+
+def test_a_servers_logs_are_rotated(monkeypatch, tmp_path):
+    monkeypatch.setattr(server_link, "LOG_BYTES", 1000)
+    before = {name: (logging.getLogger(name).handlers, logging.getLogger(name).propagate) for name in LOGGERS}
+    try:
+        server_link._log_to(tmp_path / "server.log")
+        for number in range(400):
+            logging.getLogger("flwr").info("line %d of what Flower says", number)
+    finally:
+        for name, (handlers, propagate) in before.items():
+            logging.getLogger(name).handlers, logging.getLogger(name).propagate = handlers, propagate
+    found = sorted(tmp_path.iterdir())
+    assert len(found) == 1 + server_link.LOGS and all(path.stat().st_size <= 1000 for path in found)
+    assert "line 399" in (tmp_path / "server.log").read_text()
