@@ -210,8 +210,12 @@ def scores_by_site(rows: pd.DataFrame, method: str) -> dict[str, pd.DataFrame]:
     """Tabulate a method's scores in points, for each site of `sites_of`: a row a subject, a column a seed."""
     chosen = rows[rows["method"] == method]
     table = 100 * chosen.groupby(["site", "dataset", "subject", "seed"])["balanced_accuracy"].mean().unstack("seed")
-    places = table.index.get_level_values(_grouping(rows))
-    return {site: table[places == site].dropna(axis=1, how="all") for site in sites_of(rows)}
+    places, there = table.index.get_level_values(_grouping(rows)).to_numpy(), table.notna().to_numpy()
+    found = {}
+    for site in sites_of(rows):
+        of_site = np.flatnonzero(places == site)
+        found[site] = table.iloc[of_site, np.flatnonzero(there[of_site].any(axis=0))]  # seeds that the site has
+    return found
 
 
 def _both(ours: pd.DataFrame, theirs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
