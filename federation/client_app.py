@@ -140,10 +140,13 @@ def _train_in_secret(message: Message, context: Context, run: RunFolder, site: S
     """Answer one stage of secure aggregation: keys, shares of secrets, the masked update, shares again."""
     from federation.privacy.secagg import answer_stage  # Flower's protocol, which a plain run does not need
 
+    home = context.node_config.get("site")
+
     def train() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], int]:
         content = _train(message, context, run, site, folder)
         after = content.array_records[COMMON].to_torch_state_dict()
         before = _common(message)
+        folder.keep_start(_number(message), before)
         if run.federation.contract.strategy == ONE_MESSAGE:
             # Sums begin at zero, whatever was sent: else who chooses it learns from a refusal what a number is
             before = {name: torch.zeros_like(values) for name, values in after.items()}
@@ -156,6 +159,8 @@ def _train_in_secret(message: Message, context: Context, run: RunFolder, site: S
                 f" {run.federation.min_sites}; refused"
             )
         folder.uncovers(_number(message), nodes, run.trials(site).digest())
+        if home is not None and run.federation.contract.strategy != ONE_MESSAGE:  # there a sum begins at zero
+            SiteHome(str(home)).uncovers(folder.start(_number(message)), nodes)
 
     answer = answer_stage(message, context, run.federation.contract, train, uncovers)
     return RecordDict({**answer, SITE: _name(site)})

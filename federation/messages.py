@@ -12,7 +12,8 @@ REFUSALS = {
     OTHER_CONTRACT: "holds another contract; send it the invitation again",
     UNAPPROVED_APP: "runs other code than the server's; install the same version at both ends",
     BUDGET_SPENT: "has spent its privacy budget, and trains no more",
-    SUMMED_BEFORE: "summed this round over other sites before, and another sum would tell one update; begin a new run",
+    SUMMED_BEFORE: "summed what begins so over other sites before, and another sum would tell one update; come with the"
+    " same sites, or begin a new run with another training.seed",
 }
 
 LONGEST = 200  # characters of what is kept and printed of another's words

@@ -20,12 +20,12 @@ from data.files import replaced
 from federation.events import event
 
 NEWEST, BEFORE = "private.safetensors", "private-before.safetensors"
-FAILURE, SUMMED, SENT = "failure.txt", "summed.json", "sent.safetensors"
+FAILURE, SUMMED, SENT, START = "failure.txt", "summed.json", "sent.safetensors", "start.json"
 DIGEST = "sha256"  # of the values, in the metadata
 
 
 class AlreadySummed(InputError):
-    """A secure sum of this round, over other sites, was uncovered before."""
+    """A secure sum of this round, or of what sites made of the same layers, was uncovered over other sites before."""
 
 
 class DamagedError(InputError):
@@ -117,6 +117,19 @@ class SiteFolder:
         now = {"run": self.run, "round": str(round_number), "trials": trials}
         return layers if {key: about.get(key) for key in now} == now else None
 
+    def keep_start(self, round_number: int, layers: Mapping[str, Tensor]) -> None:
+        """Keep the digest of the common layers that a round begins from, until its sum is uncovered."""
+        with replaced(self.folder / START) as out:
+            out.write(json.dumps({"round": round_number, "start": _digest(layers)}).encode())
+
+    def start(self, round_number: int) -> str:
+        """Return the digest that `keep_start` kept; raise InputError when this site trained nothing in that round."""
+        path = self.folder / START
+        kept = json.loads(path.read_text()) if path.exists() else {}
+        if kept.get("round") != round_number:
+            raise InputError(f"the server uncovers a sum of round {round_number}, in which this site trained nothing")
+        return str(kept["start"])
+
     def uncovers(self, round_number: int, nodes: Sequence[int], trials: str = "") -> None:
         """Write down that a round's secure sum over these nodes is about to be uncovered, and of which trials.
 
@@ -132,7 +145,8 @@ class SiteFolder:
             before = json.loads(path.read_text())
             if before["round"] > round_number or (before["round"] == round_number and before != now):
                 raise AlreadySummed(
-                    f"round {before['round']} was summed already, over other sites or trials; begin a new run"
+                    f"round {before['round']} was summed already, over other sites or trials; begin a new run with"
+                    " another training.seed"
                 )
         with replaced(path) as out:
             out.write(json.dumps(now).encode())

@@ -6,6 +6,7 @@ All that a site does is decided by the files here. Of what the server sends, onl
 import json
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +19,7 @@ from data.store import forget
 from federation.contract import Federation, Site, with_root
 from federation.invitation import Invitation, read_invitation
 from federation.run_folder import RunFolder, runs_in
+from federation.site import AlreadySummed
 from federation.site_trials import SiteTrials
 from federation.tables import Table, first_difference, parse_table, read_toml
 from mfscsn.device import Device, found_device
@@ -28,7 +30,7 @@ class OtherContract(InputError):
 
 
 LEAVES = {"metrics", "scores"}  # what the engineer may change between two rounds
-SCORED = "scores-left.json"
+SCORED, SUMS = "scores-left.json", "sums-uncovered.json"
 
 
 class SiteFile(Table):
@@ -155,6 +157,27 @@ class SiteHome:
         with replaced(path) as out:
             out.write(json.dumps(left, indent=1).encode())
         return True
+
+    def uncovers(self, start: str, nodes: Sequence[int]) -> None:
+        """Write down that the sum of what these nodes made of the same layers is about to be uncovered, in any run.
+
+        Two runs begin from the same layers, since the seed says which: a sum of each, one of them without one site,
+        would tell by their difference what that site sent.
+
+        Raises
+        ------
+        AlreadySummed
+            When it was over others before.
+        """
+        path = self.path / SUMS
+        uncovered: dict[str, list[int]] = json.loads(path.read_text()) if path.exists() else {}
+        if uncovered.setdefault(start, sorted(nodes)) != sorted(nodes):
+            raise AlreadySummed(
+                "what begins from these layers was summed over other sites before, in this run or another; come with"
+                " the same sites, or begin a new run with another training.seed"
+            )
+        with replaced(path) as out:
+            out.write(json.dumps(uncovered).encode())
 
     def open_run(self, run_id: str, rounds: int, contract: str) -> tuple[RunFolder, Site]:
         """Open the folder of a run that the server named, or begin it; return it with the site as its file says now.

@@ -1,6 +1,7 @@
 """Secure aggregation: Flower's protocol with our masks, against plain averaging, drop-outs, and a server that pries."""
 
 from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,11 +13,14 @@ from flwr.common.secure_aggregation.secaggplus_constants import RECORD_KEY_CONFI
 from scipy.stats import chisquare
 
 from data.errors import InputError
+from federation import client_app
 from federation.contract import Contract
 from federation.privacy import secagg
 from federation.run_folder import RunFolder
 from federation.server_app import federate
 from federation.site import AlreadySummed
+from federation.site_home import SiteHome
+from federation.site_network import server_network
 from federation.strategy import RunFailed
 
 FOUR = """
@@ -237,6 +241,57 @@ def test_a_second_sum_of_a_round_over_other_sites_is_refused_at_the_sites(four):
     with pytest.raises(AlreadySummed, match="round 2 was summed already, over other sites or trials; begin a new run"):
         run.site("site-0").uncovers(1, [1, 2, 3, 4])
     assert "begin a new run" in (run.path / "sites" / "site-0" / "log.txt").read_text()
+
+
+@pytest.mark.parametrize("guarded", [False, True])
+def test_two_runs_that_begin_alike_do_not_tell_what_one_site_sent(four, tmp_path, monkeypatch, guarded):
+    """The attack by a server that only reads: a run with all four sites, and another, of the same seed, without one."""
+
+    def opened(message, context):
+        number = int(context.node_config["partition-id"])
+        context.node_config["site"] = str(tmp_path / f"home-{number}")
+        return asked[0], asked[0].federation.site[number]
+
+    def home(path):
+        made = object.__new__(SiteHome)
+        made.path = Path(path)
+        made.path.mkdir(exist_ok=True)
+        return made
+
+    asked, layers = [], {}
+    monkeypatch.setattr(client_app, "_open", opened)
+    monkeypatch.setattr(client_app, "SiteHome", home)
+    for number in range(4):
+        home(tmp_path / f"home-{number}")
+    if not guarded:
+        monkeypatch.setattr(SiteHome, "uncovers", lambda *words: None)
+    for name, away in (("all", None), ("again", None), ("without", 3)):
+        asked[:] = [run := four(name)]
+        grid = Sites(run, lambda number, stage, site, away=away: "silent" if site == away else None)
+        if guarded and away is not None:
+            with pytest.raises(RunFailed, match="were there to uncover the sum"):
+                federate(grid, run)
+            assert (
+                "summed over other sites before, in this run or another"
+                in (run.path / "sites" / "site-0" / "log.txt").read_text()
+            )
+            return
+        federate(grid, run)  # "again": the same sum once more tells nothing new
+        layers[name] = run.load_common(1)
+    plain = four("plain", secure=("secure_aggregation = true", ""))
+    replies = LoopGrid(plain)
+    monkeypatch.undo()
+    federate(replies, plain)
+    first = {reply.metadata.src_node_id - 100: reply.content for reply in replies.replies[:4]}
+    sent, weights = first[3]["common"].to_torch_state_dict(), [first[k]["metrics"]["num-examples"] for k in range(4)]
+    of_three = sum(weights[:3])
+    start = server_network(plain.federation).common_state()
+    told = {
+        name: (values * sum(weights) - layers["without"][name] * of_three) / weights[3]
+        for name, values in layers["all"].items()
+    }
+    of_site, found = (np.concatenate([(x[n] - start[n]).flatten() for n in start]) for x in (sent, told))
+    assert np.corrcoef(of_site, found)[0, 1] > 0.99
 
 
 def ask(state=None, **config):
