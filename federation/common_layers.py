@@ -41,7 +41,8 @@ arXiv:2211.10976), averaged over {n_sites} sites in {rounds} rounds ({strategy})
 {unseen}mfscsn adopt {file} --data bids:FOLDER --tasks NAME,NAME  # a new site's own layers around these; what they give
 ```
 
-In Python, `mfscsn.MFSCSNClassifier(common="{file}")` continues from them.
+In Python, `mfscsn.MFSCSNClassifier(common="{file}", channels=[...])` continues from them;
+`channels` are the names of your own electrodes.
 
 ## Limits
 

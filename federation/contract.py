@@ -65,10 +65,11 @@ class Contract(Table):
         Of the same: "recorded", "average" or channels; "keep", "drop" or "interpolate"; microvolts; "zero-phase", or
         "causal" where the network is to decode while trials are imagined.
     alignment : {"recentred", "adaptive", "euclidean", "standard", "none"}
-        What is fitted is fitted at the site, on a subject's training trials alone. The extractor "riemann" takes
-        "recentred" covariances or "adaptive" ones (the default with it), whose mean follows the test trials as they
-        come, one after another, without their labels. The others are for signals: "euclidean" (the default with them)
-        whitens; "standard" brings every sample to mean 0 and deviation 1 over the channels, and fits nothing.
+        What is fitted is fitted at the site, on a subject's training trials. The extractors "common-space" and
+        "riemann" take "recentred" trials or "adaptive" ones (the default with them), whose mean then follows the test
+        trials as they come, one after another, without their labels. The shallow ones take "euclidean" (the default
+        with them), which whitens, or "standard", which brings every sample to mean 0 and deviation 1 over the channels,
+        and fits nothing.
     shrinkage : float
         Of Euclidean alignment, 0 to 1: as in `mfscsn.alignment.euclidean_whitener`.
     extractor, width, share, body
@@ -86,8 +87,8 @@ class Contract(Table):
         Byzantine sites the trimmed mean and Krum bear. "one-message" adds the sums that each site sends once
         (`mfscsn.sums`): `body` is then "sums" or, of a person one short vector, "means".
     noise_multiplier, person_norm : float
-        Of "means": the greatest length of what a person says, and the deviation of the noise in the sites' sum, over
-        that length; 0 is none. Each site adds its share (`federation.privacy.persons`).
+        Of "means": the deviation of the noise in the sites' sum, over `person_norm`, 0 is none; and `person_norm`, the
+        greatest length of what a person says. Each site adds its part of the noise (`federation.privacy.persons`).
     weighting : {"trials", "equal"}
         How sites weigh in the average. With "equal", the number of trials is not sent either.
     min_sites : int, optional
@@ -259,7 +260,9 @@ class Training(Table):
 
 
 class Part(Table):
-    """Some of a subject's trials: of named runs or sessions or of all, those but the first so many, or the first.
+    """Some of a subject's trials. `runs` and `sessions` say of which recordings; when left out, of all.
+
+    ``first = N`` takes the first N of them, ``after = N`` all but the first N.
 
     As calibration, ``{ runs = [...], first = 0 }`` shows the signals of those runs, and no label: the subject's mean is
     fitted on them, and nothing of them trains. ``{ first = 0 }`` shows nothing at all: the mean begins as that of the
@@ -420,7 +423,8 @@ class Privacy(Table):
         About how many training trials the site's largest data set has: rounded, and public. Steps, their rate and their
         mean follow from it, and never from the true number, which would tell whether one trial was there.
     share : float
-        Of `epsilon`, what one run may take at most: a first run of one round may not spend it all.
+        The part of `epsilon` that one run may take at most: a first run of one round may not spend it all. It is not
+        the contract's `share`.
     noise_multiplier : float, optional
         Deviation of the noise, over `max_grad_norm`; when left out, the least with which the run's rounds fit.
     max_grad_norm : float
