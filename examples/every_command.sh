@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Every command of docs/commands.md, on the demonstration, in a new folder; each one's exit code is printed.
-# About half an hour, most of it `speed`. Usage: examples/every_command.sh FOLDER, with mfscsn on the PATH.
+# About half an hour. Usage: examples/every_command.sh FOLDER, with mfscsn on the PATH.
 set -u
 here=$(cd "$(dirname "$0")/.." && pwd)
 mkdir -p "$1" && cd "$1" || exit 2
