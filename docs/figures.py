@@ -31,6 +31,7 @@ BENCHES = (
     *(
         "centres",
         "centres-no-label",
+        "centres-calibration",
         "centres-unseen",
         "centres-of-three",
         "centres-tasks",
