@@ -150,13 +150,7 @@ class SiteHome:
 
         A server that begins runs at will would else try layers of its choice on the test trials.
         """
-        path = self.path / SCORED
-        left: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
-        if left.setdefault(contract, run_id) != run_id:
-            return False
-        with replaced(path) as out:
-            out.write(json.dumps(left, indent=1).encode())
-        return True
+        return self._is_first(SCORED, contract, run_id)
 
     def uncovers(self, start: str, nodes: Sequence[int]) -> None:
         """Write down that the sum of what these nodes made of the same layers is about to be uncovered, in any run.
@@ -169,15 +163,24 @@ class SiteHome:
         AlreadySummed
             When it was over others before.
         """
-        path = self.path / SUMS
-        uncovered: dict[str, list[int]] = json.loads(path.read_text()) if path.exists() else {}
-        if uncovered.setdefault(start, sorted(nodes)) != sorted(nodes):
+        if not self._is_first(SUMS, start, sorted(nodes)):
             raise AlreadySummed(
                 "what begins from these layers was summed over other sites before, in this run or another; come with"
                 " the same sites, or begin a new run with another training.seed"
             )
+
+    def _is_first(self, name: str, key: str, value: str | list[int]) -> bool:
+        """Return whether a file of what was let out has this value for a key, or none yet; then it has it."""
+        path = self.path / name
+        try:
+            known: dict[str, str | list[int]] = json.loads(path.read_text()) if path.exists() else {}
+        except ValueError as error:
+            raise InputError(f"{path}: damaged; put it back from your backup: it says what has left already") from error
+        if known.setdefault(key, value) != value:
+            return False
         with replaced(path) as out:
-            out.write(json.dumps(uncovered).encode())
+            out.write(json.dumps(known, indent=1).encode())
+        return True
 
     def open_run(self, run_id: str, rounds: int, contract: str) -> tuple[RunFolder, Site]:
         """Open the folder of a run that the server named, or begin it; return it with the site as its file says now.

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
-from torch import nn
+if TYPE_CHECKING:
+    from torch import nn
 
-Device = Literal["cpu", "cuda", "auto"]
+Device = Literal["cpu", "cuda", "auto"]  # the command line asks for it, before torch is loaded
 
 
 def found_device(device: Device) -> str:
@@ -18,6 +18,8 @@ def found_device(device: Device) -> str:
     ValueError
         When a card is asked for, and torch sees none.
     """
+    import torch
+
     seen = device != "cpu" and torch.cuda.is_available()
     if device == "cuda" and not seen:
         raise ValueError('device = "cuda", but torch sees no graphics card here; take "cpu", or "auto"')
@@ -25,8 +27,10 @@ def found_device(device: Device) -> str:
 
 
 @contextmanager
-def held_on(network: nn.Module, device: str) -> Iterator[None]:
+def held_on(network: "nn.Module", device: str) -> Iterator[None]:
     """Hold a network on a device, and draw random numbers there without an effect on others; then it comes back."""
+    import torch
+
     with torch.random.fork_rng(devices=[torch.cuda.current_device()] if device == "cuda" else []):
         network.to(device)
         try:

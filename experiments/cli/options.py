@@ -4,9 +4,11 @@ import inspect
 from collections.abc import Callable
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
+
+from mfscsn import device
 
 # Groups of `mfscsn --help`
 START, RUN, LOOK, SHARE, DEPLOY, BEETL = "Start", "Run", "Look", "Share", "Deploy", "BEETL"
@@ -32,7 +34,7 @@ StoreRoot = Annotated[Path, typer.Option(help="Folder for prepared trials.")]
 Out = Annotated[Path | None, typer.Option(help="The run's folder.  \\[default: runs/NAME-DATE-TIME]")]
 Jobs = Annotated[int | None, typer.Option(min=1, help="Processes.  \\[default: one a core]")]
 Device = Annotated[
-    Literal["cpu", "cuda", "auto"],
+    device.Device,
     typer.Option(help="Where rounds are trained: the processor, a graphics card, or one where there is one."),
 ]
 Threads = Annotated[int, typer.Option(min=1, help="Threads a site trains with; results repeat at one number.")]

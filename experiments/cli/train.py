@@ -33,7 +33,8 @@ SEEDS = "seeds.json"  # of a folder that holds runs of several seeds
 GRID = ".grid"  # of a folder that holds runs of several settings
 DEMO, CONTROL = FEDERATIONS / "demo.toml", FEDERATIONS / "demo-null.toml"
 Resume = Annotated[
-    Path | None, typer.Option(help="Continue the run in this folder, with its own store and threads.", metavar="RUN")
+    Path | None,
+    typer.Option(help="Continue the run in this folder, with its own store, threads and device.", metavar="RUN"),
 ]
 
 

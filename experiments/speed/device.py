@@ -1,14 +1,12 @@
 """A site's round of training on a graphics card and on the processor."""
 
 import os
-import time
 from collections.abc import Callable
 
 import numpy as np
 import torch
 
 from mfscsn.common_space import ELECTRODES
-from mfscsn.heads import start_by_label
 from mfscsn.network import COMMON_SPACE, Architecture
 from mfscsn.riemann import n_views
 from mfscsn.split import Branch, BranchTrials
@@ -26,21 +24,19 @@ CASES = (  # a body of the common space, and a site's training trials
 )
 
 
-def seconds_of_rounds(body: str, n_trials: int, repetitions: int) -> dict[str, list[float]]:
-    """Time a site's round on one thread, on all processors' threads and on a graphics card, in turns.
+def rounds(body: str, n_trials: int) -> dict[str, Callable[[], object]]:
+    """Return a site's round on one thread, "thread", on all processors', "threads", and on a graphics card, "card".
 
     Parameters
     ----------
     body : str
         Of the common space.
     n_trials : int
-    repetitions : int
 
     Returns
     -------
     dict
-        "thread", "threads" and, where torch sees one, "card": seconds of each repetition. Before them each has a round
-        that does not count.
+        Name -> a function that trains one round; without "card" where torch sees none.
     """
     electrodes = ELECTRODES["motor21"]
     rng = np.random.default_rng(0)
@@ -48,31 +44,17 @@ def seconds_of_rounds(body: str, n_trials: int, repetitions: int) -> dict[str, l
     form = (n_views(N_TIMES, SFREQ, None), n_pairs) if body == "tangent" else (len(electrodes), N_TIMES)
     signals = rng.standard_normal((n_trials, *form)).astype(np.float32)
     trials = {"any": BranchTrials(signals, np.arange(n_trials) % 2, LABELS)}
-    sides: dict[str, Callable[[], object]] = {}
-    for name, threads, device in (
-        ("thread", 1, "cpu"),
-        ("threads", len(os.sched_getaffinity(0)), "cpu"),
-        ("card", 1, "cuda"),
-    ):
-        if device == "cuda" and not torch.cuda.is_available():
-            continue
+
+    def side(threads: int, device: str) -> Callable[[], object]:
         network = Architecture(N_TIMES, SFREQ, COMMON_SPACE, electrodes=electrodes, body=body).build(
             {"any": Branch(len(electrodes), 2, LABELS)}
         )
-        start_by_label(network.head("any"), LABELS, 0)
-        network.anchor_heads()
 
-        def one_round(network=network, threads=threads, device=device) -> None:  # type: ignore[no-untyped-def]
+        def one_round() -> None:
             torch.set_num_threads(threads)
             train_round(network, trials, Settings(rounds=1), seed=0, device=device)
 
-        sides[name] = one_round
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for repetition in range(repetitions + 1):
-        for name, work in sides.items():
-            began = time.perf_counter()
-            work()
-            if repetition:
-                seconds[name].append(time.perf_counter() - began)
-    torch.set_num_threads(1)
-    return seconds
+        return one_round
+
+    sides = {"thread": side(1, "cpu"), "threads": side(len(os.sched_getaffinity(0)), "cpu")}
+    return sides | ({"card": side(1, "cuda")} if torch.cuda.is_available() else {})

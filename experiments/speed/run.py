@@ -25,7 +25,7 @@ from experiments.prepare import prepare_sites
 from experiments.progress import Progress
 from experiments.simulate import flower_logs_to, train_rounds, train_through_flower
 from experiments.speed.decoding import seconds_of_decoding
-from experiments.speed.device import CASES, seconds_of_rounds
+from experiments.speed.device import CASES, rounds
 from federation.contract import Federation, load_federation
 from federation.plain_loop import train_together
 from federation.run_folder import RunFolder
@@ -343,13 +343,14 @@ def decoding(repetitions: int) -> Iterator[Row]:
 def rounds_of_a_device(repetitions: int) -> Iterator[Row]:
     """Time a site's round on a graphics card beside the processor, where torch sees a card; else on more threads."""
     for body, n_trials in CASES:
-        seconds = seconds_of_rounds(body, n_trials, repetitions)
+        seconds = in_turns(rounds(body, n_trials), repetitions)
         for ours, what in (("threads", "on all threads"), ("card", "on a graphics card")):
             if ours in seconds:
                 sides = {"ours": seconds[ours], "one thread": seconds["thread"]}
                 yield _paired_row(
                     "device", f"{body}, a round of {n_trials} trials, {what}", sides, "one thread", 1, "s"
                 )
+    torch.set_num_threads(1)
 
 
 PARTS = ("step", "run", "prepare", "sites", "bytes", "decode", "device", "deployed", "one-message")

@@ -20,6 +20,7 @@ from federation.invitation import read_invitation
 from federation.privacy.ledger import Ledger
 from federation.register import Node, read_nodes, write_nodes
 from federation.run_folder import RunFolder, forget_older_sums
+from federation.site import AlreadySummed
 from federation.site_home import OtherContract, SiteHome
 from federation.site_network import server_network
 from federation.site_trials import SiteTrials
@@ -174,6 +175,19 @@ def test_scores_of_one_run_leave_under_a_contract(site):
     home = SiteHome(site)
     assert home.lets_scores_out("d1", "a") and home.lets_scores_out("d1", "a")  # resumed
     assert not home.lets_scores_out("d1", "b") and home.lets_scores_out("d2", "b")
+
+
+def test_what_begins_alike_is_summed_over_the_same_sites_alone(site):
+    home = SiteHome(site)
+    home.uncovers("start", [3, 1, 2])
+    home.uncovers("start", [1, 2, 3])  # another run, of the same sites
+    with pytest.raises(AlreadySummed, match="begin a new run with another training.seed"):
+        home.uncovers("start", [1, 2])
+    home.uncovers("another", [1, 2])
+    (site / "sums-uncovered.json").write_text("{")
+    with pytest.raises(InputError, match="sums-uncovered.json: damaged; put it back from your backup"):
+        home.uncovers("start", [1, 2])
+    assert (site / "sums-uncovered.json").read_text() == "{"
 
 
 def test_one_damaged_run_does_not_hide_the_others(server, site):
