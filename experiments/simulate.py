@@ -89,7 +89,7 @@ def new_run(
     for site in federation.site:
         check_affordable(site, federation.contract)
     check_free(path)
-    checked_device(device, f"federation {federation.name!r}")
+    checked_device(device, str(path))
     prepared = prepare(federation, store)
     for site in prepared.site:
         SiteTrials(site, prepared.contract, store).check_labelled()

@@ -81,13 +81,14 @@ class RunFolder:
         The identity is made here, unless another machine's run has one.
         """
         check_free(path)
+        found = checked_device(device, str(path))
         path.mkdir(parents=True, exist_ok=True)
         environment = {
             "run": run_id or uuid.uuid4().hex,
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "seed": federation.training.seed,
             "threads": threads,
-            "device": checked_device(device, str(path)),
+            "device": found,
             "store": str(store.resolve()),
             "commit": _commit(),
             "python": platform.python_version(),

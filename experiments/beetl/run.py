@@ -26,7 +26,7 @@ from experiments.progress import Progress
 from experiments.references import OWN, own_network_jobs, reference_jobs, train_references
 from experiments.simulate import train_rounds
 from federation.contract import Federation, parse_federation, with_root
-from federation.run_folder import RunFolder
+from federation.run_folder import RunFolder, checked_device
 from federation.site_scores import fine_tuned
 from federation.tables import read_toml
 from mfscsn.device import Device
@@ -142,6 +142,7 @@ def begin_run(
 ) -> RunFolder:
     """Check the competition's files, prepare all sites and begin a run; raise InputError before the run's folder is."""
     check_free(out)
+    checked_device(device, str(out))
     _check_files(task)
     federation = prepare_sites(federation, store, prepared)
     run = RunFolder.create(out, federation, store, threads, device=device)

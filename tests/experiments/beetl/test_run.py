@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from conftest import planted_trials, refused
 
 from data.beetl import A, B, write_sums
@@ -282,3 +283,10 @@ def test_a_left_out_race_is_predicted_with_its_labels_known(competition, tmp_pat
         + [np.minimum(planted_trials(B, k, 3)[1][48:72], 2) for k in (1, 2)]
     )
     assert np.array_equal(truth, expected) and points(codes, truth) > 40
+
+
+def test_a_graphics_card_that_is_not_there_is_said_before_anything_is_prepared(competition, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    words = ("beetl", "run", "--data", competition, "--sources", "simulated", "--device", "cuda", "--out", "run")
+    assert "torch sees no graphics card here" in refused(*words, cwd=tmp_path)
+    assert not list(tmp_path.iterdir())
