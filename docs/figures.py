@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import re
 import shutil
 import subprocess
@@ -21,11 +22,14 @@ from experiments.benchmark.compare import estimate
 from experiments.benchmark.run import chosen_rows, load_bench, read_results
 from experiments.benchmark.show import print_benchmark
 from experiments.cli.main import app
+from experiments.cli.show import speed_row, speed_title
+from experiments.speed.run import Row
 from federation.contract import Contract, Dataset, Federation, Part, Privacy, Site, Training
 from mfscsn.common_space import ELECTRODES, positions
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, IMAGES = ROOT / "experiments" / "benchmark" / "results", ROOT / "docs" / "images"
+SPEEDS = ROOT / "experiments" / "speed" / "results"
 SHOWN = ("centres.svg", "openmi.svg", "openmi-five-price.svg")
 BENCHES = (
     *(
@@ -64,6 +68,10 @@ HEADSETS = {
 # What stands in a document behind a line that names the benchmark; with the table of subjects where it says so
 PRINTED = re.compile(r"<!-- prints: (\S+?)( with subjects)? -->\n```\n.*?```\n", re.S)
 SUBJECTS = "joining, a subject at a time"
+# What `mfscsn speed --json` has kept: as it printed it, or the ratios of two runs beside each other
+SPEED = re.compile(r"<!-- speed: (\S+) -->\n```\n.*?```\n", re.S)
+RATIOS = re.compile(r"<!-- ratios: (\S+) (\S+) -->\n.*?<!-- end -->\n", re.S)
+SPEED_PAGES = ("docs/performance.md", "docs/online.md")
 # README's tables: some rows of a benchmark, and what they are
 ROWS = re.compile(r"<!-- rows: (\S+) -->\n.*?<!-- end -->\n", re.S)
 METHODS = {
@@ -145,6 +153,33 @@ def with_rows(text: str) -> str:
         return "\n".join([f"<!-- rows: {name} -->", *lines, "<!-- end -->", ""])
 
     return ROWS.sub(anew, text)
+
+
+def with_speed(text: str) -> str:
+    """Return a page's text with the kept measurements of speed in their places."""
+
+    def anew(found: re.Match[str]) -> str:
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out):
+            speed_title()
+            for row in measured(found[1]):
+                speed_row(row)
+        return f"<!-- speed: {found[1]} -->\n```\n{out.getvalue()}```\n"
+
+    def beside(found: re.Match[str]) -> str:
+        alone, loaded = ({(row.what, row.against): row.ratio for row in measured(name)} for name in found.groups())
+        lines = ["| ratio | alone | with two processes | change |", "|---|---|---|---|"]
+        for key, ratio in alone.items():
+            if ratio is not None and (then := loaded[key]) is not None:
+                lines.append(f"| {', '.join(key)} | {ratio:.3g} | {then:.3g} | {100 * (then / ratio - 1):+.0f} % |")
+        return "\n".join([f"<!-- ratios: {found[1]} {found[2]} -->", *lines, "<!-- end -->", ""])
+
+    return RATIOS.sub(beside, SPEED.sub(anew, text))
+
+
+def measured(name: str) -> list[Row]:
+    """Return the kept measurements of a name."""
+    return [Row(**row) for row in json.loads((SPEEDS / f"{name}.json").read_text())]
 
 
 def intervals(text: str) -> list[str]:
@@ -281,5 +316,7 @@ if __name__ == "__main__":
         (ROOT / page).write_text(with_code((ROOT / page).read_text()))
     for page in PAGES:
         (ROOT / page).write_text(with_rows(with_printed((ROOT / page).read_text())))
+    for page in SPEED_PAGES:
+        (ROOT / page).write_text(with_speed((ROOT / page).read_text()))
     for line in unprinted():
         print(f"within a sentence, and printed by no benchmark: {line}")

@@ -28,6 +28,18 @@ def test_the_pages_quote_what_the_benchmarks_print():
         assert figures["with_printed"](text) == text, f"{page}: run `make figures`"
 
 
+def test_the_pages_of_speed_quote_what_was_measured():
+    figures = runpy.run_path(str(REPOSITORY / "docs" / "figures.py"))
+    shown = set()
+    for page in figures["SPEED_PAGES"]:
+        text = (REPOSITORY / page).read_text()
+        assert figures["with_speed"](text) == text, f"{page}: run `make figures`"
+        shown |= {name for found in figures["RATIOS"].findall(text) for name in found} | set(
+            figures["SPEED"].findall(text)
+        )
+    assert shown == {path.stem for path in figures["SPEEDS"].glob("*.json")}
+
+
 def test_the_documentation_shows_the_kept_plots():
     figures = runpy.run_path(str(REPOSITORY / "docs" / "figures.py"))
     for name in figures["SHOWN"]:

@@ -203,16 +203,16 @@ def holm(p: Mapping[str, float], level: float = 0.05) -> list[str]:
 
 def sites_of(rows: pd.DataFrame) -> list[str]:
     """List the sites, or the data sets where every site is one subject, in the rows' order."""
-    return list(dict.fromkeys(rows[_grouping(rows)]))
+    return rows[_grouping(rows)].unique().tolist()
 
 
 def scores_by_site(rows: pd.DataFrame, method: str) -> dict[str, pd.DataFrame]:
     """Tabulate a method's scores in points, for each site of `sites_of`: a row a subject, a column a seed."""
-    chosen = rows[rows["method"] == method]
+    chosen, grouping = rows[rows["method"] == method], _grouping(rows)
     table = 100 * chosen.groupby(["site", "dataset", "subject", "seed"])["balanced_accuracy"].mean().unstack("seed")
-    places, there = table.index.get_level_values(_grouping(rows)).to_numpy(), table.notna().to_numpy()
+    places, there = table.index.get_level_values(grouping).to_numpy(), table.notna().to_numpy()
     found = {}
-    for site in sites_of(rows):
+    for site in rows[grouping].unique().tolist():
         of_site = np.flatnonzero(places == site)
         found[site] = table.iloc[of_site, np.flatnonzero(there[of_site].any(axis=0))]  # seeds that the site has
     return found
@@ -248,12 +248,10 @@ def _bootstrap(sites: list[NDArray[np.float64]], equal: bool) -> Estimate:
 @functools.cache
 def _drawn(n_seeds: int, n_subjects: tuple[int, ...]) -> tuple[NDArray[np.int64], list[NDArray[np.int64]]]:
     """Draw seeds ``(N_BOOTSTRAP, n_seeds)`` and each site's subjects ``(N_BOOTSTRAP, n)``, with replacement."""
-    rng = np.random.default_rng(0)
-    drawn = [
-        (rng.integers(n_seeds, size=n_seeds), [rng.integers(n, size=n) for n in n_subjects]) for _ in range(N_BOOTSTRAP)
-    ]
-    of_sites = [np.stack([subjects[k] for _, subjects in drawn]) for k in range(len(n_subjects))]
-    return np.stack([seeds for seeds, _ in drawn]), of_sites
+    sizes = (n_seeds, *n_subjects)
+    drawn = np.random.default_rng(0).integers(np.repeat(sizes, sizes), size=(N_BOOTSTRAP, sum(sizes)))
+    seeds, *subjects = np.split(drawn, np.cumsum(sizes)[:-1], axis=1)
+    return seeds, subjects
 
 
 @functools.cache

@@ -91,14 +91,20 @@ def gain_table(rows: pd.DataFrame, searched: Sequence[int] = ()) -> Table | None
     rivals = [alone] if own in (None, alone) else [alone, own]
     for head in (*(f"minus {r}" for r in rivals), "minus its null", "of the centralised gain", "lose > 5, over chance"):
         table.add_column(head, justify="right", no_wrap=True)
+    whole = paired(rows, CENTRALISED, alone).gain if CENTRALISED in methods else None
     for method in shared:
         cells = []
         if others is not None:
             cells.append(gain_cell(paired(others, method, alone)))
         null, excess = null_of(rows, method), excess_losers(rows, method, alone)
-        cells += [gain_cell(paired(rows, method, rival)) for rival in rivals if rival]
+        gains = [paired(rows, method, rival) for rival in rivals if rival]
+        cells += map(gain_cell, gains)
         cells.append(gain_cell(paired(rows, method, null)) if null else "-")
-        cells += [_of_centralised(rows, method, alone), "-" if excess is None else f"{excess:+.1f} %"]
+        if whole is not None and whole.low > 0 and method != CENTRALISED:
+            cells.append(f"{100 * gains[0].gain.mean / whole.mean:.0f} %")
+        else:
+            cells.append("-")
+        cells.append("-" if excess is None else f"{excess:+.1f} %")
         table.add_row(method, *cells)
     return table
 
@@ -111,13 +117,6 @@ def gain_cell(found: Paired) -> str:
     """Write a gain with its interval."""
     g = found.gain
     return f"{g.mean:+.1f} ({g.low:+.1f} to {g.high:+.1f})"
-
-
-def _of_centralised(rows: pd.DataFrame, method: str, alone: str) -> str:
-    if CENTRALISED not in set(rows["method"]) or method == CENTRALISED:
-        return "-"
-    whole = paired(rows, CENTRALISED, alone).gain
-    return f"{100 * paired(rows, method, alone).gain.mean / whole.mean:.0f} %" if whole.low > 0 else "-"
 
 
 def _not_searched(rows: pd.DataFrame, searched: Sequence[int]) -> pd.DataFrame | None:

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ from flwr.supercore.retry import make_simple_http_retry_invoker
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
+from flwr.supernode.runtime import run_clientapp
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
 from data.errors import InputError
@@ -59,6 +61,7 @@ SILENT_SECONDS = 120.0  # without a question to the server a SuperNode is taken 
 LOG_BYTES = 5 * 2**20
 # For a message to come whole: of one whose run has ended, Flower keeps a part, and waits for hours
 WHOLE_SECONDS = 120.0
+PART_SECONDS = 0.05  # before another try for a part of a message that is not here yet; it doubles
 ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
 
 
@@ -292,6 +295,11 @@ def answer_message(address: str, token: str, approved: str, command: int, whole:
     end_with(command)  # or it would save private layers beside the next process of this site
     from federation import client_app
 
+    # Flower waits a second, and most messages are whole by then
+    flower: Any = run_clientapp
+    flower.pull_and_inflate_object_from_tree = partial(
+        flower.pull_and_inflate_object_from_tree, initial_backoff=PART_SECONDS
+    )
     client = _runtime(address, "flwr-clientapp", RuntimeTokenHttpInterceptor(token), make_simple_http_retry_invoker())
     heartbeat = HeartbeatSender(make_task_heartbeat_fn_http(client))
     heartbeat.start()

@@ -1,6 +1,7 @@
 """A real deployment on loopback: a server and its sites, each a process with a folder of its own."""
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -14,6 +15,7 @@ from conftest import MFSCSN, mfscsn
 from federation.run_folder import RunFolder
 from federation.tables import read_toml
 
+MALICIOUS = Path(__file__).with_name("malicious")
 TINY = {
     "simulated:clinic": ["right_hand", "rest"],
     "simulated:laboratory": ["left_hand", "right_hand", "rest"],
@@ -98,15 +100,18 @@ class Deployment:
             assert code == 0, out + err
         return home
 
-    def start(self, what, name="server"):
+    def start(self, what, name="server", cheats=False):
+        """Start a server or a site as its command does; one that cheats does what is in the folder `malicious`."""
         log = (self.folder / f"{name}.log").open("a")
+        cheating = {"PYTHONPATH": str(MALICIOUS), "CHEATS": str(self.folder)} if cheats else {}
         self.running[name] = subprocess.Popen(
-            [MFSCSN, what, "run", str(self.folder / name)], cwd=self.folder, stdout=log, stderr=log
-        )
+            [MFSCSN, what, "run", str(self.folder / name)], cwd=self.folder, stdout=log, stderr=log,
+            env={**os.environ, **cheating},
+        )  # fmt: skip
         return self.running[name]
 
-    def serve(self):
-        self.start("server")
+    def serve(self, cheats=False):
+        self.start("server", cheats=cheats)
         before = self.said("server").count("listens to sites")
         wait_for(lambda: self.said("server").count("listens to sites") > before)
 
