@@ -1,5 +1,7 @@
 """Secure aggregation between four sites and a server over TLS; one of them goes away in the middle."""
 
+import json
+
 import pytest
 from conftest import mfscsn
 from deployment.harness import Deployment, kill, tiny_site, wait_for, whole_federation
@@ -22,7 +24,7 @@ def four(tmp_path_factory):
     sources = ["simulated:clinic", "simulated:laboratory", "simulated:university", "simulated:clinic"]
     for name, source in zip(NAMES, sources, strict=True):
         made.add_site(name, tiny_site(source))
-    made.serve()
+    made.serve(cheats=True)
     made.join(*NAMES)
     yield made
     made.end()
@@ -57,3 +59,18 @@ def test_over_tls_as_in_a_simulation_and_a_site_may_go_away(four):
     assert {row["status"] for row in rows if row["site"] != "west"} == {"ok"}
     missed = [int(row["round"]) for row in rows if row["site"] == "west" and row["status"] != "ok"]
     assert missed and {row["round"] for row in rows} == {str(k) for k in range(1, 7)} and max(missed) < 6
+
+
+def test_a_server_that_sums_again_without_one_site_is_refused(four):
+    """The attack: the difference of two sums of the same trainings, one of them without a site, is that site's."""
+    (four.folder / "attack").write_text("two sums")
+    code, out, err = four.train("--rounds", "1")
+    (four.folder / "attack").unlink()
+    assert code == 0, out + err
+    assert [row["status"] for row in four.run().history()] == ["ok"] * 4
+    told = json.loads((four.folder / "attacked.json").read_text())
+    assert set(told) == {"the newest round again", "a run that begins alike"}
+    for name, words in told.items():
+        assert "0 of 4 sites were there to uncover the sum" in words, (name, words)
+    assert "round 1 was summed already, over other sites or trials" in four.said("north")
+    assert "summed over other sites before, in this run or another" in four.said("north")

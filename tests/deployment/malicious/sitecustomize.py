@@ -10,7 +10,7 @@ import shutil
 import sys
 from pathlib import Path
 
-LAST_ATTACK, TOLD = "attack", "attacked.json"
+ATTACK, TOLD = "attack", "attacked.json"
 
 
 def play_server(folder):
@@ -20,14 +20,16 @@ def play_server(folder):
 
     def deploy(grid, run, nodes):
         honest(grid, run, nodes)
-        if (folder / LAST_ATTACK).exists():
-            attack = {"lies": lies, "two sums": two_sums}[(folder / LAST_ATTACK).read_text()]
-            (folder / TOLD).write_text(json.dumps(attack(grid, run, nodes), indent=1))
+        if (folder / ATTACK).exists():
+            for site in folder.glob("*/site.toml"):
+                shutil.copytree(site.parent / "runs", folder / "before", dirs_exist_ok=True)
+            attack = {"lies": lies, "two sums": two_sums}[(folder / ATTACK).read_text()]
+            (folder / TOLD).write_text(json.dumps(attack(folder, grid, run, nodes), indent=1))
 
     server_app.deploy = deploy
 
 
-def lies(grid, run, nodes):
+def lies(folder, grid, run, nodes):
     """What a server may ask of sites that believe it: earlier rounds, scores of its layers, runs without end."""
     import torch
     from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
@@ -40,11 +42,12 @@ def lies(grid, run, nodes):
         words = ConfigRecord({**about, "server-round": number, **config})
         content = RecordDict({"common": ArrayRecord(layers), "config": words})
         messages = [Message(content, dst_node_id=node, message_type=kind) for node in grid.get_node_ids()]
-        replies = grid.send_and_receive(messages, timeout=timeout)
-        return [
-            reply.error.code if reply.has_error() else dict(reply.content.metric_records["metrics"])
-            for reply in replies
-        ]
+        for reply in grid.send_and_receive(messages, timeout=timeout):
+            if not reply.has_error():
+                return dict(reply.content.metric_records["metrics"])
+            known = folder.glob("*/**/failure.txt")  # at the site, which tells the server a number alone
+            return [reply.error.code, max(known, key=lambda path: path.stat().st_mtime).read_text()]
+        return None
 
     first, second = f"{1:032x}", f"{2:032x}"
     return {
@@ -56,11 +59,11 @@ def lies(grid, run, nodes):
         "its scores": ask("evaluate", chosen, last, run=first),
         "a second one": ask("train", chosen, 1, run=second),
         "a run outside": ask("train", chosen, 1, run="../../outside"),
-        "400 MB": ask("train", {"much": torch.zeros(100_000_000)}, 1, timeout=20.0),
+        "100 MB": ask("train", {"much": torch.zeros(25_000_000)}, 1, timeout=20.0),
     }
 
 
-def two_sums(grid, run, nodes):
+def two_sums(folder, grid, run, nodes):
     """Sum over all but one site what was summed over all: in the newest round again, and in a run that begins alike."""
     from federation.run_folder import RunFolder
     from federation.server_app import federate
