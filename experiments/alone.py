@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
 from federation.contract import Contract, Site
@@ -112,6 +111,8 @@ def _answers(
     n_outputs: int,
     penalty: float,
 ) -> Answers:
+    from sklearn.linear_model import LogisticRegression  # slow to load, and what is kept is shown without
+
     answers = np.zeros((len(target.labels), n_outputs))
     known = np.unique(y)
     if len(known) < 2:  # nothing to learn from: the one class that was seen or, where none was, all alike

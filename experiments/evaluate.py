@@ -22,7 +22,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.stats import wilcoxon
-from sklearn.metrics import cohen_kappa_score, roc_auc_score
 
 from data.errors import InputError
 from data.files import write_csv
@@ -220,6 +219,8 @@ def own_network(run: RunFolder, site_number: int, target: Target) -> SplitModule
 def _said(
     run: RunFolder, site: Site, target: Target, method: str, probabilities: NDArray[np.float64], recorded: Trials
 ) -> tuple[Score, _Answers]:
+    from sklearn.metrics import cohen_kappa_score  # slow to load, and what is kept is shown without
+
     accuracy = balanced_accuracy(probabilities, target.labels, target.outputs)
     names = next(d for d in site.dataset if d.name == target.dataset).labels(run.federation.contract)
     chosen = chosen_outputs(probabilities, target.outputs)
@@ -246,6 +247,8 @@ def area_under_curve(probabilities: NDArray[np.float64], labels: NDArray[np.int6
     probabilities : array, shape (n_trials, n_outputs)
     labels : array of int, shape (n_trials,)
     """
+    from sklearn.metrics import roc_auc_score
+
     there = np.unique(labels)
     if len(there) < 2:
         return None

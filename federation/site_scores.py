@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import recall_score
 
 from federation.contract import Federation, Site
 from federation.run_folder import RunFolder
@@ -32,6 +31,8 @@ def balanced_accuracy(
     outputs : array of int
         The outputs that may be predicted.
     """
+    from sklearn.metrics import recall_score  # slow to load, and what is kept is shown without
+
     predicted = chosen_outputs(probabilities, outputs)
     # Over the test's own classes: a prediction outside them is simply wrong
     return float(recall_score(labels, predicted, labels=np.unique(labels), average="macro"))

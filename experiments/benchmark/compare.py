@@ -208,6 +208,26 @@ def sites_of(rows: pd.DataFrame) -> list[str]:
 
 def scores_by_site(rows: pd.DataFrame, method: str) -> dict[str, pd.DataFrame]:
     """Tabulate a method's scores in points, for each site of `sites_of`: a row a subject, a column a seed."""
+    return _scores_by_site(_Same(rows), method)
+
+
+class _Same:
+    """A table as a key of what is computed of it: itself, whatever it holds, as nobody here writes into one."""
+
+    def __init__(self, rows: pd.DataFrame):
+        self.rows = rows
+
+    def __hash__(self) -> int:
+        return id(self.rows)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other.rows is self.rows
+
+
+@functools.lru_cache(256)
+def _scores_by_site(same: _Same, method: str) -> dict[str, pd.DataFrame]:
+    """Every estimate and every comparison asks for the same tables."""
+    rows = same.rows
     chosen, grouping = rows[rows["method"] == method], _grouping(rows)
     table = 100 * chosen.groupby(["site", "dataset", "subject", "seed"])["balanced_accuracy"].mean().unstack("seed")
     places, there = table.index.get_level_values(grouping).to_numpy(), table.notna().to_numpy()
@@ -220,8 +240,9 @@ def scores_by_site(rows: pd.DataFrame, method: str) -> dict[str, pd.DataFrame]:
 
 def _both(ours: pd.DataFrame, theirs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Keep the subjects that two tables have in common, and the seeds, unless one of them ran once."""
-    subjects = ours.index.intersection(theirs.index)
-    ours, theirs = ours.loc[subjects], theirs.loc[subjects]
+    if not ours.index.equals(theirs.index):
+        subjects = ours.index.intersection(theirs.index)
+        ours, theirs = ours.loc[subjects], theirs.loc[subjects]
     if ours.shape[1] > 1 and theirs.shape[1] > 1:
         seeds = ours.columns.intersection(theirs.columns)
         if len(seeds):

@@ -13,9 +13,6 @@ import torch
 from numpy.typing import NDArray
 from scipy.signal import butter, sosfiltfilt
 from scipy.special import softmax
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.pipeline import make_pipeline
 
 from data.trials import shuffled_within
 from experiments.alone import OWN_WEIGHT, flattened, on_own_channels, own_answers, site_answers
@@ -168,6 +165,8 @@ def _common(shuffled: bool = False, region: str | None = None) -> Callable[[Fede
     """
 
     def run(federation: Federation, seed: int, store: Path) -> Iterator[Scored]:
+        from sklearn.linear_model import Ridge  # slow to load, and what is kept is shown without
+
         federation = of_region(federation, store, region) if region else federation
         changes = {"extractor": COMMON_SPACE, "body": "tangent", "alignment": "adaptive"}
         contract = federation.contract.model_copy(update=changes)
@@ -248,6 +247,8 @@ def _contract(federation: Federation, alignment: str) -> Contract:
 
 def _csp(x: Signals, y: NDArray[np.int64], test: Signals, given: Given) -> Any:
     from mne.decoding import CSP
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+    from sklearn.pipeline import make_pipeline
 
     model = make_pipeline(CSP(n_components=6, reg="oas", log=True), LinearDiscriminantAnalysis("lsqr", "auto"))
     with warnings.catch_warnings():
@@ -260,6 +261,8 @@ def _tangent_space(bands: tuple[tuple[float, float], ...]) -> Classify:
     def classify(x: Signals, y: NDArray[np.int64], test: Signals, given: Given) -> Any:
         from pyriemann.estimation import Covariances
         from pyriemann.tangentspace import TangentSpace
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.pipeline import make_pipeline
 
         parts, tests = [], []
         for band in bands:

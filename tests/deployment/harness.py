@@ -103,7 +103,8 @@ class Deployment:
     def start(self, what, name="server", cheats=False):
         """Start a server or a site as its command does; one that cheats does what is in the folder `malicious`."""
         log = (self.folder / f"{name}.log").open("a")
-        cheating = {"PYTHONPATH": str(MALICIOUS), "CHEATS": str(self.folder)} if cheats else {}
+        path = os.pathsep.join([str(MALICIOUS), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+        cheating = {"PYTHONPATH": path, "CHEATS": str(self.folder)} if cheats else {}
         self.running[name] = subprocess.Popen(
             [MFSCSN, what, "run", str(self.folder / name)], cwd=self.folder, stdout=log, stderr=log,
             env={**os.environ, **cheating},
