@@ -306,17 +306,16 @@ def _trials_of_epochs(recording: Recording, p: Preprocessing, tasks: Mapping[str
         with warnings.catch_warnings():
             warnings.simplefilter("error", RuntimeWarning)
             if p.filter == "causal":
-                epochs.load_data()
-                epochs._data = CausalFilter(p.band, epochs.info["sfreq"])(epochs.get_data())
+                filtered = CausalFilter(p.band, epochs.info["sfreq"])(epochs.get_data())
             else:
-                epochs.filter(*p.band, verbose="WARNING")
+                filtered = epochs.filter(*p.band, verbose="WARNING").get_data()
     except RuntimeWarning as error:
         raise InputError(
             f"{where}: its trials were cut to {length:g} s, too short for a filter from {p.band[0]:g} Hz; raise"
             " band[0] in the contract"
         ) from error
     first = round((p.window[0] - epochs.tmin) * p.sfreq)
-    signals = resampled(epochs.get_data(), epochs.info["sfreq"], p.sfreq)[:, :, first : first + p.n_times]
+    signals = resampled(filtered, epochs.info["sfreq"], p.sfreq)[:, :, first : first + p.n_times]
     n = len(epochs)
     return Trials(
         signals=(signals * 1e6).astype(np.float32),

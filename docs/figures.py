@@ -100,7 +100,7 @@ METHODS = {
     },
 }
 
-INTERVAL = re.compile(r"[+-]?\d+\.\d \([+-]?\d+\.\d to [+-]?\d+\.\d")
+INTERVAL = re.compile(r"([+-]?\d+\.\d) \(([+-]?\d+\.\d) to ([+-]?\d+\.\d)")
 
 
 def kept_rows(name: str) -> tuple[pd.DataFrame, list[int]]:
@@ -169,8 +169,8 @@ def with_speed(text: str) -> str:
     def beside(found: re.Match[str]) -> str:
         alone, loaded = ({(row.what, row.against): row.ratio for row in measured(name)} for name in found.groups())
         lines = ["| ratio | alone | with two processes | change |", "|---|---|---|---|"]
-        for key, ratio in alone.items():
-            if ratio is not None and (then := loaded[key]) is not None:
+        for key, then in loaded.items():
+            if then is not None and (ratio := alone[key]) is not None:
                 lines.append(f"| {', '.join(key)} | {ratio:.3g} | {then:.3g} | {100 * (then / ratio - 1):+.0f} % |")
         return "\n".join([f"<!-- ratios: {found[1]} {found[2]} -->", *lines, "<!-- end -->", ""])
 
@@ -182,18 +182,23 @@ def measured(name: str) -> list[Row]:
     return [Row(**row) for row in json.loads((SPEEDS / f"{name}.json").read_text())]
 
 
-def intervals(text: str) -> list[str]:
-    """Find all of the form "+1.2 (-0.3 to +2.7)" in a text, also across lines."""
-    return INTERVAL.findall(re.sub(r"\s+", " ", text))
+def intervals(text: str) -> list[tuple[float, ...]]:
+    """Find the numbers of all that is of the form "+1.2 (-0.3 to +2.7)" in a text, also across lines."""
+    return [tuple(map(float, found)) for found in INTERVAL.findall(re.sub(r"\s+", " ", text))]
 
 
 def unprinted() -> list[str]:
-    """List the intervals within sentences that no benchmark prints of its kept results, a line each."""
+    """List the intervals within sentences that no benchmark prints of its kept results, a line each; signs may turn."""
     known = {found for name in BENCHES for found in intervals(printed(name, True))}
+    known |= {(-mean, -high, -low) for mean, low, high in known}
     lines = []
     for page in sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")]):
         sentences = ROWS.sub("", re.sub(r"```.*?```", "", page.read_text(), flags=re.S))
-        lines += [f"{page.relative_to(ROOT)}: {found})" for found in intervals(sentences) if found not in known]
+        lines += [
+            f"{page.relative_to(ROOT)}: {mean} ({low} to {high})"
+            for mean, low, high in intervals(sentences)
+            if (mean, low, high) not in known
+        ]
     return lines
 
 

@@ -28,6 +28,10 @@ def test_the_pages_quote_what_the_benchmarks_print():
         assert figures["with_printed"](text) == text, f"{page}: run `make figures`"
 
 
+def test_every_interval_in_a_sentence_is_one_that_a_benchmark_prints():
+    assert runpy.run_path(str(REPOSITORY / "docs" / "figures.py"))["unprinted"]() == []
+
+
 def test_the_pages_of_speed_quote_what_was_measured():
     figures = runpy.run_path(str(REPOSITORY / "docs" / "figures.py"))
     shown = set()
