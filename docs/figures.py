@@ -168,7 +168,7 @@ def with_speed(text: str) -> str:
 
     def beside(found: re.Match[str]) -> str:
         alone, loaded = ({(row.what, row.against): row.ratio for row in measured(name)} for name in found.groups())
-        lines = ["| ratio | alone | with two processes | change |", "|---|---|---|---|"]
+        lines = ["| ratio | alone | beside other work | change |", "|---|---|---|---|"]
         for key, then in loaded.items():
             if then is not None and (ratio := alone[key]) is not None:
                 lines.append(f"| {', '.join(key)} | {ratio:.3g} | {then:.3g} | {100 * (then / ratio - 1):+.0f} % |")
