@@ -37,7 +37,8 @@ def start_workers(n_processes: int, threads: int, log: Path | None = None) -> Pr
     context = multiprocessing.get_context("forkserver")
     pool = ProcessPoolExecutor(n_processes, context, initializer=_begin, initargs=(threads, log, os.getpid()))
     with nameless_main():
-        pool.submit(os.getpid)  # the first task starts all processes
+        # All of them here: else each starts with a later task, and imports the caller's file
+        pool._launch_processes()  # type: ignore[attr-defined]
     return pool
 
 

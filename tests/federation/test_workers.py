@@ -45,6 +45,7 @@ def test_the_callers_process_is_left_as_it_was(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     pool = start_workers(2, threads=1)
     try:
+        assert len(pool._processes) == 2  # one that starts later would run the user's script
         assert pool.submit(os.getpid).result() != os.getpid()
     finally:
         stop_workers(pool)
