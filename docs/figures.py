@@ -1,6 +1,7 @@
 """Draw again what README.md and the documentation show of the benchmarks, from the kept results: `make figures`."""
 
 import contextlib
+import inspect
 import io
 import json
 import re
@@ -267,8 +268,7 @@ def _kind(annotation: Any) -> str:
 
 def _described(model: type) -> str:
     """Return the parameters of a numpydoc docstring as a list."""
-    lines = (model.__doc__ or "").splitlines()
-    lines = [line.removeprefix("    ") for line in lines]
+    lines = inspect.cleandoc(model.__doc__ or "").splitlines()
     if "Parameters" not in lines:
         return "\n".join(lines).strip()
     at, items = lines.index("Parameters"), []
