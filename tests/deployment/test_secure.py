@@ -49,7 +49,7 @@ def test_over_tls_as_in_a_simulation_and_a_site_may_go_away(four):
     assert code == 0 and "masked: the server can read the sites' sum alone" in out and "number of" not in out
 
     following = four.train_beside("--rounds", "4")
-    wait_for(lambda: any(four.folder.glob("server/runs/*/common/round-0001.safetensors")), 120)
+    wait_for(lambda: len(list(four.folder.glob("server/runs/*/common/round-0001.safetensors"))) == 2, 120)
     kill(four.running.pop("west"))
     wait_for(lambda: any(row["status"] != "ok" for row in four.run().history()), 200)
     four.join("west")  # the next round needs four again
