@@ -111,7 +111,7 @@ def _answers(
     n_outputs: int,
     penalty: float,
 ) -> Answers:
-    from sklearn.linear_model import LogisticRegression  # slow to load, and what is kept is shown without
+    from sklearn.linear_model import LogisticRegression  # slow to load, and neither training nor kept results need it
 
     answers = np.zeros((len(target.labels), n_outputs))
     known = np.unique(y)

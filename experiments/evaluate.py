@@ -219,7 +219,7 @@ def own_network(run: RunFolder, site_number: int, target: Target) -> SplitModule
 def _said(
     run: RunFolder, site: Site, target: Target, method: str, probabilities: NDArray[np.float64], recorded: Trials
 ) -> tuple[Score, _Answers]:
-    from sklearn.metrics import cohen_kappa_score  # slow to load, and what is kept is shown without
+    from sklearn.metrics import cohen_kappa_score  # slow to load, and neither training nor kept results need it
 
     accuracy = balanced_accuracy(probabilities, target.labels, target.outputs)
     names = next(d for d in site.dataset if d.name == target.dataset).labels(run.federation.contract)

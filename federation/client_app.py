@@ -31,6 +31,7 @@ from federation.run_folder import RunFolder, forget_older_sums, run_path
 from federation.site import AlreadySummed, SiteFolder, check_finite, fail
 from federation.site_home import SCORED, OtherContract, SiteHome
 from federation.site_network import server_network, site_network, site_seed
+from federation.site_scores import held_out_accuracy, mean_score
 from mfscsn.training import derive_seed, train_round
 
 LAST = 10**9  # no round comes after it
@@ -85,8 +86,6 @@ def _train(message: Message, context: Context, run: RunFolder, site: Site, folde
     network.load_common(_common(message))
     held_out = math.nan
     if private and "held_out" in site.metrics:
-        from federation.site_scores import held_out_accuracy  # scikit-learn, which training does not need
-
         held_out = held_out_accuracy(run.federation, opened, network)
     optimiser_state = private[1] if private else None
     ledger = Path(str(context.node_config.get("site", folder.folder))) / LEDGER
@@ -185,8 +184,6 @@ def _evaluate(message: Message, context: Context, run: RunFolder, site: Site, fo
     elif home is not None and not SiteHome(str(home)).lets_scores_out(run.federation.digest(), run.run_id):
         folder.log(f"round {number}: scores of another run under this contract have left; {SCORED} says which")
     else:
-        from federation.site_scores import mean_score  # scikit-learn, which training does not need
-
         scores = mean_score(run, site)
     folder.log(f"round {number}: the last; sends {' and '.join(scores) or 'no score'}")
     return RecordDict({METRICS: MetricRecord({**scores}), SITE: _name(site)})

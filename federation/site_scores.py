@@ -31,7 +31,7 @@ def balanced_accuracy(
     outputs : array of int
         The outputs that may be predicted.
     """
-    from sklearn.metrics import recall_score  # slow to load, and what is kept is shown without
+    from sklearn.metrics import recall_score  # slow to load, and neither training nor kept results need it
 
     predicted = chosen_outputs(probabilities, outputs)
     # Over the test's own classes: a prediction outside them is simply wrong

@@ -228,11 +228,11 @@ class _Same:
 def _scores_by_site(same: _Same, method: str) -> dict[str, pd.DataFrame]:
     """Every estimate and every comparison asks for the same tables."""
     rows = same.rows
-    chosen, grouping = rows[rows["method"] == method], _grouping(rows)
+    chosen = rows[rows["method"] == method]
     table = 100 * chosen.groupby(["site", "dataset", "subject", "seed"])["balanced_accuracy"].mean().unstack("seed")
-    places, there = table.index.get_level_values(grouping).to_numpy(), table.notna().to_numpy()
+    places, there = table.index.get_level_values(_grouping(rows)).to_numpy(), table.notna().to_numpy()
     found = {}
-    for site in rows[grouping].unique().tolist():
+    for site in sites_of(rows):
         of_site = np.flatnonzero(places == site)
         found[site] = table.iloc[of_site, np.flatnonzero(there[of_site].any(axis=0))]  # seeds that the site has
     return found

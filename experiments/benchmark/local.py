@@ -165,7 +165,7 @@ def _common(shuffled: bool = False, region: str | None = None) -> Callable[[Fede
     """
 
     def run(federation: Federation, seed: int, store: Path) -> Iterator[Scored]:
-        from sklearn.linear_model import Ridge  # slow to load, and what is kept is shown without
+        from sklearn.linear_model import Ridge  # slow to load, and neither training nor kept results need it
 
         federation = of_region(federation, store, region) if region else federation
         changes = {"extractor": COMMON_SPACE, "body": "tangent", "alignment": "adaptive"}
