@@ -45,6 +45,8 @@ COLUMNS = (
 
 
 KEYS = ("method", "asked", "seed", "fold")
+NUMBERS = ("asked", "seed", "fold", "balanced_accuracy", "seconds", "bytes")
+RESTORE = "put it back, or give another --out"
 
 
 class Only(Table):
@@ -423,23 +425,31 @@ def read_results(results: Path, made_with: dict[str, Any], trials: str | None = 
     Raises
     ------
     InputError
-        When they were made with another configuration or, where `trials` is given, other trials.
+        When they were made with another configuration or, where `trials` is given, other trials; when a file is
+        damaged.
     """
     about = results.with_suffix(".json")
     if not results.exists():
         return pd.DataFrame(columns=[*COLUMNS, "asked", "fold", "answers"])
-    known = json.loads(about.read_text()) if about.exists() else {}
+    try:
+        known = json.loads(about.read_text()) if about.exists() else {}
+        rows = pd.read_csv(results, dtype={"subject": str, "dataset": str, "answers": str})
+    except ValueError as error:  # of JSON and of pandas alike
+        raise InputError(f"{results}, or {about.name} beside it: damaged; {RESTORE}") from error
     theirs = known.pop("trials", None)
     if (known, theirs) != (made_with, trials or theirs):
         what = "other trials" if known == made_with else "another configuration"
         raise InputError(f"{results}: made with {what}; give another --out, or remove it")
-    rows = pd.read_csv(results, dtype={"subject": str, "dataset": str, "answers": str})
     if not set(COLUMNS) <= set(rows.columns):
         raise InputError(f"{results}: no results of a benchmark; its columns are {', '.join(rows.columns)}")
     if "fold" not in rows:
         rows["fold"] = 0
     if "answers" not in rows:
         rows["answers"] = ""
+    numbers = rows[[name for name in NUMBERS if name in rows]].apply(pd.to_numeric, errors="coerce")
+    damaged = np.flatnonzero(numbers.isna().any(axis=1) | ~numbers["balanced_accuracy"].between(0, 1))
+    if len(damaged):
+        raise InputError(f"{results}, line {damaged[0] + 2}: a number is missing or cannot be; {RESTORE}")
     return rows.fillna({"answers": ""})
 
 

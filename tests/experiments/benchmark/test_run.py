@@ -478,3 +478,32 @@ calibration = {{ runs = ["1"] }}
         ("common-linear", "narrow"), ("common-linear", "wide"), ("common-linear-frontal", "wide"),
     ]  # fmt: skip
     assert all(set(region) == {mirrored(name) for name in region} for region in REGIONS.values())
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda text: text[:-30], "line 3: a number is missing"),
+        (lambda text: text.replace("0.5,", "nan,", 1), "line 2: a number is missing or cannot be"),
+        (lambda text: text.replace("0.5,", "7.5,", 1), "line 2: a number is missing or cannot be"),
+        (lambda text: text + "a,b,c,d,e,f,g,h,i,j,k,l,m,n,o,p\n", "damaged; put it back"),
+    ],
+)
+def test_damaged_results_are_one_line_and_stay(tmp_path, damage, words):
+    results, made_with = tmp_path / "rows.csv", {"folds": 2}
+    whole = (
+        "method,site,dataset,subject,seed,n_calibration,n_test,balanced_accuracy,seconds,bytes,asked,fold,answers\n"
+        "own-adaptive,north,north,1,0,15,30,0.5,0.1,0,-1,0,aBbA\n"
+        "own-adaptive,north,north,2,0,15,30,0.6,0.1,0,-1,0,aBbA\n"
+    )
+    results.write_text(damage(whole))
+    results.with_suffix(".json").write_text('{"folds": 2, "trials": "x"}')
+    kept = results.read_bytes()
+    with pytest.raises(InputError, match=words):
+        read_results(results, made_with)
+    assert results.read_bytes() == kept
+    results.write_text(whole)
+    assert len(read_results(results, made_with)) == 2
+    results.with_suffix(".json").write_text('{"folds"')
+    with pytest.raises(InputError, match="damaged; put it back"):
+        read_results(results, made_with)
