@@ -1,9 +1,10 @@
-# Each target makes .venv and installs what it needs when that is missing.
+# Each target makes .venv and installs what it needs when that is missing: the versions in locks/, with their hashes.
 PYTHON ?= python3.11
+FOUND = $$(command -v $(PYTHON) || echo python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-deployment lint docs dist figures soak clean
+.PHONY: demo test test-deployment lint docs dist figures soak lock audit clean
 
 demo: $(VENV)/.installed
 	$(BIN)/mfscsn demo
@@ -40,10 +41,25 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-$(VENV)/.installed: pyproject.toml
-	test -x $(BIN)/python || $$(command -v $(PYTHON) || echo python3) -m venv $(VENV)
-	$(BIN)/pip install --quiet --editable '.[test]'
+# Exact versions for today's ranges of pyproject.toml: all that is installed here, and what the container holds
+LOCK = $(VENV)-lock/bin/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
+  --no-annotate --no-header --upgrade
+lock:
+	test -x $(VENV)-lock/bin/uv || ($(FOUND) -m venv $(VENV)-lock && $(VENV)-lock/bin/pip install --quiet 'uv>=0.9,<1')
+	$(LOCK) --extra test --extra dist --output-file locks/all.txt
+	$(LOCK) --extra deployment --extra privacy --extra online --constraint locks/all.txt --output-file locks/container.txt
+
+# Known faults in what the lock installs; wants a database from outside, so it is run before a release and never in CI
+audit: $(VENV)/.installed
+	$(BIN)/pip install --quiet --editable '.[audit]'
+	$(BIN)/pip-audit --require-hashes --disable-pip --requirement locks/all.txt
+
+$(VENV)/.installed: pyproject.toml locks/all.txt
+	test -x $(BIN)/python || $(FOUND) -m venv $(VENV)
+	$(BIN)/pip install --quiet --no-deps --require-hashes --requirement locks/all.txt
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	$(BIN)/pip check
 	touch $@
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(VENV)-lock

@@ -6,8 +6,8 @@ What is cut while a stream runs equals what `data.preprocessing` cuts of the who
 from fractions import Fraction
 
 import numpy as np
+import scipy  # loads signal, half a second, when it is asked for
 from numpy.typing import NDArray
-from scipy.signal import butter, resample_poly, sosfilt, sosfilt_zi
 
 ORDER = 4  # of the Butterworth filter; a band-pass has twice as many poles
 LONGEST_RATIO = 10_000  # of a rate to another, in whole numbers: an hour then moves by less than 0.1 ms
@@ -26,7 +26,7 @@ class CausalFilter:
     """
 
     def __init__(self, band: tuple[float, float], sfreq: float):
-        self.sections = butter(ORDER, band, "bandpass", fs=sfreq, output="sos")
+        self.sections = scipy.signal.butter(ORDER, band, "bandpass", fs=sfreq, output="sos")
         self.state: NDArray[np.float64] | None = None
 
     def __call__(self, samples: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -35,10 +35,10 @@ class CausalFilter:
         The first call begins as if its first sample had been there for ever.
         """
         if self.state is None:
-            rest = sosfilt_zi(self.sections)  # (n_sections, 2)
+            rest = scipy.signal.sosfilt_zi(self.sections)  # (n_sections, 2)
             rest = rest.reshape(len(rest), *[1] * (samples.ndim - 1), 2)
             self.state = rest * samples[None, ..., :1]
-        filtered, self.state = sosfilt(self.sections, samples, axis=-1, zi=self.state)
+        filtered, self.state = scipy.signal.sosfilt(self.sections, samples, axis=-1, zi=self.state)
         result: NDArray[np.float64] = filtered
         return result
 
@@ -63,7 +63,9 @@ def resampled(signals: NDArray[np.float64], sfreq: float, wanted: float) -> NDAr
     ratio = ratio_of(sfreq, wanted)
     if ratio == 1:
         return signals
-    moved: NDArray[np.float64] = resample_poly(signals, ratio.numerator, ratio.denominator, axis=-1, padtype="reflect")
+    moved: NDArray[np.float64] = scipy.signal.resample_poly(
+        signals, ratio.numerator, ratio.denominator, axis=-1, padtype="reflect"
+    )
     return moved
 
 

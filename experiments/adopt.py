@@ -25,8 +25,9 @@ from federation.site_network import site_network, site_seed
 from federation.site_scores import balanced_accuracy, fine_tuned
 from federation.site_trials import SiteTrials
 from federation.tables import parse_table
+from mfscsn.settings import Settings
 from mfscsn.split import SplitModule
-from mfscsn.training import OptimiserState, RoundLog, Settings, derive_seed, predict, train_round
+from mfscsn.training import OptimiserState, RoundLog, derive_seed, predict, train_round
 
 PASSES = 10  # over the new site's trials in each of the run's rounds: few trials make few steps
 FEW_PASSES = 1  # in the common space, where a head is all that learns

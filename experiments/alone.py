@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_limits
 
 from federation.contract import Contract, Site
 from federation.site_trials import SiteTrials, Target
-from mfscsn.split import BranchTrials
+from mfscsn.branch import BranchTrials
 
 OWN_PENALTY, SITE_PENALTY = 0.1, 0.003  # C of scikit-learn: of a subject's classifier, and of a site's
 OWN_WEIGHT = 10.0  # of a subject's own trials among its site's

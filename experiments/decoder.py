@@ -16,12 +16,14 @@ from federation.contract import Contract
 from federation.run_folder import RunFolder
 from federation.site_scores import fine_tuned, network_temperature
 from federation.site_trials import Target, branch_name
+from mfscsn.branch import BranchTrials
 from mfscsn.exported import SITE
 from mfscsn.inputs import Reference
-from mfscsn.split import BranchTrials, SplitModule
+from mfscsn.settings import Settings
+from mfscsn.split import SplitModule
 from mfscsn.sums import OWN_WEIGHT, Summed
 from mfscsn.temperature import tempered
-from mfscsn.training import Settings, predict, train_round
+from mfscsn.training import predict, train_round
 
 WARM = 10  # first trials, on all of which so far the mean is fitted anew, where nothing was shown before
 PASSES = 100  # over a person's own labelled trials: the head alone trains

@@ -6,8 +6,7 @@ from importlib.metadata import version
 
 from data.errors import FailedError, InputError
 from data.files import replaced
-from experiments.progress import Progress
-from experiments.simulate import round_line
+from experiments.progress import Progress, round_line
 from federation.contract import check_min_sites
 from federation.deployment.server_home import ServerHome
 from federation.deployment.superlink import SuperLink

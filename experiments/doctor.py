@@ -1,13 +1,15 @@
 """`mfscsn doctor`: look at this machine before a run does; a line a finding, with what to do."""
 
 import os
-import re
 import shutil
 import socket
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
@@ -19,6 +21,29 @@ from data.store import check_tasks
 from experiments.prepare import subjects_of
 from federation.contract import load_federation
 
+EXTRAS = ("federation", "deployment", "privacy", "online", "benchmark")
+TRIED = {  # packages with compiled parts, each behind those that it builds on, and the module that loads them
+    "numpy": "numpy",
+    "scipy": "scipy.signal",
+    "scikit-learn": "sklearn",
+    "torch": "torch",
+    "torchaudio": "torchaudio",
+    "mne": "mne",
+    "braindecode": "braindecode.models",
+    "flwr": "flwr.app",
+}
+TRY = """
+import importlib, sys, warnings
+warnings.simplefilter("ignore")
+for name in sys.argv[1:]:
+    try:
+        importlib.import_module(name)
+        why = ""
+    except BaseException as error:
+        why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    print(name, why, sep="\\t", flush=True)
+"""
+QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "MNE_LOGGING_LEVEL": "ERROR"}
 MEMORY, DISK = 4.0, 10.0  # GiB, below which the demonstration or an installation has failed
 
 
@@ -48,8 +73,8 @@ def examine(
     ports : list of int
         That must be free on this machine.
     """
-    yield _torch_pair()
     yield from _packages()
+    yield from _imports()
     for what, folder in (("prepared trials", store), ("runs", runs)):
         yield _writable(what, folder)
     if federation is not None:
@@ -59,30 +84,66 @@ def examine(
     yield from _room(store)
 
 
-def _torch_pair() -> Check:
-    versions = {name: _installed(name) for name in ("torch", "torchaudio")}
-    if versions["torchaudio"] is None:  # braindecode alone wants it
-        return Check(True, f"torch {versions['torch']}")
-    seen = f"torch {versions['torch']}, torchaudio {versions['torchaudio']}"
-    remedy = "they must be of one release: pip install 'torch==2.11.*' 'torchaudio==2.11.*'"
-    pair = [re.match(r"\d+\.\d+", value or "") for value in versions.values()]
-    good = all(pair) and pair[0].group() == pair[1].group()  # type: ignore[union-attr]
-    return Check(good, seen, "" if good else remedy)
-
-
 def _packages() -> Iterator[Check]:
-    wrong = []
-    for line in requires("mfscsn") or []:
-        requirement = Requirement(line)
-        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+    """Compare what is installed with what mfscsn asks for; an extra of which nothing is missing counts as installed."""
+    wrong, lacking = [], []
+    for extra in ("", *EXTRAS):
+        missing = [r for r in _asked(extra) if _installed(r.name) is None]
+        if extra and missing:
+            lacking.append(extra)
             continue
-        installed = _installed(requirement.name)
-        if installed is None or not requirement.specifier.contains(installed, prereleases=True):
-            wrong.append(f"{requirement.name} {installed or 'is missing'}, expected {requirement.specifier}")
-    for line in wrong:
-        yield Check(False, line, "pip install --upgrade mfscsn in an environment of its own")
+        for requirement in missing:
+            wrong.append(f"{requirement.name} is missing, expected {requirement.specifier}")
+        for requirement in _asked(extra):
+            installed = _installed(requirement.name)
+            if installed is not None and not requirement.specifier.contains(installed, prereleases=True):
+                wrong.append(f"{requirement.name} {installed}, expected {requirement.specifier}")
+    for line in dict.fromkeys(wrong):
+        yield Check(False, line, "pip install --upgrade 'mfscsn[all]' in an environment of its own")
     if not wrong:
-        yield Check(True, f"mfscsn {version('mfscsn')} and all packages that it asks for")
+        without = f"; without the extras {', '.join(lacking)} (pip install 'mfscsn[NAME]')" * bool(lacking)
+        yield Check(True, f"mfscsn {version('mfscsn')} and all packages that it asks for{without}")
+
+
+def _asked(extra: str) -> list[Requirement]:
+    """List what an extra asks for, its own extras' included; "" is the base install."""
+    found = []
+    for requirement in map(Requirement, requires("mfscsn") or []):
+        marker = requirement.marker
+        if (marker is not None and not marker.evaluate({"extra": extra})) or (extra and marker is None):
+            continue
+        if requirement.name == "mfscsn":
+            found += [r for inner in requirement.extras for r in _asked(inner)]
+        else:
+            found.append(requirement)
+    return found
+
+
+def _imports() -> Iterator[Check]:
+    """Import, in a process of its own, what has compiled parts: packages that do not fit one another fail here."""
+    there = {name: module for name, module in TRIED.items() if find_spec(module.partition(".")[0]) is not None}
+    words, environment = [sys.executable, "-P", "-c", TRY, *there.values()], {**os.environ, **QUIET}
+    done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
+    told = dict(line.split("\t", 1) for line in done.stdout.splitlines() if "\t" in line)
+    # Of a module without a line the process has died, and those behind it were not tried
+    faults = {
+        name: told.get(module, f"its import ended Python with {done.returncode}") for name, module in there.items()
+    }
+    faults = {name: why for name, why in faults.items() if why}
+    seen = ", ".join(f"{name} {_installed(name)}" for name in there)
+    if not faults:
+        yield Check(True, f"imported: {seen}")
+        return
+    name = next(iter(faults))  # what comes behind it may fail for its sake
+    pair = ("torch", "torchaudio") if name in ("torchaudio", "braindecode") else (name,)
+    of = "benchmark" if len(pair) > 1 else "all"
+    asked = {r.name: f"'{r.name}{r.specifier}'" for r in [*_asked(""), *_asked(of)] if r.name in pair}
+    what = " and ".join(f"{package} {_installed(package)}" for package in pair) + " do not fit" * (len(pair) > 1)
+    yield Check(
+        False,
+        f"{what}: {name} cannot be imported ({faults[name]})",
+        f"pip install --force-reinstall {' '.join(asked.values())}",
+    )
 
 
 def _writable(what: str, folder: Path) -> Check:
@@ -130,7 +191,8 @@ def _port(port: int) -> Check:
 
 def _room(store: Path) -> Iterator[Check]:
     there = next(path for path in (store.resolve(), *store.resolve().parents) if path.exists())
-    memory, disk = psutil.virtual_memory().available / 2**30, shutil.disk_usage(there).free / 2**30
+    memory = psutil.virtual_memory().available / 2**30
+    disk = shutil.disk_usage(there).free / 2**30
     cores = len(os.sched_getaffinity(0))
     few = "" if memory >= MEMORY else f"at least {MEMORY:g} are needed; close other programs"
     yield Check(not few, f"{memory:.1f} GiB of memory free, {cores} cores", few)

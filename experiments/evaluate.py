@@ -35,7 +35,8 @@ from federation.site_network import site_network
 from federation.site_scores import balanced_accuracy, chosen_outputs, network_answers
 from federation.site_trials import SiteTrials, Target
 from federation.tables import first_difference
-from mfscsn.split import BranchTrials, SplitModule
+from mfscsn.branch import BranchTrials
+from mfscsn.split import SplitModule
 from mfscsn.temperature import fitted_temperature, tempered
 
 METHODS = ("own-calibration", "local-site", "mf-scsn")

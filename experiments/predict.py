@@ -23,8 +23,8 @@ from federation.contract import Contract, Dataset
 from federation.run_folder import RunFolder
 from federation.site_scores import fine_tuned, network_temperature
 from federation.site_trials import Target, branch_name
+from mfscsn.branch import BranchTrials
 from mfscsn.inputs import Reference
-from mfscsn.split import BranchTrials
 from mfscsn.temperature import fitted_temperature, tempered
 from mfscsn.training import predict
 

@@ -6,14 +6,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from flwr.app import Context, RecordDict
-from flwr.app.user_config import UserConfig
 
 from data.errors import FailedError, InputError
 from data.files import check_free
 from experiments.evaluate import Score, evaluate
-from experiments.progress import Progress
+from experiments.progress import Progress, round_line
 from experiments.references import reference_jobs, train_references
 from federation.contract import Federation
 from federation.local_grid import RUN_ID, LocalGrid
@@ -134,7 +134,7 @@ def train_rounds(run: RunFolder, report: Callable[[Progress], None]) -> None:
     report(Progress("rounds", seen, rounds))
     (run.path / "failure.txt").unlink(missing_ok=True)
     threads, log = int(run.environment["threads"]), run.path / "flower.log"
-    config: UserConfig = {"run": str(run.path), "store": str(run.store), "threads": threads, "nodes": ""}
+    config: dict[str, Any] = {"run": str(run.path), "store": str(run.store), "threads": threads, "nodes": ""}
     grid = LocalGrid(len(run.federation.site), config, threads, log, watch)
     with flower_logs_to(log) as logger, grid:
         try:
@@ -188,15 +188,6 @@ def flower_logs_to(path: Path) -> Iterator[logging.Logger]:
     finally:
         logger.handlers, logger.propagate = before
         out.close()
-
-
-def round_line(run: RunFolder, number: int) -> str:
-    """Describe how a round went: its mean loss, and who did not answer well."""
-    rows = [row for row in run.history() if row["round"] == str(number)]
-    losses = [float(row["loss"]) for row in rows if row["loss"]]
-    out = [f"{row['site']} {row['status']}" for row in rows if row["status"] != "ok"]
-    mean = f"loss {sum(losses) / len(losses):.3f}" if losses else ""
-    return "; ".join(part for part in (mean, *out) if part)
 
 
 def _site_failure(run: RunFolder) -> str:

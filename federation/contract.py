@@ -2,9 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tomli_w
 from pydantic import Field, model_validator
@@ -15,17 +17,35 @@ from data.sources import ON_DISK
 from data.store import Recipe
 from federation.messages import FEWEST
 from federation.tables import Table, as_name, parse_table, read_toml
+from mfscsn.branch import Branch
+from mfscsn.choices import COMMON_SPACE, MEANS, SHARES_EXTRACTOR, SHARES_HEAD, SUMS, Share
 from mfscsn.common_space import electrode_names
 from mfscsn.inputs import Alignment, check_alignment
-from mfscsn.network import COMMON_SPACE, SHARES_EXTRACTOR, SHARES_HEAD, Architecture, Share
-from mfscsn.split import Branch
-from mfscsn.sums import MEANS, SUMS
-from mfscsn.training import Settings
+from mfscsn.settings import Settings
+
+if TYPE_CHECKING:
+    from mfscsn.network import Architecture
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 Name = Annotated[str, Field(pattern=NAME)]
 SubjectName = Annotated[str, Field(min_length=1)]
 Positive = Annotated[float, Field(gt=0)]
+
+
+UNBUILT = ContextVar("unbuilt", default=False)
+
+
+@contextmanager
+def unbuilt() -> Iterator[None]:
+    """Read contracts in this block without building their network: for commands that train nothing, as torch is slow.
+
+    Whoever trains reads the contract again, and sees then whether its window is long enough for its body.
+    """
+    token = UNBUILT.set(True)
+    try:
+        yield
+    finally:
+        UNBUILT.reset(token)
 
 
 def _all_different(names: Sequence[str], what: str) -> None:
@@ -161,6 +181,8 @@ class Contract(Table):
                 raise ValueError('the common space needs heads = "label": they anchor what lies between')
             electrode_names(self.electrodes)
         self._check_one_message()
+        if UNBUILT.get():
+            return self
         try:
             self.architecture.build({"probe": Branch(1, 2)})
         except ValueError as error:
@@ -231,8 +253,10 @@ class Contract(Table):
         return electrode_names(self.electrodes) if self.extractor == COMMON_SPACE else ()
 
     @property
-    def architecture(self) -> Architecture:
+    def architecture(self) -> "Architecture":
         """The part that decides the network."""
+        from mfscsn.network import Architecture
+
         return Architecture(
             n_times=self.preprocessing.n_times,
             sfreq=self.sfreq,
@@ -489,7 +513,7 @@ class Site(Table):
 class Agreed(Table):
     """What a contract and its training must say together."""
 
-    contract: Contract = Contract()
+    contract: Contract = Field(default_factory=Contract)
     training: Training = Training()
 
     @model_validator(mode="after")

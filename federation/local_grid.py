@@ -6,20 +6,17 @@ messages are Flower's here too, and a test shows that both give the same layers,
 """
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from flwr.app import Context, Error, Message, RecordDict
-from flwr.app.user_config import UserConfig
-from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.serverapp import Grid
-from flwr.supercore.run import Run
-from flwr.supercore.task_identity import TaskIdentity
 
+from federation.flower_internals.common import SUPERLINK_NODE_ID, ErrorCode, Run, TaskIdentity
 from federation.workers import n_at_once, start_workers, stop_workers
 
 RUN_ID = 1
@@ -44,7 +41,7 @@ class LocalGrid(Grid):
     def __init__(
         self,
         n_sites: int,
-        run_config: UserConfig,
+        run_config: Mapping[str, Any],
         threads: int,
         log: Path,
         watch: Callable[[], None] = lambda: None,

@@ -10,7 +10,8 @@ from statistics import median
 from typing import Any
 
 from flwr.app import ConfigRecord, Message
-from flwr.common.secure_aggregation.secaggplus_constants import RECORD_KEY_CONFIGS, Key
+
+from federation.flower_internals.secure_sum import RECORD_KEY_CONFIGS, Key
 
 POLL_SECONDS = 0.5  # less is load: a site asks every three seconds
 SLOW, GRACE_SECONDS = 5.0, 60.0  # over the median answer's seconds; but so many seconds at least

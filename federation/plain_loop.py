@@ -17,8 +17,10 @@ from federation.privacy.persons import with_noise
 from federation.privacy.private_training import Mechanism, steps_of_round, train_round_privately
 from federation.site_network import site_network, site_seed
 from federation.site_trials import SiteTrials
-from mfscsn.split import BranchTrials, SplitModule
-from mfscsn.training import Settings, derive_seed, train_round
+from mfscsn.branch import BranchTrials
+from mfscsn.settings import Settings
+from mfscsn.split import SplitModule
+from mfscsn.training import derive_seed, train_round
 
 
 def train_together(

@@ -15,19 +15,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from data.errors import InputError, nearest
 from data.files import check_free, is_locked, locked, replaced, write_csv
 from federation.contract import ONE_MESSAGE, Federation, Site, read_federation
 from federation.privacy.ledger import LEDGER, Ledger
 from federation.site import SiteFolder, read_tensors, write_tensors
-from federation.site_network import site_network
 from federation.site_trials import SiteTrials
 from mfscsn.device import Device, found_device
-from mfscsn.split import SplitModule
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mfscsn.split import SplitModule
 
 HISTORY = ("round", "site", "status", "n_trials", "loss", "accuracy", "distance", "held_out")
 SITE_SCORES = ("site", "status", "n_targets", "balanced_accuracy")
@@ -122,13 +123,13 @@ class RunFolder:
         """Number the rounds whose common layers are here."""
         return {int(path.stem.partition("-")[2]) for path in self._common.glob("round-*.safetensors")}
 
-    def load_common(self, round_number: int) -> dict[str, Tensor]:
+    def load_common(self, round_number: int) -> dict[str, "Tensor"]:
         """Read the common layers as they were averaged in that round."""
         if (self.path / FORGOTTEN).exists():
             raise InputError(f"{self.path}: {(self.path / FORGOTTEN).read_text().strip()}")
         return read_tensors(self._common / f"round-{round_number:04d}.safetensors")[0]
 
-    def load_network(self, name: str) -> SplitModule:
+    def load_network(self, name: str) -> "SplitModule":
         """Load a site's network as it stands after the last completed round.
 
         Returns
@@ -150,12 +151,14 @@ class RunFolder:
         private = folder.load_private(last, trials.digest())
         if private is None:
             raise InputError(f"site {name!r}: no private layers in {folder.folder}; did it ever train?")
+        from federation.site_network import site_network
+
         network = site_network(self.federation, trials)
         network.load_private(private[0])
         network.load_common(self.load_common(last))
         return network
 
-    def load_server_optimiser(self, round_number: int) -> dict[str, Tensor]:
+    def load_server_optimiser(self, round_number: int) -> dict[str, "Tensor"]:
         """Read what a strategy with a memory (FedAdam) kept after that round; empty for the others."""
         path = self._common / f"server-optimiser-{round_number:04d}.safetensors"
         return read_tensors(path)[0] if path.exists() else {}
@@ -163,8 +166,8 @@ class RunFolder:
     def finish_round(
         self,
         round_number: int,
-        common: Mapping[str, Tensor],
-        server_optimiser: Mapping[str, Tensor],
+        common: Mapping[str, "Tensor"],
+        server_optimiser: Mapping[str, "Tensor"],
         history: Sequence[Mapping[str, Any]],
         timing: Sequence[Mapping[str, Any]],
     ) -> None:
@@ -190,7 +193,7 @@ class RunFolder:
             write_tensors(self._common / f"server-optimiser-{round_number:04d}.safetensors", optimiser, about)
         self.keep_common(round_number, other.load_common(round_number))
 
-    def keep_common(self, round_number: int, common: Mapping[str, Tensor]) -> None:
+    def keep_common(self, round_number: int, common: Mapping[str, "Tensor"]) -> None:
         """Keep the common layers as they were averaged in a round; InputError where they were to be forgotten."""
         if (self.path / FORGOTTEN).exists():
             raise InputError(f"{self.path}: {(self.path / FORGOTTEN).read_text().strip()}")

@@ -9,15 +9,16 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor
 
 from data.errors import InputError
 from data.files import replaced
 from federation.events import event
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 NEWEST, BEFORE = "private.safetensors", "private-before.safetensors"
 FAILURE, SUMMED, SENT, START = "failure.txt", "summed.json", "sent.safetensors", "start.json"
@@ -48,7 +49,7 @@ class SiteFolder:
         folder.mkdir(parents=True, exist_ok=True)
 
     def save_private(
-        self, round_number: int, layers: Mapping[str, Tensor], optimiser: Mapping[str, Tensor], trials: str
+        self, round_number: int, layers: Mapping[str, "Tensor"], optimiser: Mapping[str, "Tensor"], trials: str
     ) -> None:
         """Keep the state after a round, bound to the digest of the trials that it was trained on.
 
@@ -74,7 +75,7 @@ class SiteFolder:
         """Number the round of the newest private state not past round `up_to`; None when there is none."""
         return max((number for number, _ in self._kept(up_to)), default=None)
 
-    def load_private(self, up_to: int, trials: str) -> tuple[dict[str, Tensor], dict[str, Tensor]] | None:
+    def load_private(self, up_to: int, trials: str) -> tuple[dict[str, "Tensor"], dict[str, "Tensor"]] | None:
         """Return (layers, optimiser) of the newest state not past round `up_to`; None when there is none.
 
         Where the newest is damaged and the round before is there, that one serves, and the log says so.
@@ -103,12 +104,12 @@ class SiteFolder:
             return parts["layer"], parts["optimiser"]
         return None
 
-    def save_sent(self, round_number: int, layers: Mapping[str, Tensor], trials: str) -> None:
+    def save_sent(self, round_number: int, layers: Mapping[str, "Tensor"], trials: str) -> None:
         """Keep a message with noise: asked again, the site sends the same, for other noise would tell more."""
         about = {"run": self.run, "round": str(round_number), "trials": trials}
         write_tensors(self.folder / SENT, layers, about)
 
-    def load_sent(self, round_number: int, trials: str) -> dict[str, Tensor] | None:
+    def load_sent(self, round_number: int, trials: str) -> dict[str, "Tensor"] | None:
         """Return the message that was kept for this round and these trials; None when there is none."""
         path = self.folder / SENT
         if not path.exists():
@@ -117,7 +118,7 @@ class SiteFolder:
         now = {"run": self.run, "round": str(round_number), "trials": trials}
         return layers if {key: about.get(key) for key in now} == now else None
 
-    def keep_start(self, round_number: int, layers: Mapping[str, Tensor]) -> None:
+    def keep_start(self, round_number: int, layers: Mapping[str, "Tensor"]) -> None:
         """Keep the digest of the common layers that a round begins from, until its sum is uncovered."""
         with replaced(self.folder / START) as out:
             out.write(json.dumps({"round": round_number, "start": _digest(layers)}).encode())
@@ -200,10 +201,10 @@ class SiteFolder:
         return int(metadata["round"])
 
 
-def check_finite(layers: Mapping[str, Tensor]) -> None:
+def check_finite(layers: Mapping[str, "Tensor"]) -> None:
     """Raise InputError when training has left a value that is not finite: it would spoil every round after."""
     for name, values in layers.items():
-        if not torch.isfinite(values).all():
+        if not values.isfinite().all():
             raise InputError(f"training gave a value that is not finite in {name}; nothing of it is kept: lower lr")
 
 
@@ -213,15 +214,17 @@ def fail(folder: Path, reason: str) -> None:
         out.write(reason.encode())
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+def write_tensors(path: Path, tensors: Mapping[str, "Tensor"], metadata: Mapping[str, str]) -> None:
     """Write tensors as safetensors, in one step; with their digest, so that a flipped bit is noticed."""
+    from safetensors.torch import save
+
     kept = {name: value.contiguous() for name, value in tensors.items()}
     content = save(kept, {**metadata, DIGEST: _digest(kept)})
     with replaced(path) as out:
         out.write(content)
 
 
-def read_tensors(path: Path, metadata_only: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_tensors(path: Path, metadata_only: bool = False) -> tuple[dict[str, "Tensor"], dict[str, str]]:
     """Read safetensors; raise DamagedError that names the file when it is missing, cut or changed."""
     try:
         with safe_open(path, framework="pt") as file:
@@ -234,7 +237,7 @@ def read_tensors(path: Path, metadata_only: bool = False) -> tuple[dict[str, Ten
     return tensors, metadata
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
+def _digest(tensors: Mapping[str, "Tensor"]) -> str:
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(name.encode())

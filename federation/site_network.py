@@ -2,8 +2,9 @@
 
 from federation.contract import Federation, Site
 from federation.site_trials import SiteTrials
+from mfscsn.branch import Branch
 from mfscsn.heads import start_by_label
-from mfscsn.split import Branch, SplitModule
+from mfscsn.split import SplitModule
 from mfscsn.sums import Summed
 from mfscsn.training import derive_seed
 

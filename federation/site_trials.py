@@ -21,8 +21,8 @@ from data.store import INPUTS, Store
 from data.trials import UNLABELLED, Trials, in_order
 from federation.contract import Contract, Dataset, Part, Site
 from mfscsn import common_space, riemann
-from mfscsn.split import Branch, BranchTrials
-from mfscsn.sums import MEANS
+from mfscsn.branch import Branch, BranchTrials
+from mfscsn.choices import MEANS
 
 
 @dataclass(frozen=True)

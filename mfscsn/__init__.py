@@ -9,13 +9,13 @@ from typing import Any
 HOMES = {
     "Alignment": "mfscsn.inputs",
     "Architecture": "mfscsn.network",
-    "Branch": "mfscsn.split",
-    "BranchTrials": "mfscsn.split",
+    "Branch": "mfscsn.branch",
+    "BranchTrials": "mfscsn.branch",
     "CommonLayers": "mfscsn.exported",
     "CommonSpace": "mfscsn.transformer",
     "MFSCSNClassifier": "mfscsn.classifier",
     "SeparateCommonSeparate": "mfscsn.network",
-    "Settings": "mfscsn.training",
+    "Settings": "mfscsn.settings",
     "predict": "mfscsn.training",
     "read_exported": "mfscsn.exported",
     "train_round": "mfscsn.training",
@@ -35,7 +35,14 @@ def __getattr__(name: str) -> Any:
     if name == "__version__":
         return importlib.import_module("importlib.metadata").version("mfscsn")
     if name in __all__:
-        return getattr(importlib.import_module((HOMES | DOORS)[name]), name)
+        try:
+            return getattr(importlib.import_module((HOMES | DOORS)[name]), name)
+        except ImportError as error:
+            from mfscsn.packages import missing_extra
+
+            if (line := missing_extra(error)) is None:
+                raise
+            raise ImportError(f"mfscsn.{name}: {line}", name=error.name) from error
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -198,8 +198,16 @@ class BraindecodeBody(nn.Module):
         super().__init__()
         try:
             models = importlib.import_module("braindecode.models")
-        except ImportError as error:
-            raise ValueError(f"body {BRAINDECODE + name!r} needs braindecode: pip install braindecode") from error
+        except ModuleNotFoundError as error:
+            raise ValueError(
+                f"body {BRAINDECODE + name!r} needs braindecode: pip install 'mfscsn[benchmark]'"
+            ) from error
+        except (ImportError, OSError) as error:  # torchaudio's libraries want one torch
+            why = " ".join(str(error).split())[:200]
+            raise ValueError(
+                f"body {BRAINDECODE + name!r}: braindecode is installed and cannot be imported ({why}); `mfscsn doctor`"
+                " says which packages do not fit"
+            ) from error
         known = [key for key, value in vars(models).items() if isinstance(value, type)]
         if name not in known:
             near = get_close_matches(name, known, 1)

@@ -14,16 +14,18 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_array, check_is_fitted, check_X_y
 from threadpoolctl import threadpool_limits
 
+from mfscsn.branch import Branch, BranchTrials
+from mfscsn.choices import COMMON_SPACE, MEANS, SUMS
 from mfscsn.common_space import ELECTRODES
 from mfscsn.device import Device, found_device
 from mfscsn.exported import SITE, CommonLayers, read_exported
 from mfscsn.extractors import EXTRACTORS
 from mfscsn.heads import start_by_label
 from mfscsn.inputs import Alignment, check_alignment
-from mfscsn.network import COMMON_SPACE, Architecture
-from mfscsn.split import Branch, BranchTrials
-from mfscsn.sums import MEANS, OWN_WEIGHT, SUMS, Summed
-from mfscsn.training import Settings, derive_seed, predict, train_round
+from mfscsn.network import Architecture
+from mfscsn.settings import Settings
+from mfscsn.sums import OWN_WEIGHT, Summed
+from mfscsn.training import derive_seed, predict, train_round
 
 
 @contextmanager

@@ -18,9 +18,11 @@ def found_device(device: Device) -> str:
     ValueError
         When a card is asked for, and torch sees none.
     """
+    if device == "cpu":
+        return "cpu"
     import torch
 
-    seen = device != "cpu" and torch.cuda.is_available()
+    seen = torch.cuda.is_available()
     if device == "cuda" and not seen:
         raise ValueError('device = "cuda", but torch sees no graphics card here; take "cpu", or "auto"')
     return "cuda" if seen else "cpu"

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from mfscsn.branch import Branch
+from mfscsn.choices import MEANS, SUMS
 from mfscsn.heads import start_by_label
 from mfscsn.inputs import Alignment
 from mfscsn.network import Anchored, Architecture
-from mfscsn.split import Branch
-from mfscsn.sums import MEANS, SUMS, Summed
+from mfscsn.sums import Summed
 
 FILE = "common.safetensors"
 KIND = "mfscsn common layers"

@@ -22,22 +22,20 @@ arXiv:2211.10976.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from mfscsn import riemann
 from mfscsn.bodies import build_body
+from mfscsn.branch import Branch
+from mfscsn.choices import COMMON_SPACE, MEANS, SHARES_EXTRACTOR, SHARES_HEAD, SUMS, Share
 from mfscsn.extractors import EXTRACTORS, ShallowExtractor, TangentExtractor
-from mfscsn.split import Branch, SplitModule, image_of
-from mfscsn.sums import MEANS, SUMS, Summed
+from mfscsn.split import SplitModule, image_of
+from mfscsn.sums import Summed
 
-Share = Literal["middle", "none", "all-but-head", "all-but-extractor", "all-but-norm", "all"]
-SHARES_EXTRACTOR = ("all-but-head", "all-but-norm", "all")
-SHARES_HEAD = ("all-but-extractor", "all-but-norm", "all")
 SHARED = "shared"
-COMMON_SPACE = "common-space"
 NORM_EPS = 1e-3
 PULL = 10.0  # of heads to their labels' rows, as a weight decay
 

@@ -28,9 +28,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mfscsn.bodies import mirrored_pairs
-from mfscsn.split import Branch, BranchTrials, SplitModule, image_of
+from mfscsn.branch import Branch, BranchTrials
+from mfscsn.choices import MEANS, SUMS
+from mfscsn.split import SplitModule, image_of
 
-SUMS, MEANS = "sums", "means"  # bodies
 RIDGE = 1000.0  # added to the scatter of all trials and their images
 SHRINKAGE = 3.0  # of "means": added to the site's own covariance
 OWN_WEIGHT = 10.0  # of a subject's own trials among all

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import mfscsn
+from mfscsn.packages import EXTRA_OF
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 MAY_IMPORT = {
@@ -126,3 +127,69 @@ def test_training_imports_neither_mne_nor_moabb():
     code = f"import sys, {modules}; print([m for m in ('mne', 'moabb', 'mne_bids', 'sklearn') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_what_trains_nothing_imports_neither_torch_nor_mne(tmp_path):
+    """A key is written, and a site waits, without the seconds and the 700 MB of an import of torch."""
+    code = """
+import sys
+from experiments.cli.main import main
+try:
+    main(sys.argv[1:])
+except SystemExit as ended:
+    assert not ended.code, ended.code
+import federation.deployment.launcher, federation.site_trials
+print([m for m in ('torch', 'mne', 'moabb', 'sklearn', 'scipy.signal', 'ray', 'pandas') if m in sys.modules])
+"""
+    hub, site = str(tmp_path / "hub"), str(tmp_path / "site")
+    for words in (
+        ["server", "init", hub, "--host", "127.0.0.1"],
+        ["site", "init", site, "--invitation", f"{hub}/invitation.toml", "--name", "north"],
+        ["server", "add-site", hub, f"{site}/north.pub"],
+    ):
+        done = subprocess.run([sys.executable, "-P", "-c", code, *words], capture_output=True, text=True, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.strip().endswith("[]"), (words, done.stdout)
+
+
+def test_the_base_install_is_enough_for_a_decoder():
+    """`pip install mfscsn` without an extra: what the extras bring is hidden, and a line says which one is missing."""
+    hidden = [name for name in EXTRA_OF if name != "matplotlib"]  # MNE brings it
+    code = f"""
+import sys
+for name in {hidden!r}:
+    sys.modules[name] = None
+import mfscsn
+for name in ("CommonSpace", "MFSCSNClassifier", "Decoder", "read_exported"):
+    getattr(mfscsn, name)
+from experiments.cli.main import main
+for words in (["predict", "--help"], ["site", "init", "X", "--invitation", "Y", "--name", "z"], ["demo"]):
+    try:
+        main(words)
+    except SystemExit as ended:
+        print(ended.code)
+try:
+    mfscsn.simulate
+except ImportError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    assert "pip install 'mfscsn[deployment]'" in done.stderr and "pip install 'mfscsn[federation]'" in done.stderr
+    assert "Traceback" not in done.stderr and done.stdout.splitlines()[-4:-1] == ["0", "2", "2"], done.stdout
+    assert done.stdout.splitlines()[-1].startswith("mfscsn.simulate: this needs")
+
+
+def test_every_package_that_an_extra_brings_is_known_by_name():
+    """What is imported and in no base install has an extra to be named."""
+    third = set()
+    for path, tree in FILES.items():
+        for node in ast.walk(tree):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
+            third |= {name.split(".")[0] for name in names}
+    base = {
+        "click", "mne", "mne_bids", "numpy", "packaging", "psutil", "pydantic", "pyxdf", "rich", "safetensors", "scipy",
+        "sklearn", "threadpoolctl", "tomli_w", "torch", "typer",
+    }  # fmt: skip
+    with_another = {"google"}  # Flower brings protobuf
+    assert third - sys.stdlib_module_names - MAY_IMPORT.keys() - base - with_another <= EXTRA_OF.keys()

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import torch
 from flwr.app import ArrayRecord, Message
-from flwr.app.user_config import UserConfig
 
 from data.store import relabelled_store
 from experiments.simulate import flower_logs_to
@@ -82,7 +81,7 @@ def score_beside(federation: Federation, store: Path, byzantine: Site, attack: s
         store = work / "store"
     contract = federation.contract.model_copy(update={"strategy": strategy, "n_byzantine": 1})
     run = RunFolder.create(work / "run", federation.model_copy(update={"contract": contract}), store, 1)
-    config: UserConfig = {"run": str(run.path), "store": str(store), "threads": 1, "nodes": ""}
+    config = {"run": str(run.path), "store": str(store), "threads": 1, "nodes": ""}
     log = run.path / "flower.log"
     with flower_logs_to(log), GridWithByzantineSite(len(federation.site), config, 1, log) as grid:
         grid.byzantine, grid.attack = byzantine.name, attack

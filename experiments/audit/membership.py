@@ -19,8 +19,10 @@ from sklearn.metrics import roc_auc_score
 from torch.nn import functional as F
 
 from experiments.audit.views import View, trained
-from mfscsn.split import BranchTrials, SplitModule
-from mfscsn.training import Settings, derive_seed
+from mfscsn.branch import BranchTrials
+from mfscsn.settings import Settings
+from mfscsn.split import SplitModule
+from mfscsn.training import derive_seed
 
 N_BOOTSTRAP = 1000
 Parts = dict[str, tuple[BranchTrials, BranchTrials, BranchTrials]]

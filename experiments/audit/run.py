@@ -37,8 +37,10 @@ from federation.site_network import server_network, site_network
 from federation.site_scores import mean_score
 from federation.tables import parse_table
 from federation.workers import start_workers, stop_workers
-from mfscsn.split import BranchTrials, SplitModule
-from mfscsn.sums import MEANS, clipped, person_vectors
+from mfscsn.branch import BranchTrials
+from mfscsn.choices import MEANS
+from mfscsn.split import SplitModule
+from mfscsn.sums import clipped, person_vectors
 from mfscsn.training import derive_seed
 
 N_TRIALS = 6  # that are made anew of each view's gradients

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from federation.privacy.private_training import Mechanism, train_round_privately
-from mfscsn.split import BranchTrials, SplitModule
-from mfscsn.training import OptimiserState, Settings, derive_seed, train_round
+from mfscsn.branch import BranchTrials
+from mfscsn.settings import Settings
+from mfscsn.split import SplitModule
+from mfscsn.training import OptimiserState, derive_seed, train_round
 
 NOISE_MULTIPLIERS = (0.5, 1.0, 4.0)  # of differential privacy
 MAX_GRAD_NORM = 1.0

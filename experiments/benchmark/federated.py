@@ -20,9 +20,10 @@ from federation.privacy.ledger import least_noise_multiplier
 from federation.site_network import server_network
 from federation.site_scores import fine_tuned
 from federation.site_trials import SiteTrials
-from mfscsn.network import COMMON_SPACE, SHARES_EXTRACTOR, SHARES_HEAD, Anchored
-from mfscsn.split import BranchTrials, SplitModule
-from mfscsn.sums import MEANS, SUMS
+from mfscsn.branch import BranchTrials
+from mfscsn.choices import COMMON_SPACE, MEANS, SHARES_EXTRACTOR, SHARES_HEAD, SUMS
+from mfscsn.network import Anchored
+from mfscsn.split import SplitModule
 from mfscsn.training import predict
 
 # Names of a centralised training. Seeds are derived from them: kept results are of these

@@ -20,10 +20,11 @@ from experiments.benchmark.federated import Scored
 from federation.contract import Contract, Federation
 from federation.site_trials import SiteTrials, Target
 from mfscsn.bodies import mirrored_pairs
+from mfscsn.branch import BranchTrials
+from mfscsn.choices import COMMON_SPACE
 from mfscsn.common_space import mirrored
 from mfscsn.inputs import Alignment
-from mfscsn.network import COMMON_SPACE
-from mfscsn.split import BranchTrials, mirrored_label
+from mfscsn.split import mirrored_label
 from mfscsn.training import derive_seed
 
 Signals = NDArray[np.floating]

@@ -21,6 +21,7 @@ from experiments.cli.server import app as server_app
 from experiments.cli.site import app as site_app
 from experiments.cli.train import app as train_app
 from federation.guard import keep_loopback_direct
+from mfscsn.packages import missing_extra
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -81,7 +82,12 @@ def main(words: Sequence[str] | None = None) -> None:
     except FailedError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(1)
-    except Exception:  # no mistake of the user's
+    except Exception as error:  # no mistake of the user's
+        typed = list(sys.argv[1:] if words is None else words)
+        of = "deployment" if typed[:1] in (["server"], ["site"]) else None
+        if isinstance(error, ImportError) and (line := missing_extra(error, of)):
+            print(f"error: {line}", file=sys.stderr)
+            sys.exit(2)
         traceback.print_exc()
         print("error: this is a fault in mfscsn; report it with all of the lines above", file=sys.stderr)
         sys.exit(1)

@@ -45,7 +45,7 @@ def plan(asked: Plan) -> None:
     """Solve for noise multiplier, rounds or epsilon from the other two."""
     from federation.privacy.ledger import PERSON, UNIT, epsilon_of, least_noise_multiplier, most_rounds
     from federation.privacy.private_training import steps_of_round
-    from mfscsn.training import Settings
+    from mfscsn.settings import Settings
 
     trials, delta, person = asked.trials, asked.delta, asked.person
     noise_multiplier, rounds, epsilon = asked.noise_multiplier, asked.rounds, asked.epsilon

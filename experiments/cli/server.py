@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +15,7 @@ from data.files import sha256
 from experiments.cli.options import takes
 
 if TYPE_CHECKING:
-    from federation.deployment.server_home import FederationFile
+    from federation.deployment.server_home import FederationFile, ServerHome
 
 app = typer.Typer(no_args_is_help=True, suggest_commands=False, help="Coordinate separate sites (docs/deployment.md).")
 
@@ -53,17 +54,21 @@ class Init:
 @takes(Init)
 def init(asked: Init) -> None:
     """Make a server's folder: certificates, the contract to edit, and the invitation for sites."""
+    from federation.contract import unbuilt
     from federation.deployment.server_home import ServerFile, ServerHome
     from federation.messages import FEWEST
 
     given = [path for path in (asked.certificate, asked.key, asked.authority) if path is not None]
     if len(given) not in (0, 3):
         raise InputError("a certificate of your own needs --certificate, --key and --authority")
-    federation = _agreed(asked.home, asked.like, asked.sites)
+    typer.echo(f"makes {_shown(asked.home)}: keys, the contract, and the invitation")
     own = (given[0], given[1], given[2]) if given else None
     listen = "::" if ":" in asked.host[0] else "0.0.0.0"
     server = ServerFile(hosts=asked.host, port=asked.port, listen=listen)
-    made = ServerHome.create(asked.home, server, federation, own)
+    # Of a FED.toml it is not yet known that its network can be built; of the defaults it is
+    with nullcontext() if asked.like is not None else unbuilt():
+        federation = _agreed(asked.home, asked.like, asked.sites)
+        made = ServerHome.create(asked.home, server, federation, own)
     typer.echo(f"server folder: {_shown(made.path)}; what sites agree on: {_shown(made.path / 'federation.toml')}")
     if federation.contract.secure_aggregation:
         typer.echo(f"secure_aggregation = true: this server will see the sum of at least {FEWEST} sites, no site's own")
@@ -99,10 +104,12 @@ def _agreed(home: Path, like: Path | None, n_sites: int | None) -> "FederationFi
 @app.command(epilog="Example: mfscsn server run HUB")
 def run(home: Home) -> None:
     """Serve until ended: sites connect over TLS with registered keys; `train` starts runs."""
+    from federation.events import event
+
+    event("starting: reads the server's files, imports Flower")
     from data.files import locked
     from federation.deployment.keys import days_left
     from federation.deployment.server_home import ServerHome
-    from federation.events import event
     from federation.guard import end_guarded, flower_environment, start_guarded
 
     opened = ServerHome(home)
@@ -133,9 +140,7 @@ def add_site(
     name: Annotated[str | None, typer.Option(help="The site's name, in place of the one in the file.")] = None,
 ) -> None:
     """Register a site's public key; a running server takes it up at once."""
-    from federation.deployment.server_home import ServerHome
-
-    opened = ServerHome(home)
+    opened = _opened(home)
     chosen = opened.add_site(public_key, name)
     typer.echo(
         f"site {chosen!r} is registered; {len(opened.sites())} in all;"
@@ -148,9 +153,7 @@ def remove_site(
     home: Home, name: Annotated[str, typer.Argument(help="As it was registered.", metavar="NAME", show_default=False)]
 ) -> None:
     """Take a site off the register; a running server refuses its key at once."""
-    from federation.deployment.server_home import ServerHome
-
-    gone = ServerHome(home).remove_site(name)
+    gone = _opened(home).remove_site(name)
     typer.echo(
         f"site {name!r} is no longer registered; its key is kept, and it may come back with:"
         f" mfscsn server add-site {_shown(home)} {_shown(gone)} --name {name}"
@@ -162,9 +165,7 @@ def forget_site(
     home: Home, name: Annotated[str, typer.Argument(help="As it was registered.", metavar="NAME", show_default=False)]
 ) -> None:
     """Remove the sums that a site, taken off before, has a part in; a fresh sum of the others takes their place."""
-    from federation.deployment.server_home import ServerHome
-
-    opened = ServerHome(home)
+    opened = _opened(home)
     removed = opened.forget_site(name)
     kept = [run.path.name for run in opened.runs() if run.path.name not in removed]
     typer.echo(f"removed the sums of: {', '.join(removed) or 'no run, for none was of one message'}")
@@ -230,9 +231,7 @@ def rollback(
 @app.command()
 def renew(home: Home) -> None:
     """Make another certificate for the server, in place of one that ends soon; no site needs a new invitation."""
-    from federation.deployment.server_home import ServerHome
-
-    days = ServerHome(home).renew()
+    days = _opened(home).renew()
     typer.echo(f"the new certificate lasts {days} days; a running server shows it when it is started again")
 
 
@@ -243,9 +242,8 @@ def backup(
 ) -> None:
     """Write all of the server's folder to one file; the server may run meanwhile. Keep it as secret as the folder."""
     from federation.deployment.backup import back_up
-    from federation.deployment.server_home import ServerHome
 
-    back_up(ServerHome(home), to)
+    back_up(_opened(home), to)
     typer.echo(f"backup: {_shown(to)}, {to.stat().st_size / 1e6:.1f} MB; it holds private keys")
 
 
@@ -270,9 +268,8 @@ def restore(
 def stop(home: Home) -> None:
     """End the run that is going on; `train --resume` takes it up after its last completed round."""
     from experiments.deploy import stop as stop_run
-    from federation.deployment.server_home import ServerHome
 
-    ended = stop_run(ServerHome(home))
+    ended = stop_run(_opened(home))
     typer.echo(f"ended after round {ended.last_round()}: {_shown(ended.path)}")
 
 
@@ -284,9 +281,8 @@ def status(
     from experiments.cli.show import server_status
     from experiments.deploy import status as ask
     from federation.deployment.keys import days_left
-    from federation.deployment.server_home import ServerHome
 
-    opened = ServerHome(home)
+    opened = _opened(home)
     answer = ask(opened) | {"certificate_days": days_left(opened.path / "server.pem")}
     if as_json:
         typer.echo(json.dumps(answer, indent=1))
@@ -294,6 +290,15 @@ def status(
         server_status(answer)
     if answer["server"] != "running":
         raise typer.Exit(1)
+
+
+def _opened(home: Path) -> "ServerHome":
+    """Open a server's folder for a command that trains nothing."""
+    from federation.contract import unbuilt
+    from federation.deployment.server_home import ServerHome
+
+    with unbuilt():
+        return ServerHome(home)
 
 
 def _show_invitation(path: Path) -> None:

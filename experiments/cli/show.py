@@ -15,10 +15,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bars
 from rich.table import Table
 
-from experiments.evaluate import METHODS, Score, paired_difference
 from experiments.progress import Progress
 
 if TYPE_CHECKING:
+    from experiments.evaluate import Score
     from experiments.speed.run import Row
     from federation.run_folder import RunFolder
 
@@ -138,8 +138,10 @@ def speed_row(row: "Row") -> None:
     print(f"| {row.part} | {row.what} | {row.ours:.3g} {row.unit} | {rival} | {times} |", flush=True)
 
 
-def score_table(scores: Sequence[Score]) -> None:
+def score_table(scores: Sequence["Score"]) -> None:
     """Print balanced accuracy in percent: a row a target subject (mean over seeds), then means, then who gained."""
+    from experiments.evaluate import METHODS, paired_difference
+
     values: dict[tuple[str, str, str, int], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for score in scores:
         key = score.site, score.dataset, score.subject, score.n_test
@@ -222,7 +224,7 @@ def harm_lines(run: "RunFolder") -> None:
         )
 
 
-def control_line(scores: Sequence[Score], site: str, with_nothing: float) -> None:
+def control_line(scores: Sequence["Score"], site: str, with_nothing: float) -> None:
     """Say what a site's federated model has beside centres that know something, and beside such that know nothing."""
     ours, alone = (
         mean(100 * s.balanced_accuracy for s in scores if (s.site, s.method) == (site, method))

@@ -59,13 +59,14 @@ def init(
 ) -> None:
     """Make a site's folder: its key pair, and site.toml to fill in."""
     from data.files import check_free
-    from federation.contract import Site
+    from federation.contract import Site, unbuilt
     from federation.deployment.keys import make_site_key
     from federation.invitation import read_invitation
     from federation.tables import parse_table
 
     chosen = parse_table(Site, {"name": name}, "--name").name
-    read = read_invitation(invitation)
+    with unbuilt():
+        read = read_invitation(invitation)
     check_free(home, "name another folder")
     home.mkdir(parents=True, exist_ok=True)
     home.chmod(0o700)
@@ -89,6 +90,7 @@ def check(
     offline: Annotated[bool, typer.Option("--offline", help="Do not connect.")] = False,
 ) -> None:
     """Read the recordings, prepare trials, check code and connection, and say what would leave. It sends nothing."""
+    typer.echo(f"{_shown(home)}: reads site.toml, invitation.toml and the recordings")
     from data.files import is_locked
     from experiments.cli.show import ProgressLines
     from experiments.prepare import prepare_sites
@@ -133,13 +135,14 @@ def check(
 @app.command(epilog="Example: mfscsn site run CLINIC")
 def run(home: Home) -> None:
     """Take part until ended: wait for the server's messages, train, send the common layers."""
+    from federation.events import event
+
+    event("starting: reads the site's files, imports what training needs")
     from federation.deployment.keys import check_site_key
     from federation.deployment.launcher import run_site
-    from federation.events import event
-    from federation.site_home import SiteHome
     from federation.site_trials import SiteTrials
 
-    opened = SiteHome(home)
+    opened = _opened(home)  # a process for messages builds the network, and says where it cannot be built
     check_site_key(opened)
     try:
         SiteTrials(opened.site, opened.federation.contract, opened.store).check()
@@ -179,18 +182,16 @@ def evaluate(
 def metrics(home: Home) -> None:
     """Print what this site's own monitor may read, in Prometheus's format: runs, rounds, epsilon."""
     from federation.deployment.metrics import site_metrics
-    from federation.site_home import SiteHome
 
-    typer.echo(site_metrics(SiteHome(home)).decode(), nl=False)
+    typer.echo(site_metrics(_opened(home)).decode(), nl=False)
 
 
 @app.command("new-key")
 def new_key(home: Home) -> None:
     """Make another key pair, in place of the one that was lost, removed or read by others."""
     from federation.deployment.keys import make_site_key
-    from federation.site_home import SiteHome
 
-    opened = SiteHome(home)
+    opened = _opened(home)
     with _locked(opened):
         opened.key.unlink(missing_ok=True)
         make_site_key(opened.site.name, opened.key, opened.public_key)
@@ -211,9 +212,7 @@ def forget(
     ] = None,
 ) -> None:
     """Show what this folder keeps, and remove what is asked for."""
-    from federation.site_home import SiteHome
-
-    opened = SiteHome(home)
+    opened = _opened(home)
     if person is not None:
         with _locked(opened):
             of, removed = opened.forget_person(person, data)
@@ -246,6 +245,15 @@ def forget(
         " of the rounds that this site took part in: they are averages over sites, and nothing can be taken out of them"
         f" again. To leave for good, ask the coordinator for `mfscsn server remove-site SERVER {opened.site.name}`."
     )
+
+
+def _opened(home: Path) -> "SiteHome":
+    """Open a site's folder for a command that trains nothing."""
+    from federation.contract import unbuilt
+    from federation.site_home import SiteHome
+
+    with unbuilt():
+        return SiteHome(home)
 
 
 def _run(home: "SiteHome", name: str | None) -> "RunFolder":

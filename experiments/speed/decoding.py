@@ -7,9 +7,9 @@ import numpy as np
 from experiments.decoder import Decoder
 from federation.common_layers import AdoptableLayers
 from federation.contract import Contract, Training
+from mfscsn.branch import Branch
 from mfscsn.common_space import ELECTRODES
 from mfscsn.electrodes import POSITIONS
-from mfscsn.split import Branch
 
 LABELS, N_SHOWN = ("left_hand", "right_hand"), 15
 ALIASES = {"T3", "T4", "T5", "T6", "M1", "M2", "A1", "A2"}

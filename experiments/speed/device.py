@@ -6,11 +6,13 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from mfscsn.branch import Branch, BranchTrials
+from mfscsn.choices import COMMON_SPACE
 from mfscsn.common_space import ELECTRODES
-from mfscsn.network import COMMON_SPACE, Architecture
+from mfscsn.network import Architecture
 from mfscsn.riemann import n_views
-from mfscsn.split import Branch, BranchTrials
-from mfscsn.training import Settings, train_round
+from mfscsn.settings import Settings
+from mfscsn.training import train_round
 
 LABELS = ("left_hand", "right_hand")
 N_TIMES, SFREQ = 416, 128.0  # the default contract's 3.25 s

@@ -17,7 +17,6 @@ from typing import Any
 
 import psutil
 import torch
-from flwr.app.user_config import UserConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -30,10 +29,10 @@ from federation.contract import Federation, load_federation
 from federation.plain_loop import train_together
 from federation.run_folder import RunFolder
 from federation.workers import start_workers, stop_workers
+from mfscsn.branch import Branch
 from mfscsn.common_space import ELECTRODES
 from mfscsn.network import Architecture, ExtractorAlone, SeparateCommonSeparate
 from mfscsn.riemann import n_views
-from mfscsn.split import Branch
 
 BATCH, SFREQ = 60, 250.0
 GEOMETRIES = ((64, 640), (22, 1000))  # channels, samples of a trial
@@ -282,8 +281,7 @@ def many_sites(work: Path) -> Iterator[Row]:
 
 def message_bytes(federation: Federation, store: Path, work: Path) -> Iterator[Row]:
     """Count what one site is sent and sends in a round, as Flower packs it."""
-    from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
-
+    from federation.flower_internals.common import get_all_nested_objects
     from federation.local_grid import LocalGrid
     from federation.server_app import federate
 
@@ -300,7 +298,7 @@ def message_bytes(federation: Federation, store: Path, work: Path) -> Iterator[R
             return replies
 
     threads = int(run.environment["threads"])
-    config: UserConfig = {"run": str(run.path), "store": str(store), "threads": threads, "nodes": ""}
+    config = {"run": str(run.path), "store": str(store), "threads": threads, "nodes": ""}
     log = run.path / "flower.log"
     with flower_logs_to(log), Counted(len(federation.site), config, threads, log) as grid:
         federate(grid, run)

@@ -5,9 +5,15 @@ same code can make the very same bundle, and needs nothing of the one it is sent
 """
 
 import hashlib
+import subprocess
+import tempfile
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
+from data.errors import FailedError
+from data.files import sha256
+from federation.guard import flower_environment, program
 from mfscsn.packages import PACKAGES
 
 APP = """\
@@ -48,9 +54,22 @@ def write_app(folder: Path) -> None:
 
 def bundle_hash() -> str:
     """Return the SHA-256 of the bundle that `flwr run` makes of the installed code: what a site approves."""
-    from flwr.cli.build import build_fab_from_files
+    return _built(code_digest())
 
-    return hashlib.sha256(build_fab_from_files(_files())[0]).hexdigest()
+
+@cache
+def _built(code: str) -> str:
+    """Have Flower's own command make the bundle of a code's digest, and return its SHA-256."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_app(Path(folder) / "app")
+        words = [program("flwr"), "build", "--app", "app"]
+        done = subprocess.run(
+            words, env=flower_environment(Path(folder)), cwd=folder, capture_output=True, text=True, check=False
+        )
+        made = list(Path(folder).glob("*.fab"))
+        if done.returncode != 0 or len(made) != 1:
+            raise FailedError(f"flwr build failed: {(done.stdout + done.stderr).strip()}")
+        return sha256(made[0])
 
 
 def code_digest() -> str:

@@ -1,6 +1,6 @@
 """The door for sites: nothing of a request is read before its headers are signed with a registered key.
 
-Flower 1.41 reads a request's whole body before it asks whose it is, and takes from a registered site any message, also
+Flower reads a request's whole body before it asks whose it is, and takes from a registered site any message, also
 instructions to other sites. Here a request is let in when its signature is a registered site's and new, when its body
 is no longer than its kind needs, and when a message in it answers one that the server has sent to that very site.
 """
@@ -12,12 +12,22 @@ from base64 import b64decode
 from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
 
-from flwr.common.constant import SUPERLINK_NODE_ID, SYSTEM_TIME_TOLERANCE, TIMESTAMP_HEADER, TIMESTAMP_TOLERANCE
-from flwr.proto.fleet_pb2 import PushMessagesRequest
-from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIGNATURE_HEADER
-from flwr.supercore.primitives.asymmetric import bytes_to_public_key, verify_signature
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from federation.flower_internals.common import (
+    SUPERLINK_NODE_ID,
+    SYSTEM_TIME_TOLERANCE,
+    TIMESTAMP_TOLERANCE,
+    bytes_to_public_key,
+    verify_signature,
+)
+from federation.flower_internals.server import (
+    FLEET_HTTP_PUBLIC_KEY_HEADER,
+    FLEET_HTTP_SIGNATURE_HEADER,
+    TIMESTAMP_HEADER,
+    PushMessagesRequest,
+)
 
 SHORT_BYTES = 64 * 2**10  # of a body
 BODY_SECONDS = 120.0  # for a body to come whole

@@ -26,34 +26,39 @@ from typing import Any
 import httpx
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 from flwr.app import Error, Message
-from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL, SYSTEM_TIME_TOLERANCE, TIMESTAMP_TOLERANCE, SubStatus
-from flwr.proto.fleet_pb2 import ActivateNodeRequest, DeactivateNodeRequest
-from flwr.proto.runtime_pb2 import AcquireTaskRequest
-from flwr.supercore.constant import TaskType
-from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http
-from flwr.supercore.interceptors import (
-    RuntimeTokenHttpInterceptor,
-    RuntimeVersionHttpInterceptor,
-    SuperExecAuthHttpInterceptor,
-)
-from flwr.supercore.primitives.asymmetric import public_key_to_bytes
-from flwr.supercore.retry import make_simple_http_retry_invoker
-from flwr.supercore.runtime import RuntimeHttpClient
-from flwr.supernode.fleet_http_client import FleetHttpClient
-from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
-from flwr.supernode.runtime import run_clientapp
-from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
 from data.errors import InputError
 from data.files import replaced
 from federation.contract import ONE_MESSAGE, Contract, Privacy
 from federation.deployment.app_bundle import bundle_hash
+from federation.flower_internals.common import (
+    HEARTBEAT_DEFAULT_INTERVAL,
+    SYSTEM_TIME_TOLERANCE,
+    TIMESTAMP_TOLERANCE,
+    public_key_to_bytes,
+)
+from federation.flower_internals.site import (
+    AcquireTaskRequest,
+    ActivateNodeRequest,
+    DeactivateNodeRequest,
+    FleetHttpClient,
+    HeartbeatSender,
+    NodeAuthHttpInterceptor,
+    RuntimeHttpClient,
+    RuntimeTokenHttpInterceptor,
+    RuntimeVersionHttpInterceptor,
+    SubStatus,
+    SuperExecAuthHttpInterceptor,
+    TaskType,
+    make_simple_http_retry_invoker,
+    make_task_heartbeat_fn_http,
+)
 from federation.guard import end_guarded, end_with, flower_environment, free_port, start_guarded
 from federation.messages import REFUSALS, UNAPPROVED_APP
 from federation.privacy.ledger import LEDGER, BudgetSpent, Ledger
 from federation.site_home import SiteHome
 from federation.workers import nameless_main, warm_up
-from mfscsn.sums import MEANS
+from mfscsn.choices import MEANS
 
 POLL_SECONDS = 0.1
 AGAIN_SECONDS, LONGEST_PAUSE = 5.0, 60.0  # before another try; it doubles
@@ -90,7 +95,7 @@ def run_site(home: SiteHome, say: Callable[[str], object]) -> None:
     for line in _privacy(home, home.site.privacy) if home.site.privacy else []:
         say(line)
     private = ["federation.privacy.private_training"] if home.site.privacy else []
-    warm_up(home.threads, "federation.deployment.launcher", *private)
+    warm_up(home.threads, "federation.deployment.launcher", "federation.flower_internals.message", *private)
     context = multiprocessing.get_context("forkserver")
     with nameless_main(), context.Pool(1) as pool:
         most_bytes = pool.apply(largest_message, (str(home.path),))
@@ -294,6 +299,7 @@ def answer_message(address: str, token: str, approved: str, command: int, whole:
     """
     end_with(command)  # or it would save private layers beside the next process of this site
     from federation import client_app
+    from federation.flower_internals.message import pull_task_input, push_message, push_task_output, run_clientapp
 
     # Flower waits a second, and most messages are whole by then
     flower: Any = run_clientapp

@@ -2,7 +2,7 @@
 
 Run as a module, below a guard, because Flower's processes for a run would outlive a SuperLink that was killed.
 
-Flower 1.41 serves sites, commands and its own apps on one port, and asks commands for no proof of who sends them: with
+Flower serves sites, commands and its own apps on one port, and asks commands for no proof of who sends them: with
 that port open, anyone could register a key of their own. Here sites get a port over TLS behind
 `federation.deployment.door`, where every request is signed with a registered key; commands get a port of 127.0.0.1.
 """
@@ -20,15 +20,6 @@ from typing import Any
 
 import uvicorn
 from fastapi.responses import PlainTextResponse
-from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL, NOOP_ACCOUNT_NAME, NOOP_FLWR_AID, TRANSPORT_TYPE_GRPC_RERE
-from flwr.supercore import sql_mixin
-from flwr.supercore.constant import NodeStatus
-from flwr.supercore.primitives.asymmetric import public_key_to_bytes
-from flwr.supercore.utils import int64_to_uint64
-from flwr.superlink.auth_plugin import NoOpControlAuthnPlugin
-from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
-from flwr.superlink.config_loader import SuperLinkLifespanConfig
-from flwr.superlink.main import create_app
 
 from data.errors import InputError
 from data.files import replaced
@@ -37,6 +28,19 @@ from federation.deployment.keys import read_public_key
 from federation.deployment.metrics import server_metrics
 from federation.deployment.server_home import ServerHome
 from federation.events import event
+from federation.flower_internals.common import HEARTBEAT_DEFAULT_INTERVAL, public_key_to_bytes
+from federation.flower_internals.server import (
+    NOOP_ACCOUNT_NAME,
+    NOOP_FLWR_AID,
+    TRANSPORT_TYPE_GRPC_RERE,
+    NodeStatus,
+    NoOpControlAuthnPlugin,
+    SuperLinkLifespan,
+    SuperLinkLifespanConfig,
+    create_app,
+    int64_to_uint64,
+    sql_mixin,
+)
 from federation.guard import free_port
 from federation.register import Node, write_nodes
 

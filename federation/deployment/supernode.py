@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from flwr.supernode import fleet_http_connection
-from flwr.supernode.cli.flower_supernode import flower_supernode
-from flwr.supernode.fleet_http_client import FleetHttpClient
+
+from federation.flower_internals.supernode import FleetHttpClient, fleet_http_connection, flower_supernode
 
 HEARTBEAT, ASKS = "/v1/fleet/send-node-heartbeat", "/v1/fleet/pull-messages"
 

@@ -32,10 +32,12 @@ from data.files import locked
 from federation.contract import Privacy
 from federation.privacy.ledger import Ledger
 from federation.privacy.randomness import secret_normal, secret_uniform
+from mfscsn.branch import BranchTrials
 from mfscsn.device import held_on
 from mfscsn.extractors import FusedConvolution
-from mfscsn.split import BranchTrials, SplitModule
-from mfscsn.training import OptimiserState, RoundLog, Settings, private_optimiser_state, restore_optimiser
+from mfscsn.settings import Settings
+from mfscsn.split import SplitModule
+from mfscsn.training import OptimiserState, RoundLog, private_optimiser_state, restore_optimiser
 
 
 @dataclass(frozen=True)

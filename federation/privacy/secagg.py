@@ -1,6 +1,6 @@
 """Secure aggregation at a site: the server sees the sum of the sites' updates, and of one site's nothing.
 
-The protocol is SecAgg+ as Flower 1.41 has it. Ours around it: masks come from a stream cipher, for Flower's generator
+The protocol is SecAgg+ as Flower has it. Ours around it: masks come from a stream cipher, for Flower's generator
 folds each seed to 32 bits; a site refuses what the contract does not say; nothing but masked numbers and keys leaves;
 and the protocol's secrets are gone when the round is over.
 
@@ -16,7 +16,6 @@ SecAgg: Bonawitz et al. 2017, ACM CCS. SecAgg+: Bell et al. 2020, ACM CCS.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -24,18 +23,25 @@ import torch
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from flwr.app import ConfigRecord, Context, Message, RecordDict
-from flwr.common import Code, FitRes, Status, ndarrays_to_parameters
-from flwr.common.secure_aggregation.secaggplus_constants import RECORD_KEY_CONFIGS, RECORD_KEY_STATE, Key, Stage
-from flwr.compat.common.recorddict_compat import fitres_to_recorddict
 from numpy.typing import NDArray
 from torch import Tensor
 
 from data.errors import InputError
 from federation.contract import ONE_MESSAGE, Contract
+from federation.flower_internals.secure_sum import (
+    RECORD_KEY_CONFIGS,
+    RECORD_KEY_STATE,
+    Code,
+    FitRes,
+    Key,
+    Stage,
+    Status,
+    at_site,
+    fitres_to_recorddict,
+    ndarrays_to_parameters,
+)
 from federation.messages import FEWEST
 from federation.privacy.randomness import key_stream, secret_uniform
-
-at_site: Any = import_module("flwr.client.mod.secure_aggregation.secaggplus_mod")  # a function has the module's name
 
 
 @dataclass(frozen=True)

@@ -12,18 +12,31 @@ from typing import Any
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MessageType, MetricRecord, RecordDict
-from flwr.common import Code, FitIns, FitRes, Parameters, Status, bytes_to_ndarray
-from flwr.common.secure_aggregation.crypto.shamir import combine_shares
-from flwr.common.secure_aggregation.crypto.symmetric_encryption import generate_shared_key
-from flwr.common.secure_aggregation.secaggplus_constants import RECORD_KEY_CONFIGS, Key, Stage
-from flwr.compat.common.recorddict_compat import fitres_to_recorddict
-from flwr.server.workflow.constant import MAIN_CONFIGS_RECORD, MAIN_PARAMS_RECORD
-from flwr.server.workflow.constant import Key as WorkflowKey
-from flwr.server.workflow.secure_aggregation.secaggplus_workflow import SecAggPlusWorkflow, WorkflowState
-from flwr.supercore.primitives.asymmetric import bytes_to_private_key, bytes_to_public_key
 from numpy.typing import NDArray
 
 from federation.contract import Contract
+from federation.flower_internals.common import bytes_to_private_key, bytes_to_public_key
+from federation.flower_internals.secure_sum import (
+    RECORD_KEY_CONFIGS,
+    Code,
+    FitIns,
+    FitRes,
+    Key,
+    Parameters,
+    Stage,
+    Status,
+    bytes_to_ndarray,
+    combine_shares,
+    fitres_to_recorddict,
+    generate_shared_key,
+)
+from federation.flower_internals.secure_workflow import (
+    MAIN_CONFIGS_RECORD,
+    MAIN_PARAMS_RECORD,
+    SecAggPlusWorkflow,
+    WorkflowKey,
+    WorkflowState,
+)
 from federation.messages import COMMON, CONFIG, METRICS, N_TRIALS, REFUSALS, SITE, SITE_FAILED, cleaned
 from federation.privacy import secagg
 

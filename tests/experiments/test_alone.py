@@ -6,7 +6,7 @@ from sklearn.linear_model import LogisticRegression
 
 from experiments.alone import own_answers, site_answers
 from federation.site_trials import Target
-from mfscsn.split import BranchTrials
+from mfscsn.branch import BranchTrials
 
 NAMES = ("left_hand", "right_hand", "rest")
 

@@ -1,6 +1,7 @@
 """`mfscsn doctor` finds what would stop a run, and says what to do."""
 
 import socket
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -17,26 +18,46 @@ def lines(out):
 def test_all_is_well_here(tmp_path, tiny_file):
     code, out, _ = mfscsn("doctor", tiny_file, cwd=tmp_path)
     assert code == 0 and not lines(out), out
-    assert "torch 2.11" in out and "site 'south': simulated:laboratory, 2 subjects" in out
+    assert f"torch {version('torch')}, torchaudio" in out and "site 'south': simulated:laboratory, 2 subjects" in out
     assert not (tmp_path / "prepared").exists() and not (tmp_path / "runs").exists()
 
 
-def test_torch_paired_wrongly(tmp_path, monkeypatch):
-    fake = tmp_path / "site" / "torchaudio-2.9.1.dist-info"
-    fake.mkdir(parents=True)
-    (fake / "METADATA").write_text("Metadata-Version: 2.1\nName: torchaudio\nVersion: 2.9.1\n")
-    monkeypatch.syspath_prepend(fake.parent)
+def test_packages_that_do_not_fit_are_found_by_importing_them(tmp_path, monkeypatch):
+    """As torch 2.11.0 with torchaudio 2.11.1 did: installed as asked for, and not to be loaded."""
+    (tmp_path / "site" / "torchaudio").mkdir(parents=True)
+    (tmp_path / "site" / "torchaudio" / "__init__.py").write_text("raise OSError('undefined symbol: torch_exception')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
     code, out, _ = mfscsn("doctor", cwd=tmp_path)
-    found = lines(out)
-    assert code == 1 and len(found) == 1
-    assert "torchaudio 2.9.1; they must be of one release: pip install 'torch==2.11.*'" in found[0]
+    (found,) = lines(out)
+    torch, torchaudio = version("torch"), version("torchaudio")
+    assert code == 1 and f"torch {torch} and torchaudio {torchaudio} do not fit: torchaudio cannot be imported" in found
+    assert "undefined symbol" in found and f"'torchaudio=={torchaudio}'" in found and "'torch==" in found
 
 
-def test_a_package_that_is_missing(monkeypatch, tmp_path):
+def test_a_package_whose_import_kills_python_is_named(tmp_path, monkeypatch):
+    (tmp_path / "site" / "mne").mkdir(parents=True)
+    (tmp_path / "site" / "mne" / "__init__.py").write_text("import os\nos.abort()")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+    found = [str(f) for f in examine(None, None, tmp_path / "p", tmp_path / "r", []) if not f.good]
+    assert len(found) == 1 and "mne cannot be imported (its import ended Python with -6)" in found[0]
+    assert "pip install --force-reinstall 'mne" in found[0]
+
+
+def test_packages_of_another_version_or_missing(monkeypatch, tmp_path):
     real = doctor._installed
-    monkeypatch.setattr(doctor, "_installed", lambda name: None if name == "flwr" else real(name))
-    found = [f for f in examine(None, None, tmp_path / "p", tmp_path / "r", []) if not f.good]
-    assert len(found) == 1 and "flwr is missing, expected ==1.41" in str(found[0]) and "pip install" in found[0].remedy
+    monkeypatch.setattr(doctor, "_installed", lambda name: {"flwr": "1.40.0", "mne": None}.get(name, real(name)))
+    monkeypatch.setattr(doctor, "_imports", lambda: [])
+    found = [str(f) for f in examine(None, None, tmp_path / "p", tmp_path / "r", []) if not f.good]
+    assert len(found) == 2 and "mne is missing, expected" in found[0] and "pip install" in found[0]
+    assert "flwr 1.40.0, expected ==1.42" in found[1]
+
+
+def test_an_extra_that_is_not_installed_is_no_fault_and_is_named(monkeypatch, tmp_path):
+    real = doctor._installed
+    monkeypatch.setattr(doctor, "_installed", lambda name: None if name == "opacus" else real(name))
+    monkeypatch.setattr(doctor, "_imports", lambda: [])
+    found = list(map(str, examine(None, None, tmp_path / "p", tmp_path / "r", [])))
+    assert "without the extras privacy (pip install 'mfscsn[NAME]')" in found[0]
 
 
 def test_recordings_that_are_not_there(tmp_path):

@@ -29,8 +29,10 @@ from federation.site_network import site_network
 from federation.site_trials import SiteTrials
 from federation.strategy import RunFailed
 from mfscsn import MFSCSNClassifier
+from mfscsn.branch import BranchTrials
+from mfscsn.settings import Settings
 from mfscsn.sums import clipped, person_vectors
-from mfscsn.training import BranchTrials, Settings, fine_tune, train_round
+from mfscsn.training import fine_tune, train_round
 
 TASKS = (["right_hand", "rest"], ["left_hand", "right_hand"], ["right_hand", "rest"], ["left_hand", "rest"])
 HEADSETS = (["C3", "Cz", "C4", "FC1"], ["C3", "Cz", "C4"], ["C3", "C4", "CP1", "CP2", "Cz"], ["C3", "C4", "Cz", "FC2"])

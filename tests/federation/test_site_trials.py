@@ -9,7 +9,7 @@ from data.store import Store
 from data.trials import UNLABELLED
 from federation.contract import Federation
 from federation.site_trials import SiteTrials
-from mfscsn.split import Branch
+from mfscsn.branch import Branch
 
 
 @pytest.fixture

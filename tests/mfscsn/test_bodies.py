@@ -8,9 +8,9 @@ from torch.nn import functional as F
 
 from mfscsn import riemann
 from mfscsn.bodies import EEGNetBody, TangentBody, build_body, filtered
+from mfscsn.branch import Branch
 from mfscsn.common_space import ELECTRODES
 from mfscsn.network import Architecture
-from mfscsn.split import Branch
 
 
 @pytest.mark.parametrize("kernel", [1, 2, 16, 63, 64])

@@ -5,12 +5,13 @@ import pytest
 import torch
 from torch import nn
 
+from mfscsn.branch import Branch, BranchTrials
 from mfscsn.classifier import MFSCSNClassifier
 from mfscsn.device import found_device, held_on
 from mfscsn.heads import start_by_label
 from mfscsn.network import Anchored, Architecture
-from mfscsn.split import Branch, BranchTrials
-from mfscsn.training import Settings, train_round
+from mfscsn.settings import Settings
+from mfscsn.training import train_round
 
 ELECTRODES = ("C3", "Cz", "C4", "CP3", "CP4")
 LABELS = ("left_hand", "right_hand")

@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from mfscsn.branch import Branch
 from mfscsn.extractors import ShallowExtractor, fused_convolution, fused_convolution_by_fourier
 from mfscsn.network import Architecture, ExtractorAlone
-from mfscsn.split import Branch
 
 
 def copy_from_braindecode(theirs: ShallowFBCSPNet, ours: ExtractorAlone) -> None:

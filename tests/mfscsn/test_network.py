@@ -2,10 +2,11 @@ import pytest
 import torch
 
 from mfscsn import bodies
+from mfscsn.branch import Branch, BranchTrials
 from mfscsn.common_space import ELECTRODES, mirrored
 from mfscsn.network import Anchored, Architecture, SeparateCommonSeparate
-from mfscsn.split import Branch, BranchTrials
-from mfscsn.training import Settings, train_round
+from mfscsn.settings import Settings
+from mfscsn.training import train_round
 
 SHAPES = {"a": Branch(4, 2), "b": Branch(7, 3)}
 ARCHITECTURE = Architecture(n_times=256, sfreq=128.0)

@@ -8,11 +8,13 @@ from hypothesis import strategies as st
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import Ridge
 
+from mfscsn.branch import Branch, BranchTrials
+from mfscsn.choices import MEANS, SUMS
 from mfscsn.common_space import ELECTRODES
 from mfscsn.network import Architecture
-from mfscsn.split import Branch, BranchTrials
-from mfscsn.sums import MEANS, OWN_WEIGHT, RIDGE, SUMS, clipped, person_vectors, sums_of
-from mfscsn.training import Settings, fine_tune, predict, train_round
+from mfscsn.settings import Settings
+from mfscsn.sums import OWN_WEIGHT, RIDGE, clipped, person_vectors, sums_of
+from mfscsn.training import fine_tune, predict, train_round
 
 LABELS = ("left_hand", "right_hand", "rest")
 THREE = ("C3", "Cz", "C4")

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from mfscsn.branch import Branch, BranchTrials
 from mfscsn.network import Architecture, SeparateCommonSeparate
-from mfscsn.split import Branch, BranchTrials
-from mfscsn.training import Settings, _uphill, derive_seed, fine_tune, predict, train_round
+from mfscsn.settings import Settings
+from mfscsn.training import _uphill, derive_seed, fine_tune, predict, train_round
 
 ARCHITECTURE = Architecture(n_times=256, sfreq=128.0)
 SHAPES = {"a": Branch(3, 2), "b": Branch(4, 3)}

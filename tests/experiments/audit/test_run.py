@@ -23,10 +23,10 @@ from experiments.prepare import prepare_sites
 from federation.run_folder import RunFolder
 from federation.server_app import federate
 from federation.site_scores import mean_score
+from mfscsn.branch import Branch, BranchTrials
 from mfscsn.heads import start_by_label
 from mfscsn.network import Architecture, SeparateCommonSeparate
-from mfscsn.split import Branch, BranchTrials
-from mfscsn.training import Settings
+from mfscsn.settings import Settings
 
 AUDITED = tiny_toml('alignment = "standard"\nweighting = "equal"', "lr = 1e-3").replace('"shallow"', '"shallow-group"')
 

@@ -19,9 +19,9 @@ from experiments.report.run import report, warnings
 from experiments.report.scores import ScoreDraws
 from federation.run_folder import RunFolder
 from federation.server_app import federate
+from mfscsn.branch import Branch
 from mfscsn.network import Architecture, SeparateCommonSeparate
 from mfscsn.patterns import filter_patterns, frequencies, haufe, label_patterns, log_power
-from mfscsn.split import Branch
 
 SFREQ = 128.0
 

@@ -10,8 +10,8 @@ from conftest import mfscsn, refused
 from experiments.speed import run as measured
 from experiments.speed.decoding import seconds_of_decoding
 from experiments.speed.run import PlainShallow, _memory, in_turns, ratio
+from mfscsn.branch import Branch
 from mfscsn.network import Architecture, ExtractorAlone
-from mfscsn.split import Branch
 
 
 def test_sides_take_turns_and_the_first_turn_does_not_count():

@@ -25,7 +25,7 @@ LOGGERS = ("flwr", "uvicorn", "uvicorn.error")
 def test_a_message_that_never_comes_whole_is_given_up_with_what_waits_behind_it(monkeypatch, tmp_path):
     """Of a run that ends while its message is on the way, Flower keeps the task and waits two hours for the rest."""
     monkeypatch.setattr(launcher, "WHOLE_SECONDS", 0.5)
-    monkeypatch.setattr(launcher, "pull_task_input", lambda client: time.sleep(600))
+    monkeypatch.setattr("federation.flower_internals.message.pull_task_input", lambda client: time.sleep(600))
     monkeypatch.setattr(
         launcher, "HeartbeatSender", lambda *words: SimpleNamespace(start=lambda: None, stop=lambda: None)
     )

@@ -23,9 +23,9 @@ from federation.privacy.randomness import key_stream, secret_normal, secret_unif
 from federation.run_folder import RunFolder
 from federation.server_app import federate
 from federation.strategy import RunFailed
+from mfscsn.branch import Branch, BranchTrials
 from mfscsn.network import Architecture, SeparateCommonSeparate
-from mfscsn.split import Branch, BranchTrials
-from mfscsn.training import Settings
+from mfscsn.settings import Settings
 
 PRIVATE = 'alignment = "standard"\nweighting = "equal"'
 
