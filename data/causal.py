@@ -63,9 +63,8 @@ def resampled(signals: NDArray[np.float64], sfreq: float, wanted: float) -> NDAr
     ratio = ratio_of(sfreq, wanted)
     if ratio == 1:
         return signals
-    moved: NDArray[np.float64] = scipy.signal.resample_poly(
-        signals, ratio.numerator, ratio.denominator, axis=-1, padtype="reflect"
-    )
+    up, down = ratio.numerator, ratio.denominator
+    moved: NDArray[np.float64] = scipy.signal.resample_poly(signals, up, down, axis=-1, padtype="reflect")
     return moved
 
 

@@ -182,7 +182,7 @@ except ImportError as error:
 def test_every_package_that_an_extra_brings_is_known_by_name():
     """What is imported and in no base install has an extra to be named."""
     third = set()
-    for path, tree in FILES.items():
+    for tree in FILES.values():
         for node in ast.walk(tree):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []

@@ -125,7 +125,7 @@ INSIDE = {
     ("secure_workflow", "SecAggPlusWorkflow", "unmask_stage"): "grid, context, state",
 }
 MOVED = (
-    "Flower {version} has {name} of federation.flower_internals.{file} in another form: {found!r}, built on {expected!r};"
+    "Flower {version} has {name} of federation.flower_internals.{file} in another form: {found!r}, not {expected!r};"
     ' read docs/flower.md, "Another version of Flower"'
 )
 
