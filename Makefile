@@ -25,7 +25,6 @@ docs: $(VENV)/.installed
 
 # The wheel and the source; the wheel alone, in an empty folder, simulates; what came with it: an SBOM (CycloneDX)
 dist: $(VENV)/.installed
-	$(BIN)/pip install --quiet --editable '.[dist]'
 	$(BIN)/python -m build --outdir dist
 	rm -rf dist/environment && $(BIN)/python -m venv dist/environment
 	dist/environment/bin/pip install --quiet dist/*.whl
@@ -47,11 +46,10 @@ LOCK = $(VENV)-lock/bin/uv pip compile pyproject.toml --quiet --universal --pyth
 lock:
 	test -x $(VENV)-lock/bin/uv || ($(FOUND) -m venv $(VENV)-lock && $(VENV)-lock/bin/pip install --quiet 'uv>=0.9,<1')
 	$(LOCK) --extra test --extra dist --output-file locks/all.txt
-	$(LOCK) --extra deployment --extra privacy --extra online --constraint locks/all.txt --output-file locks/container.txt
+	$(LOCK) --extra deployment --extra privacy --extra build --constraint locks/all.txt --output-file locks/container.txt
 
 # Known faults in what the lock installs; wants a database from outside, so it is run before a release and never in CI
 audit: $(VENV)/.installed
-	$(BIN)/pip install --quiet --editable '.[audit]'
 	$(BIN)/pip-audit --require-hashes --disable-pip --requirement locks/all.txt
 
 $(VENV)/.installed: pyproject.toml locks/all.txt

@@ -239,6 +239,8 @@ def keys() -> str:
         for name, field in model.model_fields.items():
             if field.default is not PydanticUndefined:
                 default = "" if field.default is None else repr(field.default)
+            elif isinstance(field.default_factory, type):
+                default = "its keys' own"
             elif field.default_factory is not None:
                 default = "follows from others"
             else:

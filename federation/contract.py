@@ -270,7 +270,7 @@ class Contract(Table):
 
 
 class Training(Table):
-    """How every site trains; as `mfscsn.training.Settings`, and the seed of all that is random."""
+    """How every site trains; as `mfscsn.settings.Settings`, and the seed of all that is random."""
 
     rounds: int = Field(200, ge=1)
     local_epochs: int = Field(1, ge=1)

@@ -377,6 +377,8 @@ def _commit() -> str | None:
     if not (here / ".git").exists():
         return None
     done = subprocess.run(
-        ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40"], capture_output=True, text=True
+        ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40"],  # noqa: S607 where git is, PATH knows
+        capture_output=True,
+        text=True,
     )
     return done.stdout.strip() or None

@@ -9,6 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import forkserver
 from pathlib import Path
+from typing import Any
 
 from federation.guard import end_with
 
@@ -56,6 +57,12 @@ def warm_up(threads: int, *modules: str) -> None:
     multiprocessing.get_context("forkserver").set_forkserver_preload([*MODULES, *modules])
     with _environment({**ENVIRONMENT, **of_threads}), nameless_main():
         forkserver.ensure_running()
+
+
+def cool_down() -> None:
+    """End the process that others are forked from, and give back what it has imported; `warm_up` starts another."""
+    server: Any = forkserver
+    server._forkserver._stop()  # Python has no public way; it waits for the process
 
 
 @contextmanager

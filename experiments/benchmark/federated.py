@@ -39,7 +39,7 @@ class Method:
     contract, training : mapping
         Values in place of the file's.
     proximal_mu, sharpness, private_first
-        As in `mfscsn.training.Settings`.
+        As in `mfscsn.settings.Settings`.
     batch_norm_of_batch : bool
         Normalise by the batch at hand, in prediction too (FedBS): prediction then sees test trials together.
     common_channels, merged_labels : bool

@@ -63,7 +63,7 @@ def init(asked: Init) -> None:
         raise InputError("a certificate of your own needs --certificate, --key and --authority")
     typer.echo(f"makes {_shown(asked.home)}: keys, the contract, and the invitation")
     own = (given[0], given[1], given[2]) if given else None
-    listen = "::" if ":" in asked.host[0] else "0.0.0.0"
+    listen = "::" if ":" in asked.host[0] else "0.0.0.0"  # noqa: S104 sites come from elsewhere
     server = ServerFile(hosts=asked.host, port=asked.port, listen=listen)
     # Of a FED.toml it is not yet known that its network can be built; of the defaults it is
     with nullcontext() if asked.like is not None else unbuilt():

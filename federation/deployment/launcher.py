@@ -2,8 +2,8 @@
 
 The server sends an app bundle with every run. Its hash is compared with the bundle that this site's own installed code
 makes (`federation.deployment.app_bundle`); the bundle itself is never unpacked. What runs is the installed
-`client_app`, in a process forked for each message from one that has imported all that training needs. Any other work a
-server could ask of a SuperNode is not taken up.
+`client_app`, in a process forked for each message from one that has imported all that training needs, and that ends
+when no message comes. Any other work a server could ask of a SuperNode is not taken up.
 """
 
 import hashlib
@@ -57,10 +57,12 @@ from federation.guard import end_guarded, end_with, flower_environment, free_por
 from federation.messages import REFUSALS, UNAPPROVED_APP
 from federation.privacy.ledger import LEDGER, BudgetSpent, Ledger
 from federation.site_home import SiteHome
-from federation.workers import nameless_main, warm_up
+from federation.workers import cool_down, nameless_main, warm_up
 from mfscsn.choices import MEANS
 
+CONTEXT = multiprocessing.get_context("forkserver")
 POLL_SECONDS = 0.1
+WARM_SECONDS = 60.0  # without a message, after which what training needs is imported no longer
 AGAIN_SECONDS, LONGEST_PAUSE = 5.0, 60.0  # before another try; it doubles
 SILENT_SECONDS = 120.0  # without a question to the server a SuperNode is taken for dead
 LOG_BYTES = 5 * 2**20
@@ -95,10 +97,12 @@ def run_site(home: SiteHome, say: Callable[[str], object]) -> None:
     for line in _privacy(home, home.site.privacy) if home.site.privacy else []:
         say(line)
     private = ["federation.privacy.private_training"] if home.site.privacy else []
-    warm_up(home.threads, "federation.deployment.launcher", "federation.flower_internals.message", *private)
-    context = multiprocessing.get_context("forkserver")
-    with nameless_main(), context.Pool(1) as pool:
+    modules = ["federation.deployment.launcher", "federation.flower_internals.message", *private]
+    warm = partial(warm_up, home.threads, *modules)
+    warm()
+    with nameless_main(), CONTEXT.Pool(1) as pool:
         most_bytes = pool.apply(largest_message, (str(home.path),))
+    cool_down()
     while True:
         try:
             check_connection(home)
@@ -110,7 +114,7 @@ def run_site(home: SiteHome, say: Callable[[str], object]) -> None:
             told, began = "", time.monotonic()
             with _supernode(home, most_bytes) as supernode:
                 say(f"connected to {home.invitation.server}")
-                _answer_messages(context, supernode, approved, say)
+                _answer_messages(warm, supernode, approved, say)
             log = home.path / "flower" / "supernode.log"
             say(f"the connection ended; {log} says why; tries again")
             if time.monotonic() > began + LONGEST_PAUSE:
@@ -244,12 +248,22 @@ def _supernode(home: SiteHome, most_bytes: int) -> Iterator[_SuperNode]:
         end_guarded(supernode)
 
 
-def _answer_messages(context: Any, supernode: _SuperNode, approved: str, say: Callable[[str], object]) -> None:
-    """Take up ClientApp tasks one after another, each in a process of its own, until the SuperNode ends."""
+def _answer_messages(
+    warm: Callable[[], None], supernode: _SuperNode, approved: str, say: Callable[[str], object]
+) -> None:
+    """Take up ClientApp tasks one after another, each in a process of its own, until the SuperNode ends.
+
+    What training needs is imported by `warm` when the first message comes, and given back when none has come for a
+    while: most of a site's life is waiting.
+    """
     proof = SuperExecAuthHttpInterceptor(master_secret=supernode.secret, protected_methods=frozenset({ACQUIRE}))
     client = _runtime(supernode.address, "SuperExec", proof)
     wanted = AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP])
+    answered: float | None = None  # when; None while nothing is imported
     while supernode.process.poll() is None:
+        if answered is not None and time.monotonic() > answered + WARM_SECONDS:
+            cool_down()
+            answered = None
         if supernode.silent() > SILENT_SECONDS:
             say(f"the SuperNode has asked the server nothing for {SILENT_SECONDS:g} s; it is started again")
             break
@@ -259,9 +273,10 @@ def _answer_messages(context: Any, supernode: _SuperNode, approved: str, say: Ca
             time.sleep(POLL_SECONDS)
             continue
         if answer.token:
-            began, whole, late = time.monotonic(), context.Event(), False
+            warm()
+            began, whole, late = time.monotonic(), CONTEXT.Event(), False
             words = (supernode.address, answer.token, approved, os.getpid(), whole)
-            process = context.Process(target=answer_message, args=words)
+            process = CONTEXT.Process(target=answer_message, args=words)
             with nameless_main():
                 process.start()
             while process.is_alive():
@@ -280,7 +295,10 @@ def _answer_messages(context: Any, supernode: _SuperNode, approved: str, say: Ca
             else:
                 say(f"answered a message in {time.monotonic() - began:.3f} s")
             supernode.asked.touch()  # while it waited for this answer it asked nothing
+            answered = time.monotonic()
         time.sleep(POLL_SECONDS)
+    if answered is not None:
+        cool_down()
     client.close()
 
 

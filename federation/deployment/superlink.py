@@ -97,7 +97,7 @@ def superlink(log: Path) -> Iterator[SuperLink]:
         When it does not answer in time.
     """
     # A short path: Ray's sockets lie in it, and their names may not exceed 107 characters
-    home = Path(tempfile.mkdtemp(prefix="mfscsn-", dir="/tmp" if Path("/tmp").is_dir() else None))
+    home = Path(tempfile.mkdtemp(prefix="mfscsn-", dir="/tmp" if Path("/tmp").is_dir() else None))  # noqa: S108 mkdtemp makes the name
     link = SuperLink(home, free_port())
     link.environment |= {"RAY_TMPDIR": str(home), "RAY_USAGE_STATS_ENABLED": "0"}
     command = [

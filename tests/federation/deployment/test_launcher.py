@@ -25,6 +25,7 @@ LOGGERS = ("flwr", "uvicorn", "uvicorn.error")
 def test_a_message_that_never_comes_whole_is_given_up_with_what_waits_behind_it(monkeypatch, tmp_path):
     """Of a run that ends while its message is on the way, Flower keeps the task and waits two hours for the rest."""
     monkeypatch.setattr(launcher, "WHOLE_SECONDS", 0.5)
+    monkeypatch.setattr(launcher, "CONTEXT", multiprocessing.get_context("fork"))
     monkeypatch.setattr("federation.flower_internals.message.pull_task_input", lambda client: time.sleep(600))
     monkeypatch.setattr(
         launcher, "HeartbeatSender", lambda *words: SimpleNamespace(start=lambda: None, stop=lambda: None)
@@ -38,10 +39,34 @@ def test_a_message_that_never_comes_whole_is_given_up_with_what_waits_behind_it(
     said, process = [], SimpleNamespace(poll=lambda: None)
     supernode = launcher._SuperNode(process, "", b"x" * 32, tmp_path / "asked")
     (tmp_path / "asked").touch()
-    launcher._answer_messages(multiprocessing.get_context("fork"), supernode, "approved", said.append)
+    launcher._answer_messages(lambda: None, supernode, "approved", said.append)
     # Behind it may be more of that kind, each of which would take as long: two sites were away for seven rounds
     assert tokens == ["second"] and len(said) == 1
     assert "did not come whole in 0.5 s" in said[0] and "the SuperNode is started again" in said[0]
+
+
+def test_what_training_needs_is_imported_for_a_message_and_given_back_after_a_while(monkeypatch, tmp_path):
+    """A site waits for days between runs; torch is half a gigabyte."""
+    did: list[str] = []
+    tokens = ["first", "second"]
+    process = SimpleNamespace(start=lambda: did.append("answers"), is_alive=lambda: False, exitcode=0)
+    context = SimpleNamespace(Event=lambda: None, Process=lambda **words: process)
+    monkeypatch.setattr(launcher, "WARM_SECONDS", 0.2)
+    monkeypatch.setattr(launcher, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(launcher, "CONTEXT", context)
+    monkeypatch.setattr(launcher, "cool_down", lambda: did.append("gives back"))
+
+    def acquire(wanted):
+        due = len(tokens) == 2 or did[-1] == "gives back"
+        return SimpleNamespace(token=tokens.pop(0) if tokens and due else "")
+
+    client = SimpleNamespace(AcquireTask=acquire, close=lambda: None)
+    monkeypatch.setattr(launcher, "_runtime", lambda *words: client)
+    ends = SimpleNamespace(poll=lambda: 0 if did.count("gives back") == 2 else None)
+    (tmp_path / "asked").touch()
+    supernode = launcher._SuperNode(ends, "", b"x" * 32, tmp_path / "asked")
+    launcher._answer_messages(lambda: did.append("imports"), supernode, "approved", lambda line: None)
+    assert did == ["imports", "answers", "gives back"] * 2
 
 
 @pytest.mark.timeout(60)
@@ -52,7 +77,7 @@ def test_a_supernode_that_asks_nothing_any_more_is_left(monkeypatch, tmp_path):
     said, asked = [], tmp_path / "asked"
     asked.touch()
     supernode = launcher._SuperNode(SimpleNamespace(poll=lambda: None), "", b"x" * 32, asked)
-    launcher._answer_messages(multiprocessing.get_context("fork"), supernode, "approved", said.append)
+    launcher._answer_messages(lambda: None, supernode, "approved", said.append)
     assert said == ["the SuperNode has asked the server nothing for 0.5 s; it is started again"]
 
 
@@ -135,7 +160,8 @@ def test_pauses_between_tries_grow(monkeypatch, tmp_path):
     monkeypatch.setattr(launcher, "bundle_hash", lambda: "approved")
     pool = SimpleNamespace(apply=lambda *words: 1000)
     context = SimpleNamespace(Pool=lambda n: contextlib.nullcontext(pool))
-    monkeypatch.setattr(launcher.multiprocessing, "get_context", lambda kind: context)
+    monkeypatch.setattr(launcher, "CONTEXT", context)
+    monkeypatch.setattr(launcher, "cool_down", lambda: None)
     monkeypatch.setattr(launcher.time, "sleep", rest)
     home = SimpleNamespace(
         invitation=SimpleNamespace(app="approved"), site=SimpleNamespace(privacy=None), threads=1, path=tmp_path
