@@ -218,14 +218,15 @@ def prepare(
             _write_manifest(folder, manifest)
         for subject in subjects:
             entry, mark = manifest["subjects"].get(subject), source.fingerprint(subject)
-            if entry and entry["fingerprint"] == mark and (folder / entry["file"]).exists():
+            alone = entry and entry["file"] == file_of(subject, known)
+            if alone and entry["fingerprint"] == mark and (folder / entry["file"]).exists():
                 _check_file(folder, entry)
                 progress(subject, "kept")
                 continue
             if entry:
                 shutil.rmtree(folder / INPUTS, ignore_errors=True)
             trials, told = _cut_subject(recipe, subject, source.recordings(subject))
-            file = f"sub-{re.sub(r'[^A-Za-z0-9-]', '_', subject)}.npy"
+            file = file_of(subject, known)
             with replaced(folder / file) as out:
                 np.save(out, np.ascontiguousarray(trials.signals))
             manifest["subjects"][subject] = {
@@ -245,6 +246,13 @@ def prepare(
             progress(subject, "prepared")
     check_tasks(recipe, [manifest["subjects"][subject]["annotations"] for subject in subjects])
     return folder
+
+
+def file_of(subject: str, known: Iterable[str]) -> str:
+    """Name the file of a subject's signals; of subjects whose names differ in signs alone, each has one of its own."""
+    plain = re.sub(r"[^A-Za-z0-9-]", "_", subject)
+    shared = sum(re.sub(r"[^A-Za-z0-9-]", "_", other) == plain for other in known) > 1
+    return f"sub-{plain}{f'-{hashlib.sha256(subject.encode()).hexdigest()[:8]}' * shared}.npy"
 
 
 def forget(source: str, root: Path, subject: str) -> int:

@@ -27,7 +27,7 @@ from federation.site_trials import SiteTrials
 from federation.tables import parse_table
 from mfscsn.settings import Settings
 from mfscsn.split import SplitModule
-from mfscsn.training import OptimiserState, RoundLog, derive_seed, predict, train_round
+from mfscsn.training import OptimiserState, RoundLog, derive_seed, predict, rounds_of, train_round
 
 PASSES = 10  # over the new site's trials in each of the run's rounds: few trials make few steps
 FEW_PASSES = 1  # in the common space, where a head is all that learns
@@ -122,9 +122,9 @@ def train_site(
 ) -> Iterator[tuple[int, RoundLog, OptimiserState]]:
     """Train a site's network round by round, in place."""
     trials, state = opened.training(), None
-    for number in range(1, settings.rounds + 1):
+    for number, now in rounds_of(settings):
         seed = derive_seed(site_seed(federation, opened.site), opened.site.name, number)
-        log, state = train_round(network, trials, settings.in_round(number), seed=seed, optimiser_state=state)
+        log, state = train_round(network, trials, now, seed=seed, optimiser_state=state)
         yield number, log, state
 
 

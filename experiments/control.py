@@ -6,6 +6,7 @@ federation, knowledge does not.
 
 from collections.abc import Callable
 from concurrent.futures import as_completed
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -15,12 +16,14 @@ from data.files import write_csv
 from experiments.benchmark.compare import Paired, paired
 from experiments.benchmark.federated import METHODS, run_null
 from experiments.evaluate import METHODS as SCORED
+from federation.contract import ONE_MESSAGE
 from federation.run_folder import RunFolder
 from federation.site_scores import balanced_accuracy
 from federation.workers import start_workers, stop_workers
 
 NULL, OURS = "null.csv", SCORED[2]
 CONTROL = f"{OURS}-null"
+PLAIN = ("fedavg", "fedprox", ONE_MESSAGE)  # strategies that a control does as the run did
 COLUMNS = ("site", "dataset", "subject", "method", "seed", "balanced_accuracy")
 
 
@@ -46,6 +49,11 @@ def train_null(run: RunFolder, jobs: int, report: Callable[[int, int], None]) ->
         raise InputError(f"{run.path}: nothing is shared here, so there is nothing that others could teach")
     if any(site.privacy is not None for site in run.federation.site):
         raise InputError(f"{run.path}: sites with privacy would spend their budget on a control; take a run without")
+    if (strategy := run.federation.contract.strategy) not in PLAIN:
+        raise InputError(
+            f"{run.path}: strategy {strategy!r} does more than average, and a control averages plainly; its null is a"
+            " run of its own, with the other sites' labels shuffled"
+        )
     if not (run.path / "scores.csv").exists():
         raise InputError(f"{run.path}: no scores.csv; finish it with --resume, or `mfscsn evaluate` it")
     report(0, len(sites))
@@ -81,10 +89,11 @@ def gain_over_null(run: RunFolder) -> Paired | None:
 def _of_site(path: Path, site: str) -> list[tuple[str, str, str, str, int, float]]:
     run = RunFolder(path)
     seed = run.federation.training.seed
+    method = replace(METHODS[CONTROL], proximal_mu=run.federation.settings.proximal_mu)
     return [
         (
             *(row.site, row.dataset, row.subject, CONTROL, seed),
             balanced_accuracy(row.probabilities, row.labels, row.outputs),
         )
-        for row in run_null(run.federation, METHODS[CONTROL], run.store, site)
+        for row in run_null(run.federation, method, run.store, site)
     ]

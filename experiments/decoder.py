@@ -15,7 +15,7 @@ from federation.common_layers import AdoptableLayers, read_common
 from federation.contract import Contract
 from federation.run_folder import RunFolder
 from federation.site_scores import fine_tuned, network_temperature
-from federation.site_trials import Target, branch_name
+from federation.site_trials import Target
 from mfscsn.branch import BranchTrials
 from mfscsn.exported import SITE
 from mfscsn.inputs import Reference
@@ -23,7 +23,7 @@ from mfscsn.settings import Settings
 from mfscsn.split import SplitModule
 from mfscsn.sums import OWN_WEIGHT, Summed
 from mfscsn.temperature import tempered
-from mfscsn.training import predict, train_round
+from mfscsn.training import predict, rounds_of, train_round
 
 WARM = 10  # first trials, on all of which so far the mean is fitted anew, where nothing was shown before
 PASSES = 100  # over a person's own labelled trials: the head alone trains
@@ -133,7 +133,7 @@ class Decoder:
             names = [name for _, name in known]
             raise InputError(f"{opened.path}: site {site!r} has no subject {subject!r}{nearest(subject, names)}")
         dataset, name = next(one for one in known if subject in (None, one[1]))
-        branch = branch_name(of_site, dataset, name)
+        branch = trials.branch(dataset.name, name)
         labels, own = dataset.labels(contract), trials.training_of(dataset.name, name) if subject is not None else None
         if subject is not None and subject in dataset.targets:
             none = np.empty((0,), np.int64)
@@ -275,6 +275,6 @@ def _with_head(network: SplitModule, trials: BranchTrials, branch: str) -> Split
         return network.with_own(trials, OWN_WEIGHT)
     settings = Settings(rounds=PASSES, local_epochs=0, private_first=1)
     own, state = copy.deepcopy(network), None
-    for number in range(1, PASSES + 1):
-        _, state = train_round(own, {branch: trials}, settings.in_round(number), seed=number, optimiser_state=state)
+    for number, now in rounds_of(settings):
+        _, state = train_round(own, {branch: trials}, now, seed=number, optimiser_state=state)
     return own

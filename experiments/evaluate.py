@@ -6,8 +6,8 @@ mf-scsn
 own-calibration
     The linear classifier of the subject's calibration alone: `experiments.alone`.
 local-site
-    The strongest that the site has without sharing: the mean of what two models of all its subjects say, its network
-    trained unshared and its linear classifier.
+    The strongest that the site has without sharing: two models of all its subjects, its network trained unshared and
+    its linear classifier, averaged at one scale (`mfscsn.experts`).
 
 Nothing is chosen on test trials. Predictions are limited to the subject's own tasks. Where trials of the site were held
 out, each method's probabilities are at the temperature that those fit; which label is likeliest does not change.
@@ -36,6 +36,7 @@ from federation.site_scores import balanced_accuracy, chosen_outputs, network_an
 from federation.site_trials import SiteTrials, Target
 from federation.tables import first_difference
 from mfscsn.branch import BranchTrials
+from mfscsn.experts import averaged as at_one_scale
 from mfscsn.split import SplitModule
 from mfscsn.temperature import fitted_temperature, tempered
 
@@ -198,8 +199,14 @@ def local_answers(
     vectors: Target,
     calibration: BranchTrials,
 ) -> NDArray[np.float64]:
-    """Return what a site says of a target's trials without sharing: its network's and its classifier's mean."""
-    return (network_answers(federation, trials, local, target) + linear.of_site(vectors, calibration)) / 2
+    """Return what a site says of a target's trials without sharing: its network and its classifier, averaged."""
+    return at_one_scale(
+        [
+            (0.5, "network", network_answers(federation, trials, local, target)),
+            (0.5, "linear", linear.of_site(vectors, calibration)),
+        ],
+        target.outputs,
+    )
 
 
 def local_network(run: RunFolder, site: Site) -> SplitModule:

@@ -22,8 +22,9 @@ from federation.common_layers import AdoptableLayers
 from federation.contract import Contract, Dataset
 from federation.run_folder import RunFolder
 from federation.site_scores import fine_tuned, network_temperature
-from federation.site_trials import Target, branch_name
+from federation.site_trials import Target
 from mfscsn.branch import BranchTrials
+from mfscsn.experts import averaged as at_one_scale
 from mfscsn.inputs import Reference
 from mfscsn.temperature import fitted_temperature, tempered
 from mfscsn.training import predict
@@ -117,7 +118,7 @@ class FederatedModel(Model):
         target = Target(
             dataset=dataset.name,
             subject=subject,
-            branch=branch_name(self.site, dataset, subject),
+            branch=self.trials.branch(dataset.name, subject),
             signals=reference.inputs(trials.signals, follow=own is not None),
             labels=np.full(len(trials), -1),
             outputs=np.arange(len(names)),
@@ -165,7 +166,13 @@ class OwnModel(FederatedModel):
         vectors = replace(target, signals=reference.inputs(trials.signals, follow=own is not None))
         nothing = BranchTrials(pooled.signals[:0], pooled.labels[:0], pooled.names)
         calibration = opened.calibration(target.subject).get((target.dataset, target.subject), nothing)
-        return (super().answers(dataset, target, trials, own) + self.linear.of_site(vectors, calibration)) / 2
+        return at_one_scale(
+            [
+                (0.5, "network", super().answers(dataset, target, trials, own)),
+                (0.5, "linear", self.linear.of_site(vectors, calibration)),
+            ],
+            target.outputs,
+        )
 
     @functools.cached_property
     def temperature(self) -> float:

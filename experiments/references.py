@@ -14,10 +14,9 @@ from pathlib import Path
 from federation.run_folder import RunFolder
 from federation.site import write_tensors
 from federation.site_network import site_network, site_seed
-from federation.site_trials import branch_name
 from federation.workers import n_at_once, start_workers, stop_workers
 from mfscsn.split import SplitModule
-from mfscsn.training import derive_seed, train_round
+from mfscsn.training import derive_seed, rounds_of, train_round
 
 OWN = "own"  # the one branch of a network that has a target subject's calibration alone
 
@@ -86,7 +85,7 @@ def _train(path: Path, job: ReferenceJob) -> None:
     network: SplitModule
     words: tuple[int | str, ...] = (seed, site.name)
     settings = replace(run.federation.settings, proximal_mu=0.0)  # nothing is shared: nothing to be pulled back to
-    opened, n_rounds = run.trials(site), run.federation.training.rounds
+    opened, trains = run.trials(site), True
     if job.dataset is None or job.subject is None:
         trials = opened.training()
         network = site_network(run.federation, opened)
@@ -95,15 +94,15 @@ def _train(path: Path, job: ReferenceJob) -> None:
         trials, words = {OWN: own}, (seed, site.name, job.dataset, job.subject)
         repeats = math.ceil(opened.n_training() / max(len(own.labels), 1))
         settings = replace(settings, local_epochs=settings.local_epochs * repeats)
-        n_rounds = n_rounds if len(own.labels) else 0  # without a label it stays as it began
-        branch = branch_name(site, next(d for d in site.dataset if d.name == job.dataset), job.subject)
+        trains = len(own.labels) > 0  # without a label it stays as it began
+        branch = opened.branch(job.dataset, job.subject)
         network = contract.architecture.build_alone({OWN: opened.branches()[branch]}, derive_seed(*words))
     state = None
-    for number in range(1, n_rounds + 1):
+    for number, now in rounds_of(settings) if trains else ():
         _, state = train_round(
             network,
             trials,
-            settings.in_round(number),
+            now,
             seed=derive_seed(*words, number),
             optimiser_state=state,
             device=run.device,

@@ -70,6 +70,7 @@ def _train(message: Message, context: Context, run: RunFolder, site: Site, folde
     began, number = time.monotonic(), _number(message)
     contract = run.federation.contract
     settings = replace(run.federation.settings, rounds=int(_config(message)["rounds"]))  # type: ignore[arg-type]
+    now = settings.in_round(number)
     torch.set_num_threads(int(run.environment["threads"]))
 
     if (newest := folder.private_round(LAST)) is not None and number < newest:
@@ -102,7 +103,6 @@ def _train(message: Message, context: Context, run: RunFolder, site: Site, folde
             folder.save_sent(number, network.common_state(), trials_digest)
     elif site.privacy is None:
         seed = derive_seed(site_seed(run.federation, site), site.name, number)
-        now = settings.in_round(number)
         log, optimiser_state = train_round(
             network, trials, now, seed=seed, optimiser_state=optimiser_state, device=run.device
         )
@@ -113,9 +113,7 @@ def _train(message: Message, context: Context, run: RunFolder, site: Site, folde
         )
 
         charged = ChargedRound(ledger, site.privacy, run.run_id, number)
-        log, optimiser_state, epsilon = train_within_budget(
-            charged, network, trials, settings, optimiser_state, run.device
-        )
+        log, optimiser_state, epsilon = train_within_budget(charged, network, trials, now, optimiser_state, run.device)
         folder.log(f"round {number}: epsilon {epsilon:.3g} of {site.privacy.epsilon:g}, delta {site.privacy.delta:g}")
     check_finite(network.common_state())
     folder.save_private(number, network.private_state(), optimiser_state, trials_digest)

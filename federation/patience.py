@@ -5,13 +5,13 @@ others take many times as long as the median one; and the deadline itself follow
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from statistics import median
 from typing import Any
 
 from flwr.app import ConfigRecord, Message
 
-from federation.flower_internals.secure_sum import RECORD_KEY_CONFIGS, Key
+from federation.flower_internals.secure_sum import RECORD_KEY_CONFIGS, Key, Stage
 
 POLL_SECONDS = 0.5  # less is load: a site asks every three seconds
 SLOW, GRACE_SECONDS = 5.0, 60.0  # over the median answer's seconds; but so many seconds at least
@@ -25,12 +25,13 @@ class PatientGrid:
     ----------
     grid : Grid
         Flower's.
-    fewest : int
-        Good replies without which it waits for the whole deadline.
+    fewest : callable
+        Returns the good replies without which it waits for the whole deadline, of so many sites that were asked first:
+        the later stages of a secure sum ask fewer, and need as many.
     """
 
-    def __init__(self, grid: Any, fewest: int):
-        self.grid, self.fewest = grid, fewest
+    def __init__(self, grid: Any, fewest: Callable[[int], int]):
+        self.grid, self.fewest, self.n_asked = grid, fewest, 0
         self.rounds: dict[str, list[float]] = {}  # seconds, by what was asked
 
     def __getattr__(self, name: str) -> Any:
@@ -41,7 +42,9 @@ class PatientGrid:
         sent = list(messages)
         if not sent:
             return []
-        measured = self.rounds.setdefault(_asked(sent[0]), [])
+        measured, stage = self.rounds.setdefault(_asked(sent[0]), []), _stage(sent[0])
+        if stage in ("", Stage.SETUP):
+            self.n_asked = len(sent)
         began, waiting = time.monotonic(), set(self.grid.push_messages(sent))
         replies: list[Message] = []
         seconds: list[float] = []
@@ -62,12 +65,15 @@ class PatientGrid:
         longest = float("inf") if timeout is None else timeout
         if measured:
             longest = min(longest, max(SHORTEST_DEADLINE, LONG * median(measured)))
-        if len(seconds) >= self.fewest:
+        if len(seconds) >= self.fewest(self.n_asked):
             longest = min(longest, max(GRACE_SECONDS, SLOW * median(seconds)))
         return longest
 
 
 def _asked(message: Message) -> str:
     """Name what a message asks for: of a secure sum's four stages, one trains, and takes far longer than the others."""
-    stage = message.content.config_records.get(RECORD_KEY_CONFIGS, ConfigRecord()).get(Key.STAGE, "")
-    return f"{message.metadata.message_type} {stage!r}"
+    return f"{message.metadata.message_type} {_stage(message)!r}"
+
+
+def _stage(message: Message) -> str:
+    return str(message.content.config_records.get(RECORD_KEY_CONFIGS, ConfigRecord()).get(Key.STAGE, ""))

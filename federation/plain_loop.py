@@ -20,7 +20,7 @@ from federation.site_trials import SiteTrials
 from mfscsn.branch import BranchTrials
 from mfscsn.settings import Settings
 from mfscsn.split import SplitModule
-from mfscsn.training import derive_seed, train_round
+from mfscsn.training import derive_seed, rounds_of, train_round
 
 
 def train_together(
@@ -31,7 +31,7 @@ def train_together(
     **settings_of_method: Any,
 ) -> tuple[dict[str, SplitModule], dict[str, float]]:
     """Train all sites round by round in this process; give each site's network and its CPU seconds."""
-    contract, training = federation.contract, federation.training
+    contract = federation.contract
     settings = replace(federation.settings, **settings_of_method)
     opened = {site.name: SiteTrials(site, contract, store) for site in federation.site}
     trials = {name: trials_of(of_site) for name, of_site in opened.items()}
@@ -47,10 +47,10 @@ def train_together(
     }
     seeds = {site.name: site_seed(federation, site) for site in federation.site}
     mechanisms = {site.name: _mechanism(site.privacy, settings) for site in federation.site}
-    for number in range(1, training.rounds + 1):
+    for number, now in rounds_of(settings):
         for name in sorted(networks):
             began = time.process_time()
-            mine, now, state = trials[name], settings.in_round(number), states[name]
+            mine, state = trials[name], states[name]
             if (noise := mechanisms[name]) is not None:
                 _, states[name] = train_round_privately(networks[name], mine, now, noise, optimiser_state=state)
             else:

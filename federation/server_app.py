@@ -1,12 +1,13 @@
 """ServerApp: one of Flower's own strategies over the common layers, round by round, into a run folder."""
 
+from functools import partial
 from pathlib import Path
 
 from flwr.app import ArrayRecord, Context
 from flwr.serverapp import Grid, ServerApp
 
 from data.errors import InputError
-from federation.contract import load_federation
+from federation.contract import Federation, load_federation
 from federation.patience import PatientGrid
 from federation.run_folder import RunFolder, forget_older_sums, run_path
 from federation.site_network import server_network
@@ -25,12 +26,22 @@ def main(grid: Grid, context: Context) -> None:
     with run.locked("server", wait=30.0):
         try:
             if register:
-                deploy(PatientGrid(grid, run.federation.min_sites), run, Path(register))  # type: ignore[arg-type]
+                deploy(PatientGrid(grid, partial(fewest_good, run.federation)), run, Path(register))  # type: ignore[arg-type]
             else:
                 federate(grid, run)
         except Exception as error:
             run.fail(str(error) if isinstance(error, RunFailed | InputError) else f"{type(error).__name__}: {error}")
             raise
+
+
+def fewest_good(federation: Federation, n_asked: int) -> int:
+    """Return how many good replies a round of so many asked sites must have for its strategy to use them."""
+    needed = max(federation.min_sites, federation.contract.fewest_replies())
+    if not federation.contract.secure_aggregation:
+        return needed
+    from federation.privacy.secagg import threshold  # Flower's protocol, which a plain run does not need
+
+    return max(needed, threshold(n_asked))
 
 
 def federate(grid: Grid, run: RunFolder, nodes: Path | None = None) -> None:

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import itertools
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,17 +61,24 @@ class _Subject:
     held_out: NDArray[np.bool_]
     test: NDArray[np.bool_]
 
-    def branch(self, site: Site) -> str:
-        return branch_name(site, self.dataset, self.name)
-
 
 Split = tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]
 Chosen = tuple[_Subject, NDArray[np.bool_], NDArray[np.bool_]]  # a subject, its trials to use, those to fit on
 
 
-def branch_name(site: Site, dataset: Dataset, subject: str) -> str:
-    """Name the branch that a subject's trials go through."""
-    return dataset.name if site.branch_by == "dataset" else f"{dataset.name}-{subject}".replace(".", "_")
+def branch_names(site: Site, subjects: Sequence[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    """Name the branch that the trials of each (data set, subject) of a site go through.
+
+    Of subjects whose names would come out alike, such as p.1 and p_1, each has a digest behind its own.
+    """
+    if site.branch_by == "dataset":
+        return {one: one[0] for one in subjects}
+    plain = {(dataset, subject): f"{dataset}-{subject}".replace(".", "_") for dataset, subject in subjects}
+    often = Counter(plain.values())
+    return {
+        one: name if often[name] == 1 else f"{name}-{hashlib.sha256(repr(one).encode()).hexdigest()[:8]}"
+        for one, name in plain.items()
+    }
 
 
 class SiteTrials:
@@ -176,7 +184,7 @@ class SiteTrials:
         return Target(
             dataset=subject.dataset.name,
             subject=subject.name,
-            branch=subject.branch(self.site),
+            branch=self.branch(subject.dataset.name, subject.name),
             signals=self._inputs([(subject, chosen, fitted)]),
             labels=self._codes(subject, chosen),
             outputs=codes,
@@ -185,7 +193,7 @@ class SiteTrials:
     def branches(self) -> dict[str, Branch]:
         """Return the shape of each branch without reading a signal."""
         return {
-            subject.branch(self.site): Branch(len(subject.trials.channels), len(labels), labels)
+            self.branch(subject.dataset.name, subject.name): Branch(len(subject.trials.channels), len(labels), labels)
             for subject in self._subjects
             for labels in [subject.dataset.labels(self.contract)]
         }
@@ -194,13 +202,25 @@ class SiteTrials:
         """Return the channel names of each data set, without reading a signal."""
         return {subject.dataset.name: subject.trials.channels for subject in self._subjects}
 
+    def branch(self, dataset: str, subject: str) -> str:
+        """Name the branch of a subject; of one that the site does not have, as it would be."""
+        known = self._branch_names
+        return known.get((dataset, subject)) or branch_names(self.site, [*known, (dataset, subject)])[dataset, subject]
+
+    @functools.cached_property
+    def _branch_names(self) -> dict[tuple[str, str], str]:
+        return branch_names(self.site, [(one.dataset.name, one.name) for one in self._subjects])
+
     def subjects(self, dataset: str) -> list[str]:
         """Name the subjects of a data set."""
         return [subject.name for subject in self._subjects if subject.dataset.name == dataset]
 
     def labels(self) -> dict[str, tuple[str, ...]]:
         """Return the label names of each branch, in the order of its head's outputs."""
-        return {subject.branch(self.site): subject.dataset.labels(self.contract) for subject in self._subjects}
+        return {
+            self.branch(subject.dataset.name, subject.name): subject.dataset.labels(self.contract)
+            for subject in self._subjects
+        }
 
     def n_training(self) -> int:
         """Count the trials that train at the site, without reading a signal."""
@@ -268,7 +288,7 @@ class SiteTrials:
     def _of_branch(self) -> dict[str, list[_Subject]]:
         of_branch: dict[str, list[_Subject]] = {}
         for subject in self._subjects:
-            of_branch.setdefault(subject.branch(self.site), []).append(subject)
+            of_branch.setdefault(self.branch(subject.dataset.name, subject.name), []).append(subject)
         return of_branch
 
     def _codes(self, subject: _Subject, chosen: NDArray[np.bool_]) -> NDArray[np.int64]:

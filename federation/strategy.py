@@ -5,7 +5,7 @@ import time
 from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
-from statistics import median_low
+from statistics import median_high, median_low
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,9 @@ HEAVY = 10.0  # of its weight, over the median site's; more is counted as so muc
 # Of its update's length: over the median one (a large site has a hundred steps where a small one has one), or over the
 # layers at the start, where that is more
 FAR, NEAR = 100.0, 0.01
+# An update is none that is so short, over the layers at the start or, where sums begin at zero, by itself: who does not
+# move has no say in how far is far
+STILL, STILL_SUM = 1e-5, 1e-3
 GROWN = 10.0  # of its layers' length, over the layers at the start
 REMEMBERED = 20  # updates of the rounds before
 NO_ANSWER = "gave no answer: it went away, or took too long"
@@ -165,14 +168,16 @@ class CheckedStrategy(FedAvg):
         return ArrayRecord(layers), None
 
     def _leave_out_far(self, good: dict[str, Message], status: dict[str, str]) -> int:
-        """Take replies out whose update is many times as long as the median one, of this round and those before.
+        """Take replies out whose update is many times as long as those of most sites, of this round and those before.
 
-        Return how many.
+        Most are more than half of those that moved: of two, neither is far. Return how many were taken out.
         """
         lengths = {name: self._length(reply.content.array_records[COMMON]) for name, reply in good.items()}
-        if not lengths:
+        still = STILL * self.start_norm or STILL_SUM
+        moved = [length for length in (*self.lengths, *lengths.values()) if length > still]
+        if not moved:
             return 0
-        typical = median_low([*self.lengths, *lengths.values()])
+        typical = median_high(moved)
         most = max(FAR * typical, NEAR * self.start_norm)
         for name, length in lengths.items():
             if length > most:

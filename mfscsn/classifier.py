@@ -25,7 +25,7 @@ from mfscsn.inputs import Alignment, check_alignment
 from mfscsn.network import Architecture
 from mfscsn.settings import Settings
 from mfscsn.sums import OWN_WEIGHT, Summed
-from mfscsn.training import derive_seed, predict, train_round
+from mfscsn.training import derive_seed, predict, rounds_of, train_round
 
 
 @contextmanager
@@ -176,9 +176,8 @@ class MFSCSNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             weight_decay=self.weight_decay,
         )
         state, device = None, found_device(self.device)
-        for number in range(1, rounds + 1):
+        for number, now in rounds_of(settings):
             seed = derive_seed(self.random_state, SITE, number)
-            now = settings.in_round(number)
             _, state = train_round(self.network_, trials, now, seed=seed, optimiser_state=state, device=device)
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:

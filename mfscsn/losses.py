@@ -6,22 +6,21 @@ import torch
 from torch import Tensor
 
 
-def class_weights(labels: Tensor, n_outputs: int) -> Tensor:
+def class_weights(counts: Tensor) -> Tensor:
     """Weigh classes against their frequency: ``n_trials / (n_classes_present * n_trials_of_class)``.
 
     Parameters
     ----------
-    labels : tensor, shape (n_trials,)
-        Codes ``0 .. n_outputs - 1``.
+    counts : tensor, shape (n_outputs,)
+        How many trials of each class training shows: `SplitModule.shown_counts`.
 
     Returns
     -------
     tensor, shape (n_outputs,)
         Zero for a class with no trial. The weights of all trials have mean one.
     """
-    counts = torch.bincount(labels, minlength=n_outputs).float()
     present = counts > 0
-    weights = torch.zeros(n_outputs)
+    weights = torch.zeros(len(counts))
     weights[present] = counts.sum() / (present.sum() * counts[present])
     return weights
 

@@ -174,8 +174,10 @@ class Anchored(SplitModule):
             momentum = norm.momentum
             norm.train()
             with torch.no_grad():
-                for number, part in enumerate(torch.split(x, batch_size), 1):
-                    norm.momentum = 1 / number  # the plain mean of all batches
+                seen = 0
+                for part in torch.split(x, batch_size):
+                    seen += len(part)
+                    norm.momentum = len(part) / seen  # the mean of all batches, each by its trials
                     shown = part if image is None else torch.cat([part, self.body.image(part, image[0])])
                     self.deep_features(shown, branch)
             norm.eval()
@@ -199,6 +201,14 @@ class Anchored(SplitModule):
         flipped = torch.rand(len(x)) < 0.5
         x = torch.where(flipped.to(x.device)[:, None, None], self.body.image(x, electrodes), x)
         return x, torch.where(flipped, outputs[labels], labels)
+
+    def shown_counts(self, labels: Tensor, branch: str) -> Tensor:
+        """Return how many trials of each output training shows: of each trial, half are mirrored.
+
+        A label that only mirror images have counts too: it would weigh nothing.
+        """
+        counts, image = super().shown_counts(labels, branch), self.images[branch]
+        return counts if image is None else (counts + counts[image[1]]) / 2
 
     def deep_features(self, x: Tensor, branch: str) -> list[Tensor]:
         """Return the body's features ``(batch, n_features)`` and the logits ``(batch, n_outputs)``."""

@@ -164,6 +164,8 @@ def follow(covs: Covariances, mean: Covariances, n_fitted: int) -> NDArray[np.fl
     covs, mean, n_fitted
         As of `moving_means`.
     """
+    if not len(covs):
+        return tangent(covs, mean)
     means = moving_means(covs, mean, n_fitted)
     return np.concatenate([tangent(covs[k : k + 1], moved) for k, moved in enumerate(means)])
 

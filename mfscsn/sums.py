@@ -77,6 +77,7 @@ class Summed(SplitModule):
         for name, shape in shapes.items():
             self.register_parameter(name, nn.Parameter(torch.zeros(shape, dtype=torch.float64), requires_grad=False))
         self.common_prefixes = tuple(shapes) if common else ()
+        self.solved: tuple[object, nn.Linear] | None = None  # of which values, and what came out
 
     def take(self, trials: Mapping[str, BranchTrials], person_norm: float) -> None:
         """Set the common layers to what trials say, whatever they were.
@@ -170,7 +171,15 @@ class Summed(SplitModule):
         return weights, torch.where(counts > 0, biases, biases.new_tensor(UNKNOWN))
 
     def head(self, branch: str) -> nn.Linear:
-        """Return the decoder of a branch as a layer."""
+        """Return the decoder of a branch as a layer; it is solved anew only where the sums have changed."""
+        values = [*self.parameters(), *self.buffers()]
+        of = (branch, [(value.data_ptr(), value._version) for value in values])
+        if self.solved is None or self.solved[0] != of:
+            self.__dict__["solved"] = of, self._solved(branch)  # no module of this one: it is no layer of its state
+        assert self.solved is not None
+        return self.solved[1]
+
+    def _solved(self, branch: str) -> nn.Linear:
         weights, biases = self.solution(branch)
         layer = nn.Linear(self.n_features, len(weights), dtype=torch.float64)
         with torch.no_grad():

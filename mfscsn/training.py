@@ -32,6 +32,12 @@ class RoundLog:
 OptimiserState = dict[str, Tensor]
 
 
+def rounds_of(settings: Settings, first: int = 1) -> Iterator[tuple[int, Settings]]:
+    """Yield each round's number and what holds in it, from `first` to the last: whoever trains rounds goes by this."""
+    for number in range(first, settings.rounds + 1):
+        yield number, settings.in_round(number)
+
+
 def train_round(
     network: SplitModule,
     trials: Mapping[str, BranchTrials],
@@ -85,7 +91,7 @@ def _train_on(
         name: torch.from_numpy(np.require(t.signals, requirements=["C", "W"])).to(device) for name, t in trials.items()
     }
     labels = {name: torch.from_numpy(t.labels) for name, t in trials.items()}
-    weights = {name: class_weights(labels[name], len(t.names)).to(device) for name, t in trials.items()}
+    weights = {name: class_weights(network.shown_counts(labels[name], name)).to(device) for name in trials}
     common = {name: p for name, p in network.named_parameters() if name in set(network.common_names())}
     before = {name: p.detach().clone() for name, p in common.items()}
 
@@ -124,10 +130,13 @@ def _train_on(
                 loss.backward()  # type: ignore[no-untyped-call]
                 return supervised, right
 
-            steps.append((n_batch, *gradients()))
             if settings.sharpness > 0:
+                with torch.random.fork_rng(devices=[torch.cuda.current_device()] if device == "cuda" else []):
+                    steps.append((n_batch, *gradients()))
                 with _uphill(network, settings.sharpness):
-                    gradients()
+                    gradients()  # the same flips and the same dropout: the loss of the same batch
+            else:
+                steps.append((n_batch, *gradients()))
             optimiser.step()
             network.after_step(settings.lr)
     network.requires_grad_(True)
@@ -155,6 +164,11 @@ def fine_tune(network: SplitModule, trials: BranchTrials, branch: str, settings:
     settings : Settings
         `fine_tune` says how many passes; with 0 the copy is the network.
 
+    Raises
+    ------
+    ValueError
+        When it leaves a value that is not finite.
+
     Where the network is sums (`mfscsn.sums`), the subject's own trials weigh more in the copy, and nothing is trained.
     """
     if isinstance(network, Summed):
@@ -163,6 +177,10 @@ def fine_tune(network: SplitModule, trials: BranchTrials, branch: str, settings:
     if settings.fine_tune:
         alone = replace(settings, rounds=1, local_epochs=settings.fine_tune, private_first=0, proximal_mu=0.0)
         train_round(own, {branch: trials}, alone, seed=seed)
+        if not all(values.isfinite().all() for values in own.state_dict().values()):
+            raise ValueError(
+                f"fine-tuning on {len(trials.labels)} trials gave a value that is not finite; lower lr or fine_tune"
+            )
     return own
 
 
@@ -173,12 +191,10 @@ def predict(
     network.eval()
     with torch.inference_mode():
         parts = [
-            network(
-                torch.from_numpy(np.require(signals[at : at + batch_size], requirements=["C", "W"])), branch
-            ).softmax(1)
+            network(torch.from_numpy(np.require(signals[at : at + batch_size], requirements=["C", "W"])), branch)
             for at in range(0, len(signals), batch_size)
         ]
-    return torch.cat(parts).double().numpy()
+    return torch.cat(parts).double().softmax(1).numpy()  # in single precision a softmax reaches 0
 
 
 def derive_seed(*words: int | str) -> int:
@@ -197,10 +213,12 @@ def _uphill(network: SplitModule, radius: float) -> Iterator[None]:
     with torch.no_grad():
         for p, g in zip(moved, gradients, strict=True):
             p.add_(g * scale)
-    yield
-    with torch.no_grad():
-        for p, value in zip(moved, before, strict=True):
-            p.copy_(value)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for p, value in zip(moved, before, strict=True):
+                p.copy_(value)
 
 
 def _batches(

@@ -5,6 +5,9 @@ import re
 import runpy
 from pathlib import Path
 
+import numpy as np
+import torch
+
 from data.simulated import simulated_dataset
 from federation.contract import Contract
 from mfscsn import MFSCSNClassifier
@@ -88,3 +91,31 @@ def test_each_key_and_each_command_has_its_place():
     assert all(f"| `{name}` |" in keys for name in Contract.model_fields) and "- **reference, bad_channels" in keys
     commands = figures["commands"]()
     assert "### mfscsn server train" in commands and "mfscsn compare RUN OTHER --csv table.csv" in commands
+
+
+def test_the_body_of_the_page_on_extending_trains(monkeypatch):
+    from mfscsn import bodies
+    from mfscsn.branch import Branch, BranchTrials
+    from mfscsn.network import Architecture
+    from mfscsn.settings import Settings
+    from mfscsn.training import predict, train_round
+
+    (code,) = re.findall(r"```python\n(class PowerBody.*?)```", (REPOSITORY / "docs" / "extend.md").read_text(), re.S)
+    space = {"torch": torch}
+    exec(code, space)
+    monkeypatch.setitem(bodies.BODIES, "power", space["PowerBody"])
+    names = ("left_hand", "right_hand")
+    network = Architecture(64, 64.0, "common-space", electrodes=("C3", "Cz", "C4"), body="power").build(
+        {"a": Branch(3, 2, names)}
+    )
+    signals = np.random.default_rng(0).standard_normal((40, 3, 64)).astype(np.float32)
+    labels = np.arange(40) % 2
+    signals[labels == 0, 0] *= 3
+    signals[labels == 1, 2] *= 3
+    state = None
+    for _ in range(20):
+        _, state = train_round(
+            network, {"a": BranchTrials(signals, labels, names)}, Settings(lr=0.02), seed=0, optimiser_state=state
+        )
+    assert (predict(network, signals, "a").argmax(1) == labels).mean() > 0.9
+    assert set(network.common_state()) == {"body.mix.weight"}

@@ -1,6 +1,7 @@
 """What somebody sees of a site's training: all layers or the common ones, alone or summed, with noise or without."""
 
 import copy
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ from federation.privacy.private_training import Mechanism, train_round_privately
 from mfscsn.branch import BranchTrials
 from mfscsn.settings import Settings
 from mfscsn.split import SplitModule
-from mfscsn.training import OptimiserState, derive_seed, train_round
+from mfscsn.training import OptimiserState, derive_seed, rounds_of, train_round
 
 NOISE_MULTIPLIERS = (0.5, 1.0, 4.0)  # of differential privacy
 MAX_GRAD_NORM = 1.0
@@ -73,8 +74,7 @@ def trained(
     network = copy.deepcopy(network)
     kept = {name: value.clone() for name, value in network.state_dict().items() if name in frozen}
     state: OptimiserState | None = None
-    for number in range(1, (rounds or settings.rounds) + 1):
-        of_round = settings.in_round(number)
+    for number, of_round in itertools.islice(rounds_of(settings), rounds):
         if view.noise_multiplier is None:
             _, state = train_round(network, trials, of_round, seed=derive_seed(seed, number), optimiser_state=state)
         else:

@@ -5,7 +5,7 @@ All go through `federation.plain_loop`: the sites' own training code, and the me
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from federation.site_scores import fine_tuned
 from federation.site_trials import SiteTrials
 from mfscsn.branch import BranchTrials
 from mfscsn.choices import COMMON_SPACE, MEANS, SHARES_EXTRACTOR, SHARES_HEAD, SUMS
+from mfscsn.experts import Kind
 from mfscsn.network import Anchored
 from mfscsn.split import SplitModule
 from mfscsn.training import predict
@@ -115,6 +116,8 @@ PRIVATE_FORM_TRAINING = {"rounds": 20, "batch_size": 32, "lr": 1e-3, "schedule":
 METHODS: dict[str, Method] = {
     "mf-scsn": Method(),
     "mf-scsn-unshared": Method({"share": "none"}),
+    # A site by itself knows its own trials by heart before the others' rounds are over
+    **{f"mf-scsn-unshared-{rounds}": Method({"share": "none"}, {"rounds": rounds}) for rounds in (30, 60, 100)},
     "mf-scsn-null": Method(null=True),
     "mf-scsn-no-recording": Method(no_recording=True),
     "mf-scsn-frozen": Method(frozen=True),
@@ -152,8 +155,12 @@ METHODS: dict[str, Method] = {
 }
 
 
-# Averages of methods' answers, with their weights; the first one is run for it
+# Averages of methods' logits at one scale (`mfscsn.experts`), with their weights; first the part that varies by seed
 AVERAGES = {
+    **{
+        f"site-averaged-{rounds}": {f"mf-scsn-unshared-{rounds}": 0.5, "site-weighted-adaptive": 0.5}
+        for rounds in (30, 60, 100)
+    },
     "site-averaged": {"mf-scsn-unshared": 0.5, "site-weighted-adaptive": 0.5},
     "mf-scsn-averaged": {"mf-scsn": 0.8, "site-weighted-adaptive": 0.2},
     "one-message-averaged": {"one-message": 0.5, "site-weighted-adaptive": 0.5},
@@ -263,16 +270,11 @@ def _of_persons(federation: Federation, n_persons: int, store: Path) -> Federati
     return federation.model_copy(update={"site": sites})
 
 
-def averaged(parts: Sequence[tuple[float, Scored]]) -> Scored:
-    """Average the probabilities of methods, each with its weight, for the same target; costs add up."""
-    (_, first), *_ = parts
-    assert len({(part.site, part.dataset, part.subject) for _, part in parts}) == 1
-    return replace(
-        first,
-        probabilities=sum(weight * part.probabilities for weight, part in parts),
-        seconds=sum(part.seconds for _, part in parts),
-        n_bytes=sum(part.n_bytes for _, part in parts),
-    )
+def kind_of(method: str) -> Kind:
+    """Return which kind of expert a method is."""
+    if method.startswith(("one-message", "common-linear")):
+        return "common-linear"
+    return "network" if method in METHODS else "linear"
 
 
 def run_method(federation: Federation, method: Method, seed: int, store: Path) -> list[Scored]:

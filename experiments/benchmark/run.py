@@ -19,7 +19,7 @@ from data.errors import InputError
 from data.files import replaced
 from data.store import relabelled_store
 from data.trials import shuffled_within
-from experiments.benchmark.federated import AVERAGES, METHODS, Scored, averaged, configured, run_method
+from experiments.benchmark.federated import AVERAGES, METHODS, Scored, configured, kind_of, run_method
 from experiments.benchmark.local import ALONE, REGIONS, SEEDED, of_region, run_alone
 from experiments.benchmark.show import ALL
 from experiments.benchmark.unseen import NO_LABEL, UNSEEN, run_unseen
@@ -29,6 +29,7 @@ from federation.site_scores import balanced_accuracy, chosen_outputs
 from federation.site_trials import SiteTrials
 from federation.tables import Table, parse_table, read_toml, suggested
 from federation.workers import start_workers, stop_workers
+from mfscsn.experts import centred_logits, mean_logits
 
 COLUMNS = (
     "method",
@@ -174,15 +175,15 @@ def jobs_of(bench: Bench, n_sites: int) -> list[Job]:
 
 
 def _asked_for(bench: Bench, method: str, seed: int, fold: int) -> bool:
-    """Return whether a method runs with a seed on a fold: an average as what is run for it, if it says no more."""
+    """Return whether a method runs with a seed on a fold: an average as its first part, if it says no more."""
     only = bench.only.get(method, bench.only.get(_trained([method])[0], Only()))
     return seed < (only.seeds or bench.seeds) and (only.folds is None or fold in only.folds)
 
 
 def _trained(methods: Sequence[str]) -> list[str]:
-    """List what must be run: an average comes with the network in it, no label with few."""
-    of = {name: next(iter(parts)) for name, parts in AVERAGES.items()} | {NO_LABEL: UNSEEN}
-    return list(dict.fromkeys(of.get(name, name) for name in methods))
+    """List what must be run: of an average its parts, first that which varies; no label comes with few."""
+    of = {name: list(parts) for name, parts in AVERAGES.items()} | {NO_LABEL: [UNSEEN]}
+    return list(dict.fromkeys(part for name in methods for part in of.get(name, [name])))
 
 
 def missing_jobs(bench: Bench, rows: pd.DataFrame, n_sites: int) -> list[Job]:
@@ -198,20 +199,63 @@ def missing_jobs(bench: Bench, rows: pd.DataFrame, n_sites: int) -> list[Job]:
         )
         for method, asked, seed, fold in rows[list(KEYS)].drop_duplicates().itertuples(index=False)
     }
-    asked_for = {method: _trained([method])[0] for method in bench.methods}
     return [
         job
         for job in jobs_of(bench, n_sites)
-        if any(
-            replace(job, method=name) not in done
-            for name, run in asked_for.items()
-            if run == job.method and _asked_for(bench, name, job.seed, job.fold)
+        if job not in done
+        and any(
+            replace(job, method=name) not in done  # an average of an older version is kept as it was
+            for name in bench.methods
+            if job.method in _trained([name]) and _asked_for(bench, name, job.seed, job.fold)
         )
     ]
 
 
+def with_averages(bench: Bench, rows: pd.DataFrame) -> pd.DataFrame:
+    """Add the averages that a benchmark asks for, made of the logits of their parts; a row where these are kept."""
+    whose = ["asked", "fold", "site", "dataset", "subject"]
+    of_method = {
+        method: part.set_index(["seed", *whose]) for method, part in rows[rows["logits"] != ""].groupby("method")
+    }
+    made = []
+    for name in [name for name in bench.methods if name in AVERAGES and set(AVERAGES[name]) <= of_method.keys()]:
+        first, *others = AVERAGES[name]
+        for key, row in of_method[first].iterrows():
+            # A method without randomness has run with one seed
+            keys = [(other, key if key in of_method[other].index else (0, *key[1:])) for other in others]
+            if all(at in of_method[other].index for other, at in keys):
+                of_target = {first: row} | {other: of_method[other].loc[at] for other, at in keys}
+                made.append({**dict(zip(["seed", *whose], key, strict=True)), **_average(name, of_target)})
+    if not made:
+        return rows
+    kept = [*KEYS, "site", "dataset", "subject"]
+    return pd.concat([rows, pd.DataFrame(made)], ignore_index=True).drop_duplicates(kept, keep="last")
+
+
+def _average(name: str, rows: dict[str, Any]) -> dict[str, Any]:
+    """Average one target's rows of an average's parts, at one scale."""
+    parts = {method: parsed_logits(row["logits"]) for method, row in rows.items()}
+    outputs = next(iter(parts.values()))[0]
+    mean = mean_logits([(weight, kind_of(part), parts[part][1]) for part, weight in AVERAGES[name].items()])
+    first = next(iter(rows.values()))
+    labels = np.array([ord(letter.lower()) - ord("a") for letter in first["answers"]])
+    told = np.zeros((len(mean), int(max(*outputs, *labels)) + 1))
+    told[:, outputs] = mean
+    return {
+        "method": name,
+        "n_calibration": first["n_calibration"],
+        "n_test": first["n_test"],
+        "balanced_accuracy": round(balanced_accuracy(told, labels, outputs), 6),
+        "seconds": round(sum(row["seconds"] for row in rows.values()), 2),
+        "bytes": sum(row["bytes"] for row in rows.values()),
+        "answers": _letters(labels, outputs[mean.argmax(axis=1)]),
+        "logits": _logits(mean, outputs),
+    }
+
+
 def chosen_rows(bench: Bench, rows: pd.DataFrame) -> pd.DataFrame:
     """Return the rows that a benchmark asks for, in the order of its methods."""
+    rows = with_averages(bench, rows)
     asked = [
         _asked_for(bench, method, seed, fold)
         for method, seed, fold in rows[["method", "seed", "fold"]].itertuples(index=False)
@@ -249,7 +293,7 @@ def run_benchmark(
     -------
     pandas.DataFrame
         `COLUMNS`, "fold", "asked" (of `Bench.calibration`, or `ALL`) and "answers", a letter a test trial: its label,
-        in capitals where that was told rightly; one row for each job and target subject.
+        in capitals where that was told rightly, and "logits" (`_logits`); one row for each job and target subject.
 
     Raises
     ------
@@ -263,7 +307,7 @@ def run_benchmark(
     report("benchmark", total - len(missing), total)
     pool = start_workers(n_parallel, threads=1)
     try:
-        futures = [pool.submit(run_job, job, federation, store, bench.methods) for job in missing]
+        futures = [pool.submit(run_job, job, federation, store) for job in missing]
         for n, future in enumerate(as_completed(futures), total - len(missing) + 1):
             rows = pd.concat([rows, pd.DataFrame(future.result())], ignore_index=True)
             rows = rows.drop_duplicates([*KEYS, "site", "dataset", "subject"], keep="last")
@@ -285,20 +329,13 @@ def prepare_bench(bench: Bench, federation: Federation, store: Path, progress: C
     return prepared
 
 
-def run_job(job: Job, federation: Federation, store: Path, wanted: Sequence[str] = ()) -> list[dict[str, object]]:
-    """Run one job and score it; a row for each target subject, and for each method wanted that comes with it."""
+def run_job(job: Job, federation: Federation, store: Path) -> list[dict[str, object]]:
+    """Run one job and score it; a row for each target subject, and for each method that comes with it."""
     federation = with_calibration(of_fold(federation, job), job.calibration)
     if job.method == UNSEEN:
         scored = run_unseen(federation, job.seed, store)
     else:
         scored = [(job.method, row) for row in _scored(job.method, federation, job.seed, store)]
-    by_method = [row for name, row in scored if name == job.method]
-    for name in set(wanted) & set(AVERAGES):
-        (first, weight), *others = AVERAGES[name].items()
-        if first == job.method:
-            parts = [[(weight, row) for row in by_method]]
-            parts += [[(w, row) for row in _scored(other, federation, job.seed, store)] for other, w in others]
-            scored += [(name, averaged(of_target)) for of_target in zip(*parts, strict=True)]
     sizes = {
         (site.name, subject): len(trials.labels)
         for site in federation.site
@@ -318,17 +355,37 @@ def run_job(job: Job, federation: Federation, store: Path, wanted: Sequence[str]
             "balanced_accuracy": round(balanced_accuracy(row.probabilities, row.labels, row.outputs), 6),
             "seconds": round(row.seconds, 2),
             "bytes": row.n_bytes,
-            "answers": _answers(row),
+            "answers": _letters(row.labels, chosen_outputs(row.probabilities, row.outputs)),
+            "logits": _logits(centred_logits(row.probabilities, row.outputs), row.outputs),
         }
         for method, row in scored
     ]
 
 
-def _answers(row: Scored) -> str:
+def _letters(labels: NDArray[np.int64], chosen: NDArray[np.int64]) -> str:
     """Write a letter a test trial: which label it has, in capitals where that was told rightly."""
-    right = chosen_outputs(row.probabilities, row.outputs) == row.labels
-    letters = [chr(ord("a") + int(label)) for label in row.labels]
-    return "".join(letter.upper() if hit else letter for letter, hit in zip(letters, right, strict=True))
+    letters = [chr(ord("a") + int(label)) for label in labels]
+    return "".join(letter.upper() if hit else letter for letter, hit in zip(letters, labels == chosen, strict=True))
+
+
+def _logits(logits: NDArray[np.float64], outputs: NDArray[np.int64]) -> str:
+    """Write the letters of the outputs that may be, and each test trial's logits of these, less their mean."""
+    letters = "".join(chr(ord("a") + int(output)) for output in outputs)
+    return " ".join([letters, *(f"{value:.4g}" for value in logits.ravel())])
+
+
+def parsed_logits(text: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Read what `_logits` wrote: outputs, and logits ``(n_trials, len(outputs))``."""
+    letters, *values = text.split()
+    outputs = np.array([ord(letter) - ord("a") for letter in letters])
+    return outputs, np.array(values, float).reshape(-1, len(outputs))
+
+
+def scales(rows: pd.DataFrame) -> pd.Series:
+    """Return, by method, the median over targets of the standard deviation of their logits: `mfscsn.experts.SCALES`."""
+    kept = rows[rows["logits"] != ""]
+    spread = kept["logits"].map(lambda text: float(parsed_logits(text)[1].std()))
+    return spread.groupby(kept["method"], sort=False).median()
 
 
 def _scored(method: str, federation: Federation, seed: int, store: Path) -> list[Scored]:
@@ -430,10 +487,10 @@ def read_results(results: Path, made_with: dict[str, Any], trials: str | None = 
     """
     about = results.with_suffix(".json")
     if not results.exists():
-        return pd.DataFrame(columns=[*COLUMNS, "asked", "fold", "answers"])
+        return pd.DataFrame(columns=[*COLUMNS, "asked", "fold", "answers", "logits"])
     try:
         known = json.loads(about.read_text()) if about.exists() else {}
-        rows = pd.read_csv(results, dtype={"subject": str, "dataset": str, "answers": str})
+        rows = pd.read_csv(results, dtype={"subject": str, "dataset": str, "answers": str, "logits": str})
     except ValueError as error:  # of JSON and of pandas alike
         raise InputError(f"{results}, or {about.name} beside it: damaged; {RESTORE}") from error
     theirs = known.pop("trials", None)
@@ -444,13 +501,14 @@ def read_results(results: Path, made_with: dict[str, Any], trials: str | None = 
         raise InputError(f"{results}: no results of a benchmark; its columns are {', '.join(rows.columns)}")
     if "fold" not in rows:
         rows["fold"] = 0
-    if "answers" not in rows:
-        rows["answers"] = ""
+    for column in ("answers", "logits"):
+        if column not in rows:
+            rows[column] = ""
     numbers = rows[[name for name in NUMBERS if name in rows]].apply(pd.to_numeric, errors="coerce")
     damaged = np.flatnonzero(numbers.isna().any(axis=1) | ~numbers["balanced_accuracy"].between(0, 1))
     if len(damaged):
         raise InputError(f"{results}, line {damaged[0] + 2}: a number is missing or cannot be; {RESTORE}")
-    return rows.fillna({"answers": ""})
+    return rows.fillna({"answers": "", "logits": ""})
 
 
 def _write(results: Path, rows: pd.DataFrame, made_with: dict[str, Any]) -> None:

@@ -35,6 +35,9 @@ class Benchmark:
             min=0, metavar="SEED", help="Shuffle labels within each run: a leak would show as a score above chance."
         ),
     ] = None
+    spread: Annotated[
+        bool, typer.Option("--scales", help="Print how far each method's kept logits spread, and compute nothing.")
+    ] = False
     data_root: DataRoot = None
     store: StoreRoot = PREPARED
 
@@ -54,6 +57,7 @@ def benchmark(asked: Benchmark) -> None:
         read_results,
         results_path,
         run_benchmark,
+        scales,
         shuffled_store,
     )
     from experiments.benchmark.show import print_benchmark
@@ -70,6 +74,10 @@ def benchmark(asked: Benchmark) -> None:
     name = asked.bench.stem + ("" if shuffle is None else f"-shuffled-{shuffle}")
     table = asked.results or results_path(plan, asked.bench, name)
     rows = read_results(table, made_with)
+    if asked.spread:
+        for name, value in scales(chosen_rows(plan, rows)).items():
+            typer.echo(f"{name!s:<28} {value:.3g}")
+        return
     page = table.with_suffix(".html")
     ran = bool(missing_jobs(plan, rows, len(federation.site)))
     if ran:

@@ -8,7 +8,7 @@ import pytest
 from data.errors import InputError
 from data.files import replaced
 from data.preprocessing import Preprocessing, Recording
-from data.store import MANIFEST, Recipe, Store, prepare
+from data.store import MANIFEST, Recipe, Store, file_of, prepare
 
 P = Preprocessing(sfreq=100.0, window=(0.0, 1.0), band=(4.0, 38.0))
 
@@ -227,3 +227,37 @@ def test_a_key_that_is_not_used_names_no_other_store(tmp_path):
     limited = Recipe("bids:/x", {}, {"a": "a"}, None, Preprocessing(128.0, (0.0, 2.0), (4.0, 38.0), reject=100.0))
     assert limited.document()["preprocessing"]["reject"] == 100.0
     assert limited.folder(tmp_path) != plain.folder(tmp_path)
+
+
+def test_subjects_whose_names_differ_in_signs_alone_have_a_file_each():
+    names = ["p.1", "p_1", "p2"]
+    files = [file_of(name, names) for name in names]
+    assert len(set(files)) == 3 and files[2] == "sub-p2.npy"  # a name that collides with none stays
+    assert file_of("p.1", ["p.1"]) == "sub-p_1.npy"
+
+
+def test_a_store_in_which_two_subjects_share_a_file_is_mended(tmp_path):
+    class Alike(FakeSource):
+        def __init__(self):
+            super().__init__()
+            self.marks = {"p.1": "a", "p_1": "a"}
+
+        def recordings(self, subject):
+            self.channels[str(1 + (subject == "p_1"))] = ["C3", "C4"]
+            yield from super().recordings(str(1 + (subject == "p_1")))
+
+    source = Alike()
+    folder = fill(source, tmp_path, source.subjects())
+    store = Store(folder)
+    assert not np.array_equal(store.trials("p.1").signals, store.trials("p_1").signals)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    entry = manifest["subjects"]["p.1"]
+    (folder / entry["file"]).rename(folder / "sub-p_1.npy")
+    for name in ("p.1", "p_1"):
+        manifest["subjects"][name] |= {"file": "sub-p_1.npy", "sha256": entry["sha256"]}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    told = {}
+    prepare(recipe(), tmp_path, source, source.subjects(), lambda name, what: told.update({name: what}))
+    store = Store(folder)
+    assert told == {"p.1": "prepared", "p_1": "prepared"}
+    assert not np.array_equal(store.trials("p.1").signals, store.trials("p_1").signals)

@@ -50,3 +50,17 @@ def test_where_nothing_is_shared_there_is_no_null(make_run, tmp_path):
 def test_a_run_without_scores_is_refused(make_run, tmp_path):
     assert "no scores.csv" in refused("control", make_run().path, cwd=tmp_path)
     assert control.gain_over_null(make_run("other")) is None
+
+
+@pytest.mark.parametrize("strategy", ["fedadam", "fedmedian"])
+def test_a_strategy_that_does_more_than_average_has_no_control(make_run, tmp_path, strategy):
+    run = make_run(contract=f'strategy = "{strategy}"')
+    assert f"strategy {strategy!r} does more than average" in refused("control", run.path, cwd=tmp_path)
+
+
+def test_the_control_of_fedprox_is_pulled_back_too(monkeypatch, make_run):
+    run = make_run(contract='strategy = "fedprox"\nproximal_mu = 0.7')
+    seen = []
+    monkeypatch.setattr(control, "run_null", lambda federation, method, store, site: seen.append(method) or [])
+    assert control._of_site(run.path, "south") == []
+    assert seen[0].proximal_mu == 0.7 and seen[0].null

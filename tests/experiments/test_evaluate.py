@@ -14,6 +14,7 @@ from experiments.report.run import report
 from federation.run_folder import RunFolder
 from federation.server_app import federate
 from federation.site_scores import balanced_accuracy, chosen_outputs, network_answers, network_temperature
+from mfscsn import experts
 from mfscsn.temperature import tempered
 
 
@@ -68,7 +69,9 @@ def test_local_site_is_the_mean_of_its_network_and_its_linear_classifier(finishe
     network = local_network(finished, site)
     ((target, (vectors, own)),) = zip(trials.targets(), linear.targets(), strict=True)
     from_network = network_answers(finished.federation, trials, network, target)
-    mean = (from_network + linear.of_site(vectors, own)) / 2
+    mean = experts.averaged(
+        [(0.5, "network", from_network), (0.5, "linear", linear.of_site(vectors, own))], target.outputs
+    )
     names = site.dataset[0].labels(finished.federation.contract)
     assert [row["predicted"] for row in rows] == [names[k] for k in chosen_outputs(mean, target.outputs)]
     assert np.abs(linear.of_site(vectors, own) - from_network).max() > 0.01
@@ -77,8 +80,7 @@ def test_local_site_is_the_mean_of_its_network_and_its_linear_classifier(finishe
     alone = FederatedModel(finished, site.name)
     alone.network = network
     of_network = alone.told("3", recorded).probabilities
-    of_linear = 2 * told.probabilities - of_network
-    assert np.abs(of_linear - of_network).max() > 0.01 and of_linear.min() > -1e-6 and of_linear.max() < 1 + 1e-6
+    assert np.abs(told.probabilities - of_network).max() > 0.01
     assert told.probabilities.shape == (len(recorded), len(names)) and told.known
     np.testing.assert_allclose(told.probabilities.sum(axis=1), 1, atol=1e-6)
 

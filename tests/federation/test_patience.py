@@ -4,7 +4,7 @@ import time
 
 import pytest
 from flwr.app import ConfigRecord, Error, Message, RecordDict
-from flwr.common.secure_aggregation.secaggplus_constants import RECORD_KEY_CONFIGS, Key
+from flwr.common.secure_aggregation.secaggplus_constants import RECORD_KEY_CONFIGS, Key, Stage
 from flwr.supercore.task_identity import TaskIdentity
 
 from federation import patience
@@ -57,7 +57,7 @@ def messages(n, stage=None):
     ],
 )
 def test_a_round_ends_when_enough_have_answered_and_the_rest_are_far_slower(seconds, failed, fewest, come):
-    grid, began = PatientGrid(Slow(seconds, failed), fewest), time.monotonic()
+    grid, began = PatientGrid(Slow(seconds, failed), lambda n_asked: fewest), time.monotonic()
     replies = grid.send_and_receive(messages(len(seconds)), timeout=3.0)
     assert len(replies) == come
     whole_deadline = len([s for k, s in enumerate(seconds) if s is not None and k not in failed]) < fewest
@@ -66,15 +66,26 @@ def test_a_round_ends_when_enough_have_answered_and_the_rest_are_far_slower(seco
 
 @pytest.mark.timeout(60)
 def test_the_deadline_follows_from_the_rounds_that_were_measured():
-    grid = PatientGrid(Slow([0.0, 0.0]), 2)
+    grid = PatientGrid(Slow([0.0, 0.0]), lambda n_asked: 2)
     grid.send_and_receive(messages(2), timeout=3600.0)
     grid.grid.seconds = [0.0, None]
     assert len(grid.send_and_receive(messages(2), timeout=3600.0)) == 1  # it ends
 
 
 def test_quick_stages_of_a_secure_sum_do_not_cut_the_one_that_trains():
-    grid = PatientGrid(Slow([0.0, 0.0]), 2)
+    grid = PatientGrid(Slow([0.0, 0.0]), lambda n_asked: 2)
     for _ in range(3):
         grid.send_and_receive(messages(2, "share keys"), timeout=3600.0)
     grid.grid.seconds = [0.9, 0.9]  # longer than the shortest deadline
     assert len(grid.send_and_receive(messages(2, "collect"), timeout=3600.0)) == 2
+
+
+def test_later_stages_of_a_secure_sum_need_as_many_as_the_first_asked_for():
+    """Ten are asked, two of them leave, and seven of the ten must uncover the sum: not seven of eight's six."""
+    needed = []
+    grid = PatientGrid(Slow([0.0] * 7 + [0.1] * 3), lambda n_asked: needed.append(n_asked) or 1)
+    grid.send_and_receive(messages(10, Stage.SETUP), timeout=3.0)
+    grid.send_and_receive(messages(8, Stage.COLLECT_MASKED_VECTORS), timeout=3.0)
+    assert set(needed) == {10}
+    grid.send_and_receive(messages(8), timeout=3.0)
+    assert needed[-1] == 8

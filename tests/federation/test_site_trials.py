@@ -7,8 +7,8 @@ from conftest import federation_of, tiny_toml
 from data.errors import InputError
 from data.store import Store
 from data.trials import UNLABELLED
-from federation.contract import Federation
-from federation.site_trials import SiteTrials
+from federation.contract import Federation, Site
+from federation.site_trials import SiteTrials, branch_names
 from mfscsn.branch import Branch
 
 
@@ -227,3 +227,12 @@ def test_held_out_trials_need_labels_and_targets(tmp_path, tiny, copied_store):
     text = tiny_toml().replace("targets = [3]", "held_out = { after = 3 }").replace(WHOLE, "")
     with pytest.raises(InputError, match="held_out holds trials of targets; name some"):
         federation_of(text, tmp_path)
+
+
+def test_branches_of_names_that_would_come_out_alike_differ():
+    site = Site(name="a", branch_by="subject")
+    pairs = [("d", "p.1"), ("d", "p_1"), ("d", "p2"), ("d-p2", "x"), ("d", "p2-x")]
+    names = branch_names(site, pairs)
+    assert len(set(names.values())) == 5 and names["d", "p2"] == "d-p2" and not any("." in n for n in names.values())
+    assert branch_names(site, [("d", "p.1")]) == {("d", "p.1"): "d-p_1"}  # seeds and private layers hang on it
+    assert set(branch_names(site.model_copy(update={"branch_by": "dataset"}), pairs).values()) == {"d", "d-p2"}

@@ -2,6 +2,8 @@
 
 import csv
 import errno
+import tomllib
+from collections import deque
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -18,14 +20,14 @@ from experiments.references import reference_jobs, train_references
 from federation import client_app, server_app
 from federation import site as site_module
 from federation import strategy as strategy_module
-from federation.contract import load_federation
+from federation.contract import Contract, load_federation
 from federation.messages import cleaned
 from federation.patience import PatientGrid
 from federation.register import Node, write_nodes
 from federation.run_folder import RunFolder
 from federation.server_app import deploy, federate
 from federation.site_network import server_network
-from federation.strategy import COMMON, METRICS, RunFailed, make_strategy
+from federation.strategy import COMMON, METRICS, CheckedStrategy, RunFailed, make_strategy
 
 
 def history(run):
@@ -704,4 +706,55 @@ def test_a_deployment_waits_as_long_as_is_worth_it_and_a_simulation_for_all(make
     for nodes in ("nodes.json", ""):
         server_app.main(grid, SimpleNamespace(run_config={"nodes": nodes}))
     assert given["simulated"] is grid and isinstance(given["deployed"], PatientGrid)
-    assert given["deployed"].fewest == run.federation.min_sites
+    assert given["deployed"].fewest(9) == run.federation.min_sites
+
+
+class _Judge(CheckedStrategy):
+    """As much of a strategy as tells who is far."""
+
+    def __init__(self, start_norm, lengths=()):
+        self.start_norm, self.lengths = start_norm, deque(lengths)
+
+    def judge(self, **lengths):
+        good = {site: SimpleNamespace(content=SimpleNamespace(array_records={COMMON: length}))
+                for site, length in lengths.items()}  # fmt: skip
+        status = dict.fromkeys(good, "ok")
+        n_out = self._leave_out_far(good, status)
+        assert n_out == len(lengths) - len(good)
+        return set(good)
+
+    def _length(self, arrays):
+        return arrays
+
+
+@pytest.mark.parametrize(
+    ("start_norm", "before", "lengths", "stay"),
+    [
+        (10.0, [], {"a": 0.0, "b": 0.0}, {"a", "b"}),  # nobody moved: a division by zero once
+        (10.0, [], {"a": 0.0, "b": 3.0}, {"a", "b"}),  # of two, neither is far
+        (10.0, [], {"a": 1e-6, "b": 3.0}, {"a", "b"}),  # the smaller half had decided
+        (10.0, [], {"a": 1e-6, "b": 1e-6, "c": 3.0}, {"a", "b", "c"}),  # who does not move has no say
+        (10.0, [], {"a": 0.01, "b": 0.01, "c": 3.0}, {"a", "b"}),  # most sites say what is far
+        (10.0, [1.0, 1.0], {"a": 400.0}, set()),  # and those of the rounds before
+        (10.0, [], {"a": 1e-4, "b": 1e-4, "c": 0.09}, {"a", "b", "c"}),  # no further than is always believed
+        (0.0, [], {"a": 0.0, "b": 0.0, "c": 1.5}, {"a", "b", "c"}),  # means of persons with one label are zero
+        (0.0, [], {"a": 1.0, "b": 1.2, "c": 500.0}, {"a", "b"}),
+    ],
+)
+def test_who_is_far_is_what_most_of_those_that_moved_say(start_norm, before, lengths, stay):
+    assert _Judge(start_norm, before).judge(**lengths) == stay
+
+
+@pytest.mark.parametrize(
+    ("contract", "n_asked", "fewest"),
+    [
+        ("", 9, 2),
+        ('strategy = "krum"', 9, 5),
+        ('strategy = "fedtrimmedavg"', 9, 3),
+        ("secure_aggregation = true", 10, 7),
+    ],
+)
+def test_a_round_waits_for_as_many_as_its_strategy_needs(make_run, contract, n_asked, fewest):
+    federation = make_run().federation
+    table = Contract(**{**federation.contract.model_dump(exclude_none=True), **tomllib.loads(contract)})
+    assert server_app.fewest_good(federation.model_copy(update={"contract": table}), n_asked) == fewest

@@ -1,12 +1,14 @@
+import numpy as np
 import pytest
 import torch
 
 from mfscsn import bodies
 from mfscsn.branch import Branch, BranchTrials
 from mfscsn.common_space import ELECTRODES, mirrored
+from mfscsn.losses import class_weights
 from mfscsn.network import Anchored, Architecture, SeparateCommonSeparate
 from mfscsn.settings import Settings
-from mfscsn.training import train_round
+from mfscsn.training import fine_tune, train_round
 
 SHAPES = {"a": Branch(4, 2), "b": Branch(7, 3)}
 ARCHITECTURE = Architecture(n_times=256, sfreq=128.0)
@@ -212,3 +214,48 @@ def test_a_common_head_in_the_common_space_needs_one_list_of_labels():
         Architecture(128, 128.0, extractor="common-space", electrodes=MOTOR, share="all").build(
             {"a": HANDS, "b": three}
         )
+
+
+def test_a_label_that_only_images_have_weighs_as_much_as_others():
+    """Right hand and rest: half of the right hands are shown as left ones, and each of three labels has a third."""
+    network = IN_SPACE.build({"b": THREE})
+    labels = torch.tensor([0] * 6 + [1] * 6)  # rest, right_hand
+    torch.testing.assert_close(network.shown_counts(labels, "b"), torch.tensor([6.0, 3.0, 3.0]))
+    weights = class_weights(network.shown_counts(labels, "b"))
+    torch.testing.assert_close(weights, torch.tensor([12 / 18, 12 / 9, 12 / 9]))
+    grasp = IN_SPACE.build({"g": GRASP})  # without left_hand there is no image
+    torch.testing.assert_close(grasp.shown_counts(labels[:9], "g"), torch.tensor([6.0, 3.0]))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_fine_tuning_on_trials_of_one_class_stays_finite(seed):
+    """All three may be mirrored at once: then all of a batch is of a label that no trial has."""
+    network = IN_SPACE.build({"a": HANDS})
+    signals, _ = in_space(3)
+    own = BranchTrials(signals.numpy(), np.zeros(3, np.int64), HANDS.labels)
+    tuned = fine_tune(network, own, "a", Settings(fine_tune=2), seed)
+    assert all(values.isfinite().all() for values in tuned.state_dict().values())
+
+
+def test_fine_tuning_that_leaves_no_number_says_so(monkeypatch):
+    network = IN_SPACE.build({"a": HANDS})
+    signals, labels = in_space(4)
+    own = BranchTrials(signals.numpy(), labels.numpy(), HANDS.labels)
+
+    def spoils(network, *words, **named):
+        network.head("a").weight.data.fill_(torch.nan)
+
+    monkeypatch.setattr("mfscsn.training.train_round", spoils)
+    with pytest.raises(ValueError, match="fine-tuning on 4 trials gave a value that is not finite"):
+        fine_tune(network, own, "a", Settings(fine_tune=1), 0)
+
+
+def test_a_last_batch_of_one_trial_weighs_as_one_trial_in_the_norms():
+    signals, _ = in_space(5)
+    signals[-1] *= 50
+    found = []
+    for size in (4, 5):
+        network = IN_SPACE.build({"a": Branch(5, 2, ("feet", "rest"))})  # no images
+        network.fit_norms(signals, "a", batch_size=size)
+        found.append(network.norms["of-a"][0].running_mean.clone())
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-5)

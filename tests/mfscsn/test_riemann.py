@@ -87,3 +87,8 @@ def test_views_outside_the_filters_band_are_left_out():
     assert np.array_equal(inside, every[:, [0, 1, 5, 6]])  # of both pieces
     with pytest.raises(ValueError, match=r"band \[40.0, 60.0\] Hz holds the middle of none of the extractor's bands"):
         riemann.bands_within((40.0, 60.0))
+
+
+def test_no_trials_follow_to_no_vectors():
+    none, mean = np.empty((0, 2, 3, 3)), np.stack([np.eye(3)] * 2)
+    assert riemann.follow(none, mean, 5).shape == (0, 2, 6)

@@ -13,7 +13,7 @@ from mfscsn.choices import MEANS, SUMS
 from mfscsn.common_space import ELECTRODES
 from mfscsn.network import Architecture
 from mfscsn.settings import Settings
-from mfscsn.sums import OWN_WEIGHT, RIDGE, clipped, person_vectors, sums_of
+from mfscsn.sums import OWN_WEIGHT, RIDGE, Summed, clipped, person_vectors, sums_of
 from mfscsn.training import fine_tune, predict, train_round
 
 LABELS = ("left_hand", "right_hand", "rest")
@@ -175,3 +175,24 @@ def test_a_message_is_small():
     for body, most in ((SUMS, 2e6), (MEANS, 20e3)):
         made = a.__class__(**{**vars(a), "body": body}).build({"b": Branch(11, 2)})
         assert sum(8 * value.numel() for value in made.common_state().values()) < most
+
+
+def test_the_decoder_is_solved_once_and_anew_when_the_sums_change(monkeypatch):
+    rng = np.random.default_rng(0)
+    names = ("left_hand", "right_hand")
+    made = Summed("sums", 1, ("C3", "Cz", "C4"), {"b": Branch(3, 2, names)})
+    of = BranchTrials(rng.standard_normal((12, 1, 6)).astype(np.float32), np.arange(12) % 2, names)
+    train_round(made, {"b": of}, Settings(), seed=0)
+    solved, plain = [], Summed.solution
+    monkeypatch.setattr(Summed, "solution", lambda self, branch: solved.append(1) or plain(self, branch))
+    first = [predict(made, of.signals[:1], "b") for _ in range(3)]
+    assert len(solved) == 1 and np.array_equal(first[0], first[2])
+    tuned = fine_tune(made, of, "b", Settings(), seed=0)
+    own = predict(tuned, of.signals[:1], "b")
+    assert len(solved) == 2 and not np.array_equal(own, first[0])
+    fresh = Summed("sums", 1, ("C3", "Cz", "C4"), {"b": Branch(3, 2, names)})
+    fresh.load_common(tuned.common_state())
+    assert np.array_equal(predict(fresh, of.signals[:1], "b"), own)
+    made.load_common(tuned.common_state())
+    assert np.array_equal(predict(made, of.signals[:1], "b"), own)
+    assert not any("solved" in name for name in made.state_dict())

@@ -1,4 +1,5 @@
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ import torch
 from mfscsn.branch import Branch, BranchTrials
 from mfscsn.network import Architecture, SeparateCommonSeparate
 from mfscsn.settings import Settings
-from mfscsn.training import _uphill, derive_seed, fine_tune, predict, train_round
+from mfscsn.training import _uphill, derive_seed, fine_tune, predict, rounds_of, train_round
 
 ARCHITECTURE = Architecture(n_times=256, sfreq=128.0)
 SHAPES = {"a": Branch(3, 2), "b": Branch(4, 3)}
@@ -162,3 +163,44 @@ def test_the_learning_rate_follows_its_schedule():
     found = [settings.in_round(number).lr for number in (1, 2, 3, 4)]
     assert found == pytest.approx([0.0962, 0.0691, 0.0309, 0.0038], abs=1e-4)
     assert Settings(rounds=4, lr=0.1, schedule="constant").in_round(3).lr == 0.1
+
+
+def test_the_rounds_go_by_the_schedule_from_any_of_them_on():
+    settings = Settings(rounds=4, lr=0.1)
+    assert [number for number, _ in rounds_of(settings)] == [1, 2, 3, 4]
+    assert [now.lr for _, now in rounds_of(settings, 3)] == [settings.in_round(3).lr, settings.in_round(4).lr]
+
+
+def test_nobody_else_reads_the_schedule():
+    """A loop of its own forgot it once; a round by itself, at a site and in Flower's plain app, has a number."""
+    root = Path(__file__).resolve().parents[2]
+    files = [
+        path for room in ("mfscsn", "federation", "experiments", "examples") for path in (root / room).rglob("*.py")
+    ]
+    read = {str(path.relative_to(root)) for path in files if ".in_round(" in path.read_text()}
+    assert read == {
+        "mfscsn/training.py", "federation/client_app.py", "examples/plain_flower/apps.py"
+    }  # fmt: skip
+
+
+def test_sharpness_sees_the_same_batch_twice(trials, monkeypatch):
+    """The second pass is at another place, with the flips and the dropout of the first."""
+    drawn = []
+    plain = SeparateCommonSeparate.deep_features
+
+    def noted(self, x, branch):
+        drawn.append(float(torch.rand(1)))
+        return plain(self, x, branch)
+
+    monkeypatch.setattr(SeparateCommonSeparate, "deep_features", noted)
+    trained({"a": trials["a"]}, rounds=1, sharpness=0.05)
+    assert len(drawn) > 4 and drawn[::2] == drawn[1::2] and len(set(drawn)) == len(drawn) // 2
+
+
+def test_sharpness_comes_back_from_uphill_when_a_step_fails():
+    network = torch.nn.Linear(2, 1, bias=False)
+    network.weight.data = torch.tensor([[3.0, 4.0]])
+    network.weight.grad = torch.tensor([[6.0, 8.0]])
+    with pytest.raises(KeyboardInterrupt), _uphill(network, 0.5):
+        raise KeyboardInterrupt
+    assert torch.allclose(network.weight.data, torch.tensor([[3.0, 4.0]]))

@@ -37,6 +37,7 @@ from federation.run_folder import RunFolder
 from federation.server_app import federate
 from federation.site_network import server_network, site_network
 from federation.site_trials import SiteTrials
+from mfscsn import experts
 from mfscsn.common_space import mirrored
 
 RIEMANN = tiny_toml().replace('"shallow"', '"riemann"').replace("fine_tune = 0", "fine_tune = 2")
@@ -356,7 +357,7 @@ def test_a_costly_method_has_its_own_seeds_and_folds(tmp_path, bench):
     none = pd.DataFrame({key: [] for key in ("method", "asked", "seed", "fold")})
     few = found.model_copy(update={"methods": ["mf-scsn-averaged"], "only": {"mf-scsn-averaged": Only(seeds=1)}})
     assert [(job.method, job.seed, job.fold) for job in missing_jobs(few, none, 2)] == [
-        ("mf-scsn", 0, 0), ("mf-scsn", 0, 1),
+        ("mf-scsn", 0, 0), ("site-weighted-adaptive", 0, 0), ("mf-scsn", 0, 1), ("site-weighted-adaptive", 0, 1),
     ]  # fmt: skip
     both = found.model_copy(update={"methods": ["mf-scsn", "mf-scsn-averaged"], "only": {**found.only, **few.only}})
     ran = [("mf-scsn", 0), ("mf-scsn", 1), ("mf-scsn-averaged", 0)]
@@ -386,9 +387,10 @@ def test_in_folds_each_subject_is_a_target_once_and_the_others_train_whole(tiny,
     """The tiny federation's targets are 3 of north, 1 and 2 of south."""
     bench = Bench(federation="", methods=["site-averaged", "own-recentred"], seeds=1, folds=2)
     assert [(job.method, job.fold) for job in jobs_of(bench, 2)] == [
-        ("mf-scsn-unshared", 0), ("own-recentred", 0), ("mf-scsn-unshared", 1), ("own-recentred", 1),
+        ("mf-scsn-unshared", 0), ("site-weighted-adaptive", 0), ("own-recentred", 0),
+        ("mf-scsn-unshared", 1), ("site-weighted-adaptive", 1), ("own-recentred", 1),
     ]  # fmt: skip
-    even, odd = (of_fold(tiny, job) for job in jobs_of(bench, 2)[1::2])
+    even, odd = (of_fold(tiny, job) for job in jobs_of(bench, 2)[::3])
     assert [site.dataset[0].targets for site in even.site] == [[], ["2"]]
     assert [site.dataset[0].targets for site in odd.site] == [["3"], ["1"]]
     n_whole = SiteTrials(even.site[0], tiny.contract, prepared).n_training()
@@ -410,17 +412,26 @@ def test_in_folds_each_subject_is_a_target_once_and_the_others_train_whole(tiny,
         of_fold(nameless, jobs_of(bench, 2)[0])
 
 
-def test_an_average_is_of_probabilities_and_costs_both(tiny, prepared):
-    rows = run_job(Job("mf-scsn-unshared", 0, None), tiny, prepared, ["site-averaged"])
-    assert [row["method"] for row in rows] == ["mf-scsn-unshared"] * 3 + ["site-averaged"] * 3
-    network, alone = (
-        run_method(tiny, METHODS["mf-scsn-unshared"], 0, prepared),
-        run_alone("site-weighted-adaptive", tiny, 0, prepared),
-    )
-    mean = [(a.probabilities + b.probabilities) / 2 for a, b in zip(network, alone, strict=True)]
-    for row, found, probabilities in zip(rows[3:], network, mean, strict=True):
-        expected = benchmark.balanced_accuracy(probabilities, found.labels, found.outputs)
+def test_an_average_is_made_of_kept_logits_at_one_scale_and_costs_both(tiny, prepared, monkeypatch):
+    parts = ("mf-scsn-unshared", "site-weighted-adaptive")
+    rows = pd.DataFrame([row for method in parts for row in run_job(Job(method, 0, None), tiny, prepared)])
+    bench = Bench(federation="", methods=["site-averaged"], seeds=1)
+    monkeypatch.setitem(experts.SCALES, "network", 3.0)  # kept logits are averaged anew when a scale is measured anew
+    found = chosen_rows(bench, rows)
+    assert set(found["method"]) == {"site-averaged"} and len(found) == 3
+    network, alone = run_method(tiny, METHODS[parts[0]], 0, prepared), run_alone(parts[1], tiny, 0, prepared)
+    for a, b in zip(network, alone, strict=True):
+        (row,) = (row for _, row in found.iterrows() if (row["site"], row["subject"]) == (a.site, a.subject))
+        both = [(0.5, "network", a.probabilities), (0.5, "linear", b.probabilities)]
+        probabilities = experts.averaged(both, a.outputs)
+        expected = benchmark.balanced_accuracy(probabilities, a.labels, a.outputs)
         assert row["balanced_accuracy"] == pytest.approx(expected, abs=1e-6)
+        outputs, told = benchmark.parsed_logits(row["logits"])
+        assert outputs.tolist() == a.outputs.tolist()
+        np.testing.assert_allclose(told, experts.centred_logits(probabilities, a.outputs), rtol=2e-3, atol=1e-3)
+        assert row["seconds"] == pytest.approx(a.seconds + b.seconds, abs=10)
+    spread = benchmark.scales(rows)
+    assert spread.index.tolist() == list(parts) and (spread > 0).all()
 
 
 def test_sites_help_a_linear_decoder_in_the_common_space_and_shuffled_ones_do_not(prepared, tiny):

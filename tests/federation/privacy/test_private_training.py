@@ -130,6 +130,22 @@ def test_with_little_noise_it_learns(network, trials):
     assert state and not any(key.startswith("common.") for key in state)
 
 
+def test_a_site_with_privacy_of_a_trial_follows_the_schedule(tmp_path, prepared, monkeypatch):
+    seen = []
+    plain = private_training.train_round_privately
+
+    def noted(network, trials, settings, *words, **named):
+        seen.append(settings.lr)
+        return plain(network, trials, settings, *words, **named)
+
+    monkeypatch.setattr(private_training, "train_round_privately", noted)
+    text = private_toml("epsilon = 8.0").replace("rounds = 2", 'rounds = 2\nschedule = "cosine"')
+    run = RunFolder.create(tmp_path / "run", federation_of(text, tmp_path), prepared, 1)
+    federate(LoopGrid(run), run)
+    settings = run.federation.settings
+    assert seen == [settings.in_round(1).lr] * 2 + [settings.in_round(2).lr] * 2 and seen[0] > 3 * seen[2]
+
+
 def test_no_two_draws_are_alike_and_the_stream_is_a_ciphers():
     assert not np.array_equal(secret_normal(5), secret_normal(5))
     assert kstest(secret_uniform(4000), "uniform").pvalue > 1e-4 and kstest(secret_normal(4000), "norm").pvalue > 1e-4
