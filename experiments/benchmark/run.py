@@ -214,13 +214,13 @@ def missing_jobs(bench: Bench, rows: pd.DataFrame, n_sites: int) -> list[Job]:
 def with_averages(bench: Bench, rows: pd.DataFrame) -> pd.DataFrame:
     """Add the averages that a benchmark asks for, made of the logits of their parts; a row where these are kept."""
     whose = ["asked", "fold", "site", "dataset", "subject"]
-    of_method = {
-        method: part.set_index(["seed", *whose]) for method, part in rows[rows["logits"] != ""].groupby("method")
-    }
+    with_logits = rows[rows["logits"] != ""]
+    of_method = {str(name): part.set_index(["seed", *whose]) for name, part in with_logits.groupby("method")}
     made = []
     for name in [name for name in bench.methods if name in AVERAGES and set(AVERAGES[name]) <= of_method.keys()]:
         first, *others = AVERAGES[name]
-        for key, row in of_method[first].iterrows():
+        for at_first, row in of_method[first].iterrows():
+            key: tuple[Any, ...] = at_first  # type: ignore[assignment]
             # A method without randomness has run with one seed
             keys = [(other, key if key in of_method[other].index else (0, *key[1:])) for other in others]
             if all(at in of_method[other].index for other, at in keys):

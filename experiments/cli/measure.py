@@ -75,8 +75,8 @@ def benchmark(asked: Benchmark) -> None:
     table = asked.results or results_path(plan, asked.bench, name)
     rows = read_results(table, made_with)
     if asked.spread:
-        for name, value in scales(chosen_rows(plan, rows)).items():
-            typer.echo(f"{name!s:<28} {value:.3g}")
+        for which, value in scales(chosen_rows(plan, rows)).items():
+            typer.echo(f"{which!s:<28} {value:.3g}")
         return
     page = table.with_suffix(".html")
     ran = bool(missing_jobs(plan, rows, len(federation.site)))

@@ -417,7 +417,7 @@ def test_an_average_is_made_of_kept_logits_at_one_scale_and_costs_both(tiny, pre
     rows = pd.DataFrame([row for method in parts for row in run_job(Job(method, 0, None), tiny, prepared)])
     bench = Bench(federation="", methods=["site-averaged"], seeds=1)
     monkeypatch.setitem(experts.SCALES, "network", 3.0)  # kept logits are averaged anew when a scale is measured anew
-    found = chosen_rows(bench, rows)
+    found = benchmark.chosen_rows(bench, rows)
     assert set(found["method"]) == {"site-averaged"} and len(found) == 3
     network, alone = run_method(tiny, METHODS[parts[0]], 0, prepared), run_alone(parts[1], tiny, 0, prepared)
     for a, b in zip(network, alone, strict=True):
