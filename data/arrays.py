@@ -10,6 +10,7 @@ channels (n_chans,)                         names of electrodes
 sfreq    ()                                 Hz
 sessions (n_trials,), may be left out       names
 runs     (n_trials,), may be left out       names
+bads     (n,), may be left out              names of channels that are bad
 tmin     (), may be left out                seconds from the cue to the first sample; 0
 ======== ================================== =====================================================
 """
@@ -71,6 +72,17 @@ class ArraysSource:
                     f"arrays:{path}: {key} has shape {self.arrays[key].shape} beside signals of shape {shape}; expected"
                     f" signals (n_trials, n_chans, n_times) and {key} ({size},)"
                 )
+        for key in ("labels", "subjects", "channels", "bads", *PLACES):
+            if key in self.arrays:
+                try:
+                    self.arrays[key] = _text(self.arrays[key])
+                except UnicodeDecodeError as error:
+                    raise InputError(f"arrays:{path}: {key} are bytes that are no UTF-8; write them as text") from error
+        unknown = sorted(
+            set(self.arrays.get("bads", np.array([], str)).tolist()) - set(self.arrays["channels"].tolist())
+        )
+        if unknown:
+            raise InputError(f"arrays:{path}: bads names {', '.join(unknown)}, which are none of its channels")
         for key in ("sfreq", "tmin"):
             if key in self.arrays:
                 self.arrays[key] = _one_number(path, key, self.arrays[key])
@@ -100,6 +112,7 @@ class ArraysSource:
         with np.load(self.path, allow_pickle=False) as file:
             signals = file["signals"]
         arrays = self.arrays
+        signals = signals.astype(np.float64)  # half precision knows no microvolt in volts
         volts = signals if found_unit(signals) == "volts" else signals * 1e-6
         here = arrays["subjects"].astype(str) == subject
         none = np.full(len(signals), "")
@@ -116,7 +129,15 @@ class ArraysSource:
             where = f"{self.path} subject {subject}" + "".join(
                 f" {what} {name}" for what, name in (("session", session), ("run", run)) if name
             )
+            epochs.info["bads"] = _text(arrays["bads"]).tolist() if "bads" in arrays else []
             yield Recording(epochs, session, run, where)
+
+
+def _text(values: NDArray[Any]) -> NDArray[np.str_]:
+    """Return names as text; bytes are UTF-8."""
+    if values.dtype.kind == "S":
+        return np.array([value.decode() for value in values.tolist()], str)
+    return values.astype(str)
 
 
 def _one_number(path: Path, key: str, value: NDArray[Any]) -> NDArray[np.float64]:
@@ -154,12 +175,12 @@ def save_trials(path: str | Path, trials: Any, subject: str | None = None) -> Pa
     parts = list(_parts(trials, subject))
     if not parts:
         raise ValueError("there are no trials")
-    for key in ("channels", "sfreq", "tmin"):
-        if any(np.any(np.asarray(part[key]) != np.asarray(parts[0][key])) for part in parts[1:]):
+    for key in ("channels", "bads", "sfreq", "tmin"):
+        if any(not np.array_equal(np.asarray(part[key]), np.asarray(parts[0][key])) for part in parts[1:]):
             raise ValueError(f"the parts differ in {key}; write one file for each headset")
     joined = {key: np.concatenate([part[key] for part in parts]) for key in ("signals", "labels", "subjects", *PLACES)}
     with replaced(path) as out:
-        np.savez(out, **(joined | {key: np.asarray(parts[0][key]) for key in ("channels", "sfreq", "tmin")}))  # type: ignore[arg-type]
+        np.savez(out, **(joined | {key: np.asarray(parts[0][key]) for key in ("channels", "bads", "sfreq", "tmin")}))  # type: ignore[arg-type]
     return path
 
 
@@ -194,6 +215,7 @@ def _of_epochs(epochs: Any, subject: str | None) -> dict[str, Any]:
         "sessions": (np.full(n, "") if (found := column("session")) is None else found),
         "runs": (np.full(n, "") if (found := column("run")) is None else found),
         "channels": np.array(epochs.ch_names),
+        "bads": np.array(epochs.info["bads"], str),
         "sfreq": float(epochs.info["sfreq"]),
         "tmin": float(epochs.tmin),
     }
@@ -228,6 +250,7 @@ def _of_windows(windows: Any) -> dict[str, Any]:
         "sessions": place("session"),
         "runs": place("run"),
         "channels": np.array(inner.ch_names),
+        "bads": np.array(inner.info["bads"], str),
         "sfreq": float(inner.info["sfreq"]),
         "tmin": start / float(inner.info["sfreq"]),
     }

@@ -50,6 +50,27 @@ def refuse_pause(path: Path) -> None:
         )
 
 
+def refuse_cut(path: Path) -> None:
+    """Raise InputError for an EDF or BDF file that is shorter than its header says: readers take what is there."""
+    if path.suffix.lower() not in SAMPLE_BYTES:
+        return
+    try:
+        with path.open("rb") as file:
+            fixed = file.read(HEADER)
+            head, n_records, n_signals = int(fixed[184:192]), int(fixed[236:244]), int(fixed[252:256])
+            rest = file.read(n_signals * PER_SIGNAL)
+        at = n_signals * (PER_SIGNAL - 40)
+        sizes = [int(rest[at + SAMPLES * k : at + SAMPLES * (k + 1)]) for k in range(n_signals)]
+        wanted = head + n_records * SAMPLE_BYTES[path.suffix.lower()] * sum(sizes)
+    except (ValueError, OSError):  # damaged: whoever reads it says so
+        return
+    if n_records > 0 and (there := path.stat().st_size) < wanted:
+        raise InputError(
+            f"{path}: has {there} bytes and its header says {wanted}; it was cut short: copy it anew, or leave the"
+            " subject out with subjects = [...]"
+        )
+
+
 def _record_starts(content: bytes, sample_bytes: int) -> tuple[list[float], float]:
     head, n_records = int(content[184:192]), int(content[236:244])
     duration, n_signals = float(content[244:252]), int(content[252:256])

@@ -10,28 +10,38 @@ XDF: Boulay et al., https://github.com/sccn/xdf/wiki/Specifications
 
 import csv
 import glob
+import logging
+import os
 import re
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from data.bids import natural
-from data.edf import refuse_pause
+from data.edf import refuse_cut, refuse_pause
 from data.errors import InputError, one_line
 from data.files import fingerprint
-from data.preprocessing import MARKS, Recording
+from data.marks import BROKEN, is_mark
+from data.preprocessing import Recording, load_whole
 
-EXTENSIONS = (".edf", ".bdf", ".gdf", ".vhdr", ".fif", ".set", ".cnt", ".xdf")
+EXTENSIONS = (".edf", ".bdf", ".gdf", ".vhdr", ".fif", ".fif.gz", ".set", ".cnt", ".xdf")
 BESIDE = {".eeg", ".vmrk", ".fdt"}  # of a recording in parts: read with its header
-LOST = 0.3  # seconds from one sample to the next, in an XDF file, that no jitter explains
+LOST = 0.05  # seconds by which the samples of an XDF file are late or early from there on: no jitter stays
+OFF = 0.015  # share by which its nominal rate may be off: amplifiers' clocks are off by less
 FIELDS = ("subject", "session", "run")
 TABLES = (".csv", ".tsv", "_events.csv", "_events.tsv")  # after a recording's stem
 NAME_COLUMNS = ("trial_type", "description", "label", "task", "event", "type")
 ONSET_COLUMNS = ("onset", "onset_s", "time", "seconds")
 DURATION_COLUMNS = ("duration", "duration_s")
+SPLIT = re.compile(r"_split-(?P<number>\d+)")  # a part of a FIF file, as BIDS has it
+TORN = re.compile(r"^[\s_.-]|[\s_.-]$")  # a name that a pattern has cut at the wrong place
+STATUS_BITS, NEW_EPOCH = 0xFFFF, 1 << 16  # of BioSemi's status channel: triggers, and "the recording begins anew"
+REJECTED = "1023"  # of GDF's codes: a trial that was rejected
 RUN_IN_NAME = re.compile(r"(?P<person>.*\d)(?P<between>\D+)(?P<run>\d+)")
 AMPLIFIERS = re.compile(r"^(eeg[ _-]+)|([ _-]+(ref|le|re|avg|av|a1a2))$|\.+$", re.IGNORECASE)
 
@@ -59,15 +69,18 @@ class FilesSource:
             raise InputError(f"files:{root}: pattern = {pattern!r}: expected text, such as 'S{{subject}}R{{run}}'")
         if not root.is_dir():
             raise InputError(f"files:{root}: no such folder; mend the path, or give --data-root")
-        there = [p for p in sorted(root.rglob("*")) if p.is_file() and not p.name.startswith(".")]
-        self.files = [p for p in there if p.suffix.lower() in EXTENSIONS and not _is_second_part(p)]
+        self.files = [p for p in _files_below(root) if _extension(p) and not _is_second_part(p)]
         if not self.files:
             raise InputError(f"files:{root}: no recording in it; {', '.join(f'*{e}' for e in EXTENSIONS)} are read")
         self.found: dict[str, list[tuple[tuple[str, str], Path]]] = {}
         form = _compiled(root, pattern) if pattern is not None else None
+        self.unfit: list[str] = []
         for path in self.files:
             name = path.relative_to(root).as_posix()
-            if (of_file := _told(name, form)) is not None:
+            if (of_file := _told(name, form)) is None:
+                self.unfit.append(name)
+            else:
+                _check_split(root, name, pattern, of_file)
                 self.found.setdefault(of_file["subject"], []).append(((of_file["session"], of_file["run"]), path))
         if not self.found:
             raise InputError(
@@ -102,13 +115,54 @@ class FilesSource:
         """Read the subject's files by session and run."""
         in_order = sorted(self.found[subject], key=lambda one: [natural(part) for part in (*one[0], str(one[1]))])
         for (session, run), path in in_order:
-            yield _read(path, session, run)
+            recording = _read(path, session, run)
+            if self.unfit and subject == self.subjects()[0] and path == in_order[0][1]:
+                few = ", ".join(self.unfit[:3]) + (", ..." if len(self.unfit) > 3 else "")
+                recording.notes.append(f"{len(self.unfit)} file(s) do not fit pattern = {self.pattern!r}: {few}")
+            yield recording
+
+
+def _files_below(root: Path) -> list[Path]:
+    """List the files below a folder, those of linked folders too; each folder once."""
+    found, seen = [], set()
+    for folder, inner, names in os.walk(root, followlinks=True):
+        place = os.path.realpath(folder)
+        if place in seen:  # a link that leads back up
+            inner.clear()
+            continue
+        seen.add(place)
+        inner[:] = [name for name in inner if not name.startswith(".")]
+        found += [Path(folder) / name for name in names if not name.startswith(".")]
+    return sorted(found)
+
+
+def _extension(path: Path) -> str:
+    """Return which of `EXTENSIONS` a file's name ends with; none is the empty text."""
+    fitting = [extension for extension in EXTENSIONS if path.name.lower().endswith(extension)]
+    return path.name[-len(max(fitting, key=len)) :] if fitting else ""
 
 
 def _is_second_part(path: Path) -> bool:
-    """Whether a FIF file is the rest of a long recording, which MNE reads with its first part."""
-    first = re.sub(r"-\d+$", "", path.stem)
-    return path.suffix.lower() == ".fif" and first != path.stem and path.with_name(first + path.suffix).exists()
+    """Whether a FIF file is the rest of a long recording, which MNE reads with its first part.
+
+    Raises
+    ------
+    InputError
+        When it is a part, as BIDS names them, and the first one is not there.
+    """
+    extension = _extension(path)
+    if not extension.lower().startswith(".fif"):
+        return False
+    stem = path.name[: -len(extension)]
+    if part := SPLIT.search(stem):
+        if int(part["number"]) <= 1:
+            return False
+        first = f"{stem[: part.start('number')]}{1:0{len(part['number'])}d}{stem[part.end('number') :]}{extension}"
+        if not path.with_name(first).exists():
+            raise InputError(f"{path}: is a part of a long recording, and its first, {first}, is not beside it")
+        return True
+    first = re.sub(r"-\d+$", "", stem)
+    return first != stem and path.with_name(first + extension).exists()
 
 
 def _compiled(root: Path, pattern: str) -> re.Pattern[str]:
@@ -167,28 +221,47 @@ def _check_no_copy(root: Path, subject: str, recordings: Sequence[tuple[tuple[st
 
 
 def _stem_of(name: str) -> str:
-    return name[: -len(Path(name).suffix)]
+    return SPLIT.sub("", name[: -len(_extension(Path(name)))])
 
 
 def _stem(path: Path) -> str:
-    return path.name[: -len(path.suffix)]
+    return path.name[: -len(_extension(path))]
+
+
+def _check_split(root: Path, name: str, pattern: str | None, found: Mapping[str, str]) -> None:
+    """Refuse what a pattern cuts at the wrong place: 001_ of S001_R04 would be another person than 001."""
+    for field, value in found.items():
+        if pattern is not None and value and TORN.search(value):
+            raise InputError(
+                f"files:{root}: pattern = {pattern!r} takes {value!r} of {name!r} for the {field}; write what stands"
+                " around it into the pattern, or rename the file"
+            )
 
 
 def _read(path: Path, session: str, run: str) -> Recording:
     import mne
 
     refuse_pause(path)
+    refuse_cut(path)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            raw = _read_xdf(path) if path.suffix.lower() == ".xdf" else mne.io.read_raw(path, verbose="ERROR")
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            raw = _read_xdf(path) if path.suffix.lower() == ".xdf" else mne.io.read_raw(path, verbose="WARNING")
     except InputError:
         raise
     except Exception as error:
         raise InputError(
             f"{path}: cannot be read ({one_line(error)}); mend it, or leave the subject out with subjects = [...]"
         ) from error
+    if any("outside" in str(w.message) and "annotation" in str(w.message).lower() for w in warned):
+        raise InputError(
+            f"{path}: ends after {raw.n_times / raw.info['sfreq']:.1f} s, and has cues behind that; was it cut short?"
+            " copy it anew, or leave the subject out with subjects = [...]"
+        )
     notes: list[str] = []
+    if path.suffix.lower() == ".gdf":
+        load_whole(raw, str(path))
+        _mark_rejected(raw)
     renamed = plain_names(raw.ch_names)
     if renamed:
         raw.rename_channels(renamed, verbose="ERROR")
@@ -201,27 +274,64 @@ def _read(path: Path, session: str, run: str) -> Recording:
                 f"{table}: a cue stands at {max(onsets):g} s, and {path.name} ends after"
                 f" {raw.n_times / raw.info['sfreq']:.1f} s; are the onsets in seconds?"
             )
-        marks = [n.lower().startswith(MARKS) for n in raw.annotations.description]  # bad stretches stay
+        marks = [is_mark(n) for n in raw.annotations.description]  # bad stretches stay
         kept = raw.annotations[np.flatnonzero(marks)] if any(marks) else None
         first = raw.first_time if raw.info["meas_date"] is not None else 0.0
         cues = mne.Annotations([o + first for o in onsets], durations, names, orig_time=raw.info["meas_date"])
         raw.set_annotations(cues if kept is None else cues + kept, verbose="ERROR")
-    elif not len(raw.annotations):
-        _annotate_codes(raw)
-    return Recording(raw, session, run, str(path), notes)
+    elif "stim" in raw and not _may_be_cues(raw.annotations.description):
+        _annotate_codes(raw, notes)
+    return Recording(raw, session, run, str(path), notes, renamed)
 
 
-def _annotate_codes(raw: Any) -> None:
-    """Make annotations of a stimulus channel's codes, named by their numbers."""
+def _may_be_cues(names: Sequence[str]) -> bool:
+    """Whether annotations can be cues: marks are none, nor are comments, each of which stands there once."""
+    often = Counter(name for name in names if not is_mark(name))
+    return any(count > 1 for count in often.values())
+
+
+def _annotate_codes(raw: Any, notes: list[str]) -> None:
+    """Make annotations of a stimulus channel's codes, named by their numbers, beside those that mark signals."""
     import mne
 
-    if "stim" not in raw:
-        return
-    events = mne.find_events(raw, shortest_event=1, consecutive=True, verbose="ERROR")
+    channel = raw.ch_names[mne.pick_types(raw.info, meg=False, stim=True)[0]]
+    words = {"stim_channel": channel, "shortest_event": 1, "consecutive": True, "verbose": "ERROR"}
+    events = mne.find_events(raw, mask=STATUS_BITS, mask_type="and", **words)
+    anew = mne.find_events(raw, mask=NEW_EPOCH, mask_type="and", **words)
+    marked = raw.annotations
+    sfreq, first = raw.info["sfreq"], raw.first_samp
+    for found, names in (
+        (events, {int(code): str(code) for code in events[:, 2]}),
+        (anew[anew[:, 0] > first], {NEW_EPOCH: BROKEN}),
+    ):
+        if len(found):
+            made = mne.annotations_from_events(
+                found, sfreq, names, first_samp=first, orig_time=raw.info["meas_date"] if marked.orig_time else None
+            )
+            marked = marked + made if len(marked) else made
+    raw.set_annotations(marked, verbose="ERROR")
     if len(events):
-        codes = {int(code): str(code) for code in events[:, 2]}
-        sfreq, first = raw.info["sfreq"], raw.first_samp
-        raw.set_annotations(mne.annotations_from_events(events, sfreq, codes, first_samp=first), verbose="ERROR")
+        notes.append(f"cues are the codes of channel {channel!r}")
+
+
+def _mark_rejected(raw: Any) -> None:
+    """Mark what GDF calls a rejected trial, and samples that are missing: every channel at its least at once."""
+    import mne
+
+    raw.annotations.rename({REJECTED: f"BAD {REJECTED}"} if REJECTED in raw.annotations.description else {})
+    signals = raw.get_data("data") if len(mne.pick_types(raw.info, eeg=True)) == 0 else raw.get_data("eeg")
+    missing = (~np.isfinite(signals) | (signals == np.nanmin(signals, axis=1, keepdims=True))).all(axis=0)
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], missing, [False]]).astype(int))).reshape(-1, 2)
+    edges = edges[edges[:, 1] - edges[:, 0] > 2]
+    if not len(edges):
+        return
+    sfreq, begin = raw.info["sfreq"], raw.first_time if raw.annotations.orig_time is not None else 0.0
+    marks = mne.Annotations(
+        edges[:, 0] / sfreq + begin, (edges[:, 1] - edges[:, 0]) / sfreq, "BAD missing", raw.annotations.orig_time
+    )
+    for low, high in edges:  # NaN would spoil the whole recording
+        raw._data[:, low:high] = np.nan_to_num(raw._data[:, low:high])
+    raw.set_annotations(raw.annotations + marks, verbose="ERROR")
 
 
 def plain_names(names: Sequence[str]) -> dict[str, str]:
@@ -307,38 +417,123 @@ def _read_xdf(path: Path) -> Any:
     import mne
     import pyxdf
 
-    # A stream that lost samples is taken apart there, and not drawn out over the loss
-    streams, _ = pyxdf.load_xdf(str(path), jitter_break_threshold_seconds=LOST, jitter_break_threshold_samples=0)
-    eeg = [s for s in streams if s["info"]["type"][0].lower() == "eeg" and len(s["time_stamps"])]
+    # As they were stamped: drawn out evenly, lost samples would be hidden, and all later cues moved
+    damage = _Heard(logging.ERROR)
+    logger = logging.getLogger("pyxdf")
+    logger.handlers, logger.propagate = [damage], False  # what it warns of is checked below
+    streams, _ = pyxdf.load_xdf(str(path), dejitter_timestamps=False)
+    if damage.lines:
+        raise InputError(
+            f"{path}: is damaged, or was cut short ({damage.lines[0]}); copy it anew, or leave the subject out with"
+            " subjects = [...]"
+        )
+    eeg = [s for s in streams if _kind(s) == "eeg" and len(s["time_stamps"])]
     if len(eeg) != 1:
-        kinds = sorted({s["info"]["type"][0] for s in streams})
-        raise InputError(f"{path}: {len(eeg)} streams of type EEG, expected one; its streams are of the types {kinds}")
+        there = ", ".join(f"{_named(s)} ({_kind(s) or 'no type'})" for s in streams) or "none"
+        raise InputError(
+            f"{path}: {len(eeg)} streams of type EEG, expected one; its streams: {there}; write one of them"
+            " to a file of its own"
+        )
     (stream,) = eeg
     times, signals = stream["time_stamps"], np.asarray(stream["time_series"], dtype=float).T
-    sfreq = float(stream["info"]["nominal_srate"][0]) or (len(times) - 1) / (times[-1] - times[0])
-    steps = np.diff(times)
-    if len(steps) and steps.max() > 1.5 / sfreq:  # dejittered: a longer step is lost samples
-        at = int(steps.argmax())
-        raise InputError(
-            f"{path}: samples are missing for {steps[at]:.3g} s after {times[at] - times[0]:.3g} s, and all later cues"
-            " would be read at a wrong place; leave the subject out with subjects = [...], or cut the file there"
-        )
+    if signals.ndim != 2 or len(times) < 2:
+        raise InputError(f"{path}: stream {_named(stream)} holds no signals")
+    sfreq = _checked_rate(path, np.asarray(times, float), float(stream["info"]["nominal_srate"][0]))
+    times = times[0] + _straight(np.asarray(times, float) - times[0])
     listed = _channels_of(stream, len(signals))
-    scale = {"volts": 1.0, "v": 1.0, "millivolts": 1e-3, "mv": 1e-3}
-    factors = np.array([scale.get(unit.lower(), 1e-6) for _, _, unit in listed])
+    strange = sorted({unit for _, _, unit in listed if unit.strip().lower() not in UNITS})
+    if strange:
+        raise InputError(f"{path}: channels are in {', '.join(strange)}; known are volts, millivolts, microvolts")
+    factors = np.array([UNITS[unit.strip().lower()] for _, _, unit in listed])
     kinds = [kind if kind in ("eeg", "eog", "emg", "ecg", "stim") else "misc" for _, kind, _ in listed]
     info = mne.create_info([name for name, _, _ in listed], sfreq, kinds)
     raw = mne.io.RawArray(signals * factors[:, None], info, verbose="ERROR")
     marks = [
         # Where the sample of that moment stands, by the rate that it is read with: amplifiers' clocks are off a little
-        (float(np.interp(when, times, np.arange(len(times)))) / sfreq, str(np.ravel(value)[0]))
+        (float(np.interp(when, times, np.arange(len(times)))) / sfreq, _word(np.ravel(value)[0]))
         for s in streams
-        if s["info"]["type"][0].lower() in ("markers", "marker")
+        if s is not stream and (_kind(s) in MARKERS or s["info"]["channel_format"][0] == "string")
         for when, value in zip(s["time_stamps"], s["time_series"], strict=True)
         if times[0] <= when <= times[-1]
     ]
     raw.set_annotations(mne.Annotations([t for t, _ in marks], 0.0, [n for _, n in marks]), verbose="ERROR")
     return raw
+
+
+class _Heard(logging.Handler):
+    """Keeps what a library logs as an error."""
+
+    def __init__(self, level: int):
+        super().__init__(level)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(" ".join(record.getMessage().split()))
+
+
+MARKERS = ("markers", "marker", "events", "event", "stim")  # types of streams that tell cues
+UNITS = {
+    **dict.fromkeys(("v", "volt", "volts"), 1.0),
+    **dict.fromkeys(("mv", "millivolt", "millivolts"), 1e-3),
+    **dict.fromkeys(("uv", "\u00b5v", "\u03bcv", "microvolt", "microvolts", "", "n/a", "none", "unknown"), 1e-6),
+    **dict.fromkeys(("nv", "nanovolt", "nanovolts"), 1e-9),
+}
+
+
+def _kind(stream: Mapping[str, Any]) -> str:
+    """Return an XDF stream's type in small letters; empty where the file has none."""
+    return str((stream["info"].get("type") or [""])[0] or "").strip().lower()
+
+
+def _word(value: Any) -> str:
+    """Write a marker's value; 1.0 of a stream of numbers is 1."""
+    return f"{value:g}" if isinstance(value, float | np.floating) else str(value)
+
+
+def _named(stream: Mapping[str, Any]) -> str:
+    return repr(str((stream["info"].get("name") or ["unnamed"])[0]))
+
+
+def _blocks(times: NDArray[np.float64]) -> tuple[NDArray[np.float64], int]:
+    """Return the median stamp of each second or so of samples, and how many samples that is."""
+    rate = (len(times) - 1) / max(times[-1] - times[0], 1e-9)
+    size = int(np.clip(round(abs(rate)), 2, max(2, len(times) // 4)))
+    n = len(times) // size
+    return np.median(times[: n * size].reshape(n, size), axis=1), size
+
+
+def _checked_rate(path: Path, times: NDArray[np.float64], nominal: float) -> float:
+    """Return the rate of an XDF stream; refuse stamps that jump, and a nominal rate that they contradict.
+
+    Jitter comes and goes within a second; samples that were lost, or a clock that was set, move all that comes later.
+    """
+    middles, size = _blocks(times)
+    if len(middles) < 3:  # too short to tell
+        return nominal or (len(times) - 1) / (times[-1] - times[0])
+    steps = np.diff(middles)
+    typical = float(np.median(steps))
+    apart = np.abs(steps - typical)
+    if typical <= 0 or apart.max() > LOST:
+        at = int(apart.argmax())
+        raise InputError(
+            f"{path}: its stamps jump by {steps[at] - typical:.3g} s after some {middles[at] - times[0]:.3g} s: samples"
+            " are missing there, or the clock was set, and all later cues would be read at a wrong place; leave the"
+            " subject out with subjects = [...], or cut the file there"
+        )
+    effective = size / typical
+    if nominal and abs(effective / nominal - 1) > OFF:
+        raise InputError(
+            f"{path}: says {nominal:g} Hz, and its stamps say {effective:.4g} Hz; mend its nominal rate, or leave the"
+            " subject out with subjects = [...]"
+        )
+    return nominal or effective
+
+
+def _straight(times: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return stamps without their jitter: a straight line through them."""
+    index = np.arange(len(times), dtype=np.float64)
+    slope, start = np.polyfit(index, times, 1)
+    return np.asarray(slope * index + start, np.float64)
 
 
 def _channels_of(stream: Mapping[str, Any], n_chans: int) -> list[tuple[str, str, str]]:

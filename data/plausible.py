@@ -29,7 +29,7 @@ def found_unit(signals: NDArray[Any]) -> str:
     return "volts" if amplitude(signals) < 1e-2 else "microvolts"
 
 
-def implausible(microvolts: NDArray[np.float32]) -> str | None:
+def implausible(microvolts: NDArray[Any]) -> str | None:
     """Return what is wrong with the unit of trials ``(n_trials, n_chans, n_times)``; None where it can be EEG."""
     found = amplitude(microvolts)
     if LEAST <= found <= MOST:

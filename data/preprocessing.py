@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from data.causal import CausalFilter, resampled
 from data.errors import InputError, nearest, one_line
+from data.marks import BROKEN, is_break, is_mark
 from data.plausible import clipped_channels, hum, implausible, odd_channels, without_electrode
 from data.trials import UNLABELLED, Trials
 
-MARKS = ("bad", "edge", "boundary")  # with which annotations begin that mark signals, and no cue
 FLAT = 1e-9  # volts peak to peak in a whole recording: no electrode is that quiet
 
 
@@ -67,6 +67,8 @@ class Recording:
         How an error should call it: a file's path, or data set and subject.
     notes : list of str
         What was left out of it, or looks odd, a line each; `cut_trials` adds to it.
+    renamed : dict
+        A channel's name in the file -> the name that it has here.
     """
 
     raw: Any
@@ -74,6 +76,7 @@ class Recording:
     run: str
     where: str
     notes: list[str] = field(default_factory=list)
+    renamed: dict[str, str] = field(default_factory=dict)
 
     def annotations(self) -> set[str]:
         """Name all tasks that it holds, known or not."""
@@ -96,7 +99,7 @@ class Recording:
             names = [of_code[code] for code in self.raw.events[:, 2] if code in of_code]
         else:
             names = [str(name) for name in self.raw.annotations.description]
-        others = {name for name in names if name not in tasks and not name.lower().startswith(MARKS)}
+        others = {name for name in names if name not in tasks and not is_mark(name)}
         return {name: names.count(name) for name in sorted(others)}
 
 
@@ -176,7 +179,7 @@ def _refer_and_mend(recording: Recording, p: Preprocessing, channels: Sequence[s
             if name.lower() not in spelt:
                 raise InputError(f"{where}: no channel {name!r}{nearest(name, raw.ch_names)}, which is the reference")
         named = [spelt[name.lower()] for name in named]
-        raw.load_data()
+        load_whole(raw, where)
         raw.set_eeg_reference(named, ch_type="eeg" if "eeg" in raw else "auto", verbose="ERROR")
         if channels is None:
             raw.drop_channels(named)  # flat, where it is one
@@ -190,7 +193,7 @@ def _refer_and_mend(recording: Recording, p: Preprocessing, channels: Sequence[s
         done = "left out" if p.bad_channels == "drop" else "interpolated"
         recording.notes.append(f"{done} {bad}, which the recording calls bad")
     if p.reference == "average":
-        raw.load_data()
+        load_whole(raw, where)
         raw.set_eeg_reference("average", ch_type="eeg", verbose="ERROR")
 
 
@@ -223,6 +226,7 @@ def _pick(recording: Recording, channels: Sequence[str] | None) -> None:
             recording.notes.append(f"left out {others}, by name no electrodes; channels = [...] decides otherwise")
         return
     of_lower = {name.lower(): name for name in raw.ch_names}
+    of_lower |= {file.lower(): name for file, name in recording.renamed.items() if file.lower() not in of_lower}
     for name in channels:
         if name not in raw.ch_names and name.lower() not in of_lower:
             raise InputError(f"{where}: no channel {name!r}{nearest(name, raw.ch_names)}")
@@ -240,10 +244,8 @@ def _trials_of_raw(recording: Recording, p: Preprocessing, tasks: Mapping[str, s
         return _no_trials(raw.ch_names, p)
 
     _check_cues(raw.annotations, tasks, 1 / raw.info["sfreq"], where)
-    boundaries = raw.annotations.description == "boundary"  # EEGLAB cut something out there, and says how much
-    raw.annotations.duration[boundaries] = 0.0
-    raw.annotations.rename({"boundary": "BAD boundary"} if boundaries.any() else {})
-    raw.load_data()
+    _mark_breaks(raw, tasks)
+    load_whole(raw, where)
     _check_channels(raw.get_data(), raw.ch_names, where)
     recording.notes.extend(clipped_channels(raw.get_data(), raw.ch_names))
     recording.notes.extend(hum(raw.get_data(), raw.info["sfreq"]))
@@ -286,6 +288,34 @@ def _trials_of_raw(recording: Recording, p: Preprocessing, tasks: Mapping[str, s
         sfreq=p.sfreq,
         onsets=(epochs.events[:, 0] - raw.first_samp) / p.sfreq,
     )
+
+
+def _mark_breaks(raw: Any, tasks: Mapping[str, str]) -> None:
+    """Name the places where a recording stood still so that MNE leaves out the trials that reach over them."""
+    notes = raw.annotations
+    begin = raw.first_time if notes.orig_time is not None else 0.0
+    later = notes.onset - begin > 1 / raw.info["sfreq"]  # the first segment is no break
+    breaks = np.array([is_break(str(name)) and name not in tasks for name in notes.description], bool) & later
+    if not breaks.any():
+        return
+    notes.duration[breaks] = 0.0  # of what was cut out
+    import mne
+
+    names = np.where(breaks, BROKEN, notes.description)
+    raw.set_annotations(mne.Annotations(notes.onset, notes.duration, names, orig_time=notes.orig_time), verbose="ERROR")
+
+
+def load_whole(raw: Any, where: str) -> None:
+    """Read a recording's samples; a file that ends before its header says is one line."""
+    try:
+        raw.load_data(verbose="ERROR")
+    except InputError:
+        raise
+    except Exception as error:  # each format has its own
+        raise InputError(
+            f"{where}: its samples cannot be read to the end ({one_line(error)}); was the file cut short? copy it anew,"
+            " or leave the subject out with subjects = [...]"
+        ) from error
 
 
 def _trials_of_epochs(recording: Recording, p: Preprocessing, tasks: Mapping[str, str], subject: str) -> Trials:

@@ -17,6 +17,11 @@ from federation.run_folder import RunFolder
 
 SUBJECT = ["site", "dataset", "subject"]
 FEWEST = 6  # subjects: of fewer, no test and no size of an effect tells anything
+FORMULA = ("=", "+", "-", "@", "\t")
+LATEX = str.maketrans({
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "$": r"\$",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+})  # fmt: skip
 MEASURES = ("accuracy", "kappa", "auc")
 
 
@@ -158,7 +163,11 @@ def as_frame(compared: Sequence[Compared]) -> pd.DataFrame:
             "kappa": [shown(c.kappa, ".3f") for c in compared],
             "AUC": [shown(c.auc, ".3f") for c in compared],
             "difference (95 %)": [
-                "" if c.gain is None else f"{c.gain.mean:+.1f} ({c.gain.low:+.1f} to {c.gain.high:+.1f})"
+                ""
+                if c.gain is None
+                else f"{c.gain.mean:+.1f} ({c.n_subjects} subjects: too few)"
+                if c.n_subjects < FEWEST
+                else f"{c.gain.mean:+.1f} ({c.gain.low:+.1f} to {c.gain.high:+.1f})"
                 for c in compared
             ],
             "effect size d": [shown(c.effect, "+.2f") for c in compared],
@@ -168,9 +177,29 @@ def as_frame(compared: Sequence[Compared]) -> pd.DataFrame:
 
 
 def as_json(compared: Sequence[Compared]) -> str:
-    """Return the table's numbers as JSON; NaN is null."""
-    whole = [{k: None if v != v else v for k, v in asdict(c).items()} for c in compared]  # NaN is not itself
+    """Return the table's numbers as JSON; NaN is null, and ``too_few`` says that subjects are too few to tell."""
+    whole = [
+        {k: None if v != v else v for k, v in asdict(c).items()}
+        | {"too_few": c.n_subjects < FEWEST}  # NaN is not itself
+        for c in compared
+    ]
     return json.dumps(whole, indent=1)
+
+
+def as_latex(compared: Sequence[Compared]) -> str:
+    """Return the table as LaTeX for ``\\usepackage{booktabs}``, behind a comment with the verdict."""
+    frame = as_frame(compared)
+    frame.columns = pd.Index([name.translate(LATEX) for name in frame.columns])
+    frame = frame.map(lambda text: text.translate(LATEX))
+    table = frame.to_latex(index=False, column_format="l" + "r" * (len(frame.columns) - 1))
+    return f"% {' '.join(verdict(compared).split())}\n{table}"
+
+
+def as_csv(compared: Sequence[Compared]) -> str:
+    """Return the table as CSV; a name that a spreadsheet would take for a formula begins with an apostrophe."""
+    frame = as_frame(compared)
+    frame["method"] = [f"'{name}" if name.startswith(FORMULA) else name for name in frame["method"]]
+    return frame.to_csv(index=False)
 
 
 def verdict(compared: Sequence[Compared]) -> str:

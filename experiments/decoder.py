@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -9,7 +10,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from data.errors import InputError, nearest
-from data.preprocessing import MARKS, Preprocessing, Recording, cut_trials
+from data.marks import is_mark
+from data.plausible import found_unit, implausible
+from data.preprocessing import Preprocessing, Recording, cut_trials
 from data.trials import Trials
 from federation.common_layers import AdoptableLayers, read_common
 from federation.contract import Contract
@@ -17,6 +20,7 @@ from federation.run_folder import RunFolder
 from federation.site_scores import fine_tuned, network_temperature
 from federation.site_trials import Target
 from mfscsn.branch import BranchTrials
+from mfscsn.common_space import interpolation
 from mfscsn.exported import SITE
 from mfscsn.inputs import Reference
 from mfscsn.settings import Settings
@@ -53,6 +57,7 @@ class Decoder:
 
     def __init__(self, contract: Contract, channels: Sequence[str], labels: Sequence[str], start: Start, branch: str):
         self.contract, self.channels, self.labels = contract, tuple(channels), tuple(labels)
+        self._electrodes = _electrodes_of(contract, self.channels)
         self._start, self._branch = start, branch
         self.temperature = 1.0
         self._reference: Reference | None = None
@@ -99,10 +104,7 @@ class Decoder:
                 f"{common.name}: knows the labels {', '.join(common.labels)}, not {', '.join(unknown)}; name them so"
             )
 
-        def start(inputs: NDArray[np.float32]) -> SplitModule:
-            return common.network_for(labels, inputs)
-
-        return cls(common.contract, channels, labels, start, SITE)
+        return cls(common.contract, channels, labels, _AroundCommon(common, tuple(labels)), SITE)
 
     @classmethod
     def from_run(cls, run: RunFolder | str | Path, site: str, subject: str | None = None) -> Self:
@@ -139,9 +141,15 @@ class Decoder:
             none = np.empty((0,), np.int64)
             target = Target(dataset.name, subject, branch, np.empty((0,), np.float32), none, np.arange(len(labels)))
             network = fine_tuned(opened.federation, trials, network, target)
-        decoder = cls(contract, trials.channels()[dataset.name], labels, lambda inputs: copy.deepcopy(network), branch)
+        decoder = cls(contract, trials.channels()[dataset.name], labels, _Copied(network), branch)
         decoder.temperature = temperature
         return decoder.fit(own.signals) if own is not None and len(own) else decoder
+
+    def __repr__(self) -> str:
+        p = self.preprocessing
+        return (
+            f"Decoder(labels={list(self.labels)}, {len(self.channels)} channels, {p.n_times} samples at {p.sfreq:g} Hz)"
+        )
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -164,7 +172,7 @@ class Decoder:
             Signals ``(n_trials, n_chans, n_times)`` in microvolts; labels are the cues.
         """
         recording = Recording(raw, "", "", "the recording")
-        wanted = cues if cues is not None else [n for n in recording.annotations() if not n.lower().startswith(MARKS)]
+        wanted = cues if cues is not None else [n for n in recording.annotations() if not is_mark(n)]
         return cut_trials(recording, self.preprocessing, {cue: cue for cue in wanted}, "", self.channels)
 
     def fit(self, signals: ArrayLike) -> Self:
@@ -184,6 +192,11 @@ class Decoder:
             reference, network = self._fitted(x)
             return self._told(network, reference.inputs(x, follow=False))
         return self._told(self._network, self._reference.inputs(x, follow=True))
+
+    def predict(self, signals: ArrayLike) -> NDArray[np.str_]:
+        """Return the likeliest label of each trial; `predict_proba` says how likely."""
+        chosen: NDArray[np.str_] = np.array(self.labels)[self.predict_proba(signals).argmax(axis=1)]
+        return chosen
 
     def decode(self, trial: ArrayLike, *, follow: bool = True) -> NDArray[np.float64]:
         """Return the probability of each label of one trial ``(n_chans, n_times)``; the mean stays where it moved to.
@@ -250,7 +263,7 @@ class Decoder:
 
     def _fitted(self, signals: NDArray[np.float64]) -> tuple[Reference, SplitModule]:
         try:
-            reference = self.contract.alignment_model.fit(signals, self.channels)
+            reference = self.contract.alignment_model.fit(signals, self._electrodes)
         except ValueError as error:
             raise InputError(str(error)) from error
         return reference, self._start(reference.inputs(signals, follow=False))
@@ -266,7 +279,64 @@ class Decoder:
             )
         if not np.isfinite(x).all():
             raise InputError("signals hold NaN or infinite samples")
+        still = np.ptp(x, axis=2) == 0
+        if still.all(axis=1).any():
+            raise InputError(f"trial {int(still.all(axis=1).argmax())} is flat in all channels; leave it out")
+        if still.all(axis=0).any():
+            name = self.channels[int(still.all(axis=0).argmax())]
+            raise InputError(
+                f"channel {name!r} is flat in all trials; make a decoder without it, or mend the recording"
+            )
+        if fault := implausible(x):
+            volts = "; they look like volts, and microvolts are expected: 1e6 times as much" * (
+                found_unit(x) == "volts"
+            )
+            raise InputError(f"signals: {fault.removeprefix('its channels ')}{volts}")
         return x
+
+
+@dataclass(frozen=True)
+class _AroundCommon:
+    """Makes a network around common layers, whose norms are fitted on a person's inputs."""
+
+    common: AdoptableLayers
+    labels: tuple[str, ...]
+
+    def __call__(self, inputs: NDArray[np.float32]) -> SplitModule:
+        return self.common.network_for(self.labels, inputs)
+
+
+@dataclass(frozen=True)
+class _Copied:
+    """Copies a network that is whole already."""
+
+    network: SplitModule
+
+    def __call__(self, inputs: NDArray[np.float32]) -> SplitModule:
+        return copy.deepcopy(self.network)
+
+
+def _electrodes_of(contract: Contract, channels: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the electrodes of channels as the common space knows them; those that it does not are named at once."""
+    if len(set(channels)) < len(channels):
+        twice = next(name for name in channels if channels.count(name) > 1)
+        raise InputError(f"channel {twice!r} stands there twice")
+    if not contract.space:
+        return channels
+    from data.folder import plain_names  # MNE's names of electrodes, where an amplifier's are to be seen through
+
+    try:
+        interpolation(channels, contract.space)
+    except ValueError:  # an amplifier's names, which tell electrodes
+        plain = plain_names(channels)
+        channels = tuple(plain.get(name, name) for name in channels)
+        try:
+            interpolation(channels, contract.space)
+        except ValueError as error:
+            raise InputError(
+                f"{error}; name channels by the extended 10-20 system, such as C3, or leave them out"
+            ) from error
+    return channels
 
 
 def _with_head(network: SplitModule, trials: BranchTrials, branch: str) -> SplitModule:

@@ -14,7 +14,8 @@ import numpy as np
 from data.errors import InputError, nearest
 from data.files import replaced
 from data.folder import EXTENSIONS
-from data.preprocessing import MARKS, Recording
+from data.marks import is_mark
+from data.preprocessing import Recording
 from data.sources import KINDS, ON_DISK, open_source
 from federation.contract import Contract, Training, load_federation
 
@@ -23,6 +24,7 @@ HOW_TO_NAME = {  # tasks, where a source of this kind has none
     "files": "Name them in a table beside each file, columns onset and trial_type: docs/own-data.md",
     "arrays": "Name them in labels",
 }
+GDF_TRIAL, GDF_CUES = "768", {"769", "770", "771", "772", "783"}  # codes of GDF: a trial begins; its cue
 FEWEST = 4  # trials of a subject: what is annotated less often is no task
 ENOUGH = 10  # trials of a class in the calibration, and in the test: fewer tell little
 PAUSE = 1.5  # "rest" that comes so much more often than the other tasks is the pause between cues
@@ -69,7 +71,8 @@ class Found:
     @property
     def tasks(self) -> list[str]:
         """The annotations that look like tasks, in the order of their names."""
-        often = {n: k for n, k in self.counts.items() if k >= FEWEST and not n.lower().startswith(MARKS)}
+        begins = {GDF_TRIAL} if self.counts.keys() & GDF_CUES else set()
+        often = {n: k for n, k in self.counts.items() if k >= FEWEST and not is_mark(n) and n not in begins}
         others = [k for n, k in often.items() if n != "rest"]
         if len(others) > 1 and often.get("rest", 0) > PAUSE * max(others):
             often.pop("rest")

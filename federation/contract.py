@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -655,7 +656,22 @@ def load_federation(path: Path, data_root: Path | None = None) -> Federation:
         if not site.dataset:
             raise InputError(f"{path}: site {site.name!r} has no data set; add [[site.dataset]]")
     check_min_sites(federation, str(path))
+    _check_labels(federation, str(path))
     return federation
+
+
+def _check_labels(federation: Federation, where: str) -> None:
+    """Refuse labels of two sites that differ in capitals or signs alone: sharing would take them for two tasks."""
+    known: dict[str, tuple[str, str]] = {}
+    for site in federation.site:
+        for label in [label for dataset in site.dataset for label in dataset.task_map.values()]:
+            plain = re.sub(r"[^a-z0-9]", "", label.lower())
+            other, of = known.setdefault(plain, (label, site.name))
+            if other != label:
+                raise InputError(
+                    f"{where}: site {of!r} says {other!r}, site {site.name!r} says {label!r}: one task? Then name them"
+                    f' alike, tasks = {{ {label} = "{other}" }}; if they are two, give one another name'
+                )
 
 
 def read_federation(path: Path, data_root: Path | None = None) -> Federation:

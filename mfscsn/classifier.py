@@ -27,6 +27,8 @@ from mfscsn.settings import Settings
 from mfscsn.sums import OWN_WEIGHT, Summed
 from mfscsn.training import derive_seed, predict, rounds_of, train_round
 
+VOLTS = 1e-2  # deviation of trials, below which they are no EEG in microvolts
+
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
@@ -136,7 +138,7 @@ class MFSCSNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.classes_, codes = np.unique(labels, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(f"y has the one class {self.classes_.tolist()[0]!r}; at least two are needed")
-        self.n_features_in_ = signals.shape[1]
+        self.n_features_in_, self.n_times_ = signals.shape[1:]
         common = read_exported(self.common) if isinstance(self.common, str | Path) else self.common
         architecture, alignment = self._build_by(common, signals.shape[2])
         labels = tuple(map(str, self.classes_))
@@ -187,6 +189,8 @@ class MFSCSNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self._check_form(signals)
         if signals.shape[1] != self.n_features_in_:
             raise ValueError(f"X has {signals.shape[1]} channels, but the network was fitted on {self.n_features_in_}")
+        if signals.shape[2] != self.n_times_:
+            raise ValueError(f"X has {signals.shape[2]} samples a trial, but the network was fitted on {self.n_times_}")
         with _one_thread():
             return predict(self.network_, self.reference_.inputs(signals, follow=True), SITE)
 
@@ -204,6 +208,8 @@ class MFSCSNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _check_form(self, X: NDArray[np.float64]) -> None:
         if X.ndim != 3:
             raise ValueError(f"X has shape {X.shape}, expected (n_trials, n_chans, n_times)")
+        if 0 < (spread := float(np.median(X.std(axis=2)))) < VOLTS:
+            raise ValueError(f"X deviates by {spread:.2g}, as EEG in volts does; microvolts are expected: pass 1e6 * X")
 
     def _build_by(self, common: CommonLayers | None, n_times: int) -> tuple[Architecture, Alignment]:
         """Return what the network is built by: the parameters, or what the common layers came from."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
@@ -182,18 +183,18 @@ def compared_table(
 ) -> None:
     """Print runs side by side, as a table, LaTeX or JSON; write a CSV where asked for."""
     from data.files import replaced
-    from experiments.compare_runs import as_frame, as_json, compare_runs, rows_of, verdict
+    from experiments.compare_runs import as_csv, as_frame, as_json, as_latex, compare_runs, rows_of, verdict
 
     compared = compare_runs(rows_of(runs), against)
     frame = as_frame(compared)
     if csv is not None:
         with replaced(csv) as out:
-            out.write(frame.to_csv(index=False).encode())
+            out.write(as_csv(compared).encode())
     if form == "json":
         print(as_json(compared))
         return
     if form == "latex":
-        print(frame.to_latex(index=False, column_format="l" + "r" * (len(frame.columns) - 1)), end="")
+        print(as_latex(compared), end="")
         return
     table, console = Table(box=box.SIMPLE_HEAD), Console()
     if console.width < WIDE:
@@ -202,7 +203,7 @@ def compared_table(
     for k, column in enumerate(frame.columns):
         table.add_column(column, justify="right" if k else "left", no_wrap=k == 0)
     for row in frame.itertuples(index=False):
-        table.add_row(*row)
+        table.add_row(*map(escape, row))
     console.print(table)
     if console.width < WIDE:
         print(f"balanced accuracy; a terminal of {WIDE} columns, --csv, --latex and --json show more")

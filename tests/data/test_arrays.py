@@ -143,3 +143,32 @@ def test_from_arrays_to_a_federations_file(tmp_path):
     code, _, err = mfscsn("prepare", "fed.toml", cwd=tmp_path)
     assert code == 0, err
     assert "cut into trials already" in refused("to-bids", "trials.npz", "out", cwd=tmp_path)
+
+
+def test_channels_that_are_bad_go_with_the_trials(tmp_path):
+    """Two ways in, the same data and contract, the same trials."""
+    info = mne.create_info(["C3", "Cz", "C4"], 128.0, "eeg")
+    events = np.array([[256 * k, 0, 1 + k % 2] for k in range(12)])
+    epochs = mne.EpochsArray(SIGNALS * 1e-6, info, events, 0.0, {"left": 1, "right": 2}, verbose="ERROR")
+    epochs.info["bads"] = ["Cz"]
+    contract = Preprocessing(64.0, (0.25, 1.75), (8.0, 30.0), bad_channels="drop")
+    source = ArraysSource(save_trials(tmp_path / "a.npz", epochs, "x"))
+    (recording,) = source.recordings("x")
+    got = cut_trials(recording, contract, {"left": "l", "right": "r"}, "x")
+    assert got.channels == ("C3", "C4") and any("which the recording calls bad" in note for note in recording.notes)
+    other = epochs.copy()
+    other.info["bads"] = []
+    with pytest.raises(ValueError, match="the parts differ in bads"):
+        save_trials(tmp_path / "b.npz", {"x": epochs, "y": other})
+    with pytest.raises(InputError, match="bads names Pz, which are none of its channels"):
+        written(tmp_path / "c.npz", bads=np.array(["Pz"]))
+
+
+def test_names_as_bytes_and_signals_in_half_precision(tmp_path):
+    labels = np.array(["händisch".encode(), b"right"] * 6)
+    source = written(tmp_path / "a.npz", labels=labels, signals=SIGNALS.astype(np.float16))
+    assert source.annotations() == {"händisch", "right"}
+    (first, _) = source.recordings("x")
+    np.testing.assert_allclose(first.raw.get_data() * 1e6, SIGNALS.astype(np.float16)[:3].astype(float), rtol=1e-6)
+    with pytest.raises(InputError, match="labels are bytes that are no UTF-8"):
+        written(tmp_path / "b.npz", labels=np.array([b"\xff", b"right"] * 6))

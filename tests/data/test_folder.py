@@ -1,5 +1,6 @@
 """Recordings as people have them: every format, every way to say whose they are and where the cues stand."""
 
+import shutil
 import struct
 
 import mne
@@ -103,7 +104,7 @@ def chunk(tag, content):
     return b"\x04" + struct.pack("<I", len(content) + 2) + struct.pack("<H", tag) + content
 
 
-def write_xdf(path, gap=0.0, rate=SFREQ):
+def write_xdf(path, gap=0.0, rate=SFREQ, jitter=None):
     """An EEG stream in microvolts and a stream of markers, as the Lab Streaming Layer's recorder writes them."""
     raw = raw_of()
     signals, n = raw.get_data() * 1e6, raw.n_times
@@ -114,8 +115,9 @@ def write_xdf(path, gap=0.0, rate=SFREQ):
     marks = head.format("cues", "Markers", 1, 0, "string", "").encode()
     content = b"XDF:" + chunk(1, b"<?xml version='1.0'?><info><version>1.0</version></info>")
     content += chunk(2, struct.pack("<I", 1) + eeg) + chunk(2, struct.pack("<I", 2) + marks)
+    jitter = np.zeros(n) if jitter is None else jitter
     samples = b"".join(
-        b"\x08" + struct.pack("<d", 100.0 + k / rate + (gap if k >= 3000 else 0)) + signals[:, k].tobytes()
+        b"\x08" + struct.pack("<d", 100.0 + k / rate + (gap if k >= 3000 else 0) + jitter[k]) + signals[:, k].tobytes()
         for k in range(n)
     )
     content += chunk(3, struct.pack("<I", 1) + b"\x04" + struct.pack("<I", n) + samples)
@@ -135,9 +137,11 @@ def test_xdf_is_read_with_its_markers_and_lost_samples_are_refused(tmp_path):
     got = trials(recording)
     assert got.labels.tolist() == ["l", "r"] * 4
     assert np.abs(recording.raw.get_data() - raw_of().get_data()).max() < 1.0  # it was filtered in place
-    for gap in (5.0, 0.6):
+    for gap in (5.0, 0.6, 0.12):  # drawn out evenly, the last one would be hidden
         write_xdf(tmp_path / "s.xdf", gap=gap)
-        with pytest.raises(InputError, match=rf"s.xdf: samples are missing for {gap:.1f}\d* s after 23.4 s"):
+        with pytest.raises(
+            InputError, match=rf"s.xdf: its stamps jump by {gap:g}\d* s after some 2\d.* s: samples are missing"
+        ):
             list(FilesSource(tmp_path).recordings("s"))
 
 
@@ -267,3 +271,171 @@ def test_bids_needs_names_of_letters_and_digits_that_differ(tmp_path):
     write_edf(tmp_path / "none" / "b.edf", cues=False)
     with pytest.raises(InputError, match="has no cues"):
         to_bids(FilesSource(tmp_path / "none"), ["b"], tmp_path / "out", "mi")
+
+
+def test_jitter_alone_is_no_loss_and_a_clock_that_is_set_is_refused(tmp_path):
+    rng = np.random.default_rng(0)
+    write_xdf(tmp_path / "s.xdf", jitter=0.003 * rng.standard_normal(10_000))
+    (recording,) = FilesSource(tmp_path).recordings("s")
+    assert np.allclose(recording.raw.annotations.onset, 2.0 + 6 * np.arange(8), atol=0.01)
+    for gap in (-0.2, -20.0, 20.0):
+        write_xdf(tmp_path / "s.xdf", gap=gap)
+        with pytest.raises(InputError, match="its stamps jump by .* or the clock was set"):
+            list(FilesSource(tmp_path).recordings("s"))
+    for rate in (0.9, 1.1, 0.5):
+        write_xdf(tmp_path / "s.xdf", rate=SFREQ * rate)
+        with pytest.raises(InputError, match="says 128 Hz, and its stamps say"):
+            list(FilesSource(tmp_path).recordings("s"))
+
+
+def test_an_xdf_of_odd_streams_names_them(tmp_path):
+    write_xdf(tmp_path / "s.xdf")
+    content = (tmp_path / "s.xdf").read_bytes()
+    (tmp_path / "s.xdf").write_bytes(
+        content.replace(b"<type>EEG</type><channel_count>", b"<type>ExG</type><channel_count>")
+    )
+    with pytest.raises(InputError, match=r"0 streams of type EEG, expected one; its streams: 'amp' \(exg\), 'cues'"):
+        list(FilesSource(tmp_path).recordings("s"))
+    (tmp_path / "s.xdf").write_bytes(content.replace(b"<unit>microvolts</unit>", b"<unit>furlongs!!</unit>"))
+    with pytest.raises(InputError, match="channels are in furlongs!!; known are volts"):
+        list(FilesSource(tmp_path).recordings("s"))
+
+
+def test_a_long_recording_in_parts_is_one_and_a_part_alone_is_refused(tmp_path):
+    raw_of(seconds=60).save(tmp_path / "p1_split-01_raw.fif", verbose="ERROR")
+    for number in (2, 3):
+        shutil.copy(tmp_path / "p1_split-01_raw.fif", tmp_path / f"p1_split-0{number}_raw.fif")
+    source = FilesSource(tmp_path)
+    assert source.subjects() == ["p1_raw"] and [p.name for p in source.files] == ["p1_split-01_raw.fif"]
+    (tmp_path / "p1_split-01_raw.fif").rename(tmp_path / "q_raw.fif")
+    with pytest.raises(InputError, match="p1_split-02_raw.fif: is a part .* p1_split-01_raw.fif, is not beside it"):
+        FilesSource(tmp_path)
+
+
+def test_linked_folders_and_packed_files_are_read(tmp_path):
+    (tmp_path / "disk" / "s1").mkdir(parents=True)
+    (tmp_path / "here").mkdir()
+    raw_of().save(tmp_path / "disk" / "s1" / "a_raw.fif.gz", verbose="ERROR")
+    (tmp_path / "here" / "s1").symlink_to(tmp_path / "disk" / "s1")
+    (tmp_path / "disk" / "s1" / "up").symlink_to(tmp_path / "here")  # a circle
+    source = FilesSource(tmp_path / "here")
+    assert source.subjects() == ["s1"]
+    (recording,) = source.recordings("s1")
+    assert trials(recording).labels.tolist() == ["l", "r"] * 4
+
+
+def test_what_a_pattern_cuts_oddly_is_refused_and_what_it_does_not_fit_is_told(tmp_path):
+    for name in ("S001R04", "S002R04", "S003-R04", "notes_of_today"):
+        write_edf(tmp_path / f"{name}.edf")
+    with pytest.raises(InputError, match="takes '003-' of 'S003-R04.edf' for the subject"):
+        FilesSource(tmp_path, "S{subject}R{run}")
+    (tmp_path / "S003-R04.edf").unlink()
+    source = FilesSource(tmp_path, "S{subject}R{run}")
+    told = [note for subject in source.subjects() for one in source.recordings(subject) for note in one.notes]
+    assert [note for note in told if "fit" in note] == [
+        "1 file(s) do not fit pattern = 'S{subject}R{run}': notes_of_today.edf"
+    ]
+
+
+@pytest.mark.parametrize(
+    "word", ["boundary", "Boundary", "discontinuity", "-99", "-99.0", "32766", "New Segment/LostSamples", "Gap"]
+)
+def test_a_trial_that_reaches_over_a_pause_is_left_out_however_it_is_spelt(tmp_path, word):
+    raw = raw_of()
+    begins = mne.Annotations([0.0, 9.0], 0.0, [word, word])  # the first one begins the recording
+    raw.set_annotations(raw.annotations + begins)
+    raw.save(tmp_path / "s_raw.fif", verbose="ERROR")
+    (recording,) = FilesSource(tmp_path).recordings("s_raw")
+    assert word not in recording.unused({"left": "l", "right": "r"})
+    got = trials(recording)
+    assert got.labels.tolist() == (["l", "r"] * 4)[:1] + (["l", "r"] * 4)[2:]
+
+
+def test_codes_of_a_channel_count_beside_marks_and_are_masked_to_their_bits(tmp_path):
+    raw = raw_of(channels=(*CHANNELS, "STI"), kinds=["eeg"] * 3 + ["stim"], cues=False)
+    raw._data[3] = 0
+    for k, onset in enumerate(2.0 + 6 * np.arange(8)):
+        raw._data[3, round(onset * SFREQ) : round((onset + 1) * SFREQ)] = (1 + k % 2) + (1 << 16) * (k == 3)
+    raw.set_annotations(mne.Annotations([57.0], 1.0, ["BAD_blink"]) + mne.Annotations([0.5], 0.0, ["recording begins"]))
+    raw.save(tmp_path / "s_raw.fif", verbose="ERROR")
+    (recording,) = FilesSource(tmp_path).recordings("s_raw")
+    found = sorted(zip(recording.raw.annotations.onset.round(2), recording.raw.annotations.description, strict=True))
+    cues = [(onset, name) for onset, name in found if name in ("1", "2")]
+    assert [name for _, name in cues] == ["1", "2"] * 4 and cues[3][0] == 20.0
+    assert (57.0, "BAD_blink") in found and (20.0, "BAD boundary") in found
+    assert "cues are the codes of channel 'STI'" in recording.notes
+
+
+def test_files_that_were_cut_short_are_one_line(tmp_path):
+    write_edf(tmp_path / "s.edf")
+    whole = (tmp_path / "s.edf").read_bytes()
+    (tmp_path / "s.edf").write_bytes(whole[: len(whole) * 6 // 10])
+    with pytest.raises(InputError, match=r"s.edf: has \d+ bytes and its header says \d+; it was cut short"):
+        list(FilesSource(tmp_path).recordings("s"))
+    (tmp_path / "s.edf").unlink()
+    raw_of().save(tmp_path / "s_raw.fif", verbose="ERROR")
+    whole = (tmp_path / "s_raw.fif").read_bytes()
+    (tmp_path / "s_raw.fif").write_bytes(whole[: len(whole) * 6 // 10])
+    with pytest.raises(InputError, match=r"s_raw.fif: .*cannot be read|cut short"):
+        trials(next(FilesSource(tmp_path).recordings("s_raw")))
+    (tmp_path / "s_raw.fif").unlink()
+    mne.export.export_raw(tmp_path / "b.vhdr", raw_of(), verbose="ERROR")
+    data = (tmp_path / "b.eeg").read_bytes()
+    (tmp_path / "b.eeg").write_bytes(data[: len(data) * 6 // 10 // 12 * 12])
+    with pytest.raises(InputError, match=r"b.vhdr: .*cut short"):
+        trials(next(FilesSource(tmp_path).recordings("b")))
+
+
+def test_a_name_as_the_file_has_it_is_found(tmp_path):
+    raw_of(channels=("EEG C3-REF", "EEG Cz-REF", "EEG C4-REF")).save(tmp_path / "s_raw.fif", verbose="ERROR")
+    (recording,) = FilesSource(tmp_path).recordings("s_raw")
+    got = cut_trials(recording, Preprocessing(64.0, (0.0, 2.0), (4.0, 30.0)), {"left": "l"}, "s", ["EEG C4-REF", "C3"])
+    assert got.channels == ("EEG C4-REF", "C3")
+
+
+def write_gdf(path, signals, rows, missing=None):
+    """GDF 2.20 of 16 bits, by hand: microvolts `(n_chans, n_times)`; rows (second, code, seconds)."""
+    n_chans, n = signals.shape
+    head = bytearray(256)
+    head[0:8] = b"GDF 2.20"
+    struct.pack_into("<Q", head, 168, (737425 + 366) * 2**32)
+    struct.pack_into("<H", head, 184, n_chans + 1)
+    struct.pack_into("<qIIH", head, 236, n, 1, int(SFREQ), n_chans)
+    fields = b"".join(c.encode().ljust(16) for c in CHANNELS) + b"EEG".ljust(80) * n_chans + b"uV".ljust(6) * n_chans
+    fields += struct.pack("<H", 4275) * n_chans
+    fields += b"".join(struct.pack("<d", v) * n_chans for v in (-500.0, 500.0, -32768.0, 32767.0)) + bytes(68 * n_chans)
+    fields += b"".join(struct.pack("<f", v) * n_chans for v in (100.0, 0.5, 0.0)) + struct.pack("<I", 1) * n_chans
+    fields += struct.pack("<I", 3) * n_chans + bytes(32 * n_chans)
+    digital = np.round((signals + 500) * 65535 / 1000 - 32768).clip(-32767, 32767).astype("<i2")
+    if missing is not None:
+        digital[:, missing] = -32768
+    events = struct.pack("<B", 3) + struct.pack("<I", len(rows))[:3] + struct.pack("<f", SFREQ)
+    events += np.array([round(o * SFREQ) + 1 for o, _, _ in rows], "<u4").tobytes()
+    events += np.array([c for _, c, _ in rows], "<u2").tobytes() + bytes(2 * len(rows))
+    events += np.array([round(d * SFREQ) for _, _, d in rows], "<u4").tobytes()
+    path.write_bytes(bytes(head) + fields + digital.T.tobytes() + events)
+
+
+def test_gdf_trials_that_were_rejected_and_samples_that_are_missing_are_left_out(tmp_path):
+    signals = raw_of().get_data() * 1e6
+    rows = [(2.0 + 6 * k, 769 + k % 2, 3.0) for k in range(8)]
+    tasks = {"769": "l", "770": "r"}
+    settings = Preprocessing(64.0, (0.0, 2.0), (4.0, 30.0))
+    write_gdf(
+        tmp_path / "s.gdf", signals, [*rows, (13.0, 1023, 5.0)], missing=slice(round(3 * SFREQ), round(3.5 * SFREQ))
+    )
+    (recording,) = FilesSource(tmp_path).recordings("s")
+    assert recording.unused(tasks) == {}
+    assert cut_trials(recording, settings, tasks, "s").labels.tolist() == ["r", "r", "l", "r", "l", "r"]
+    content = (tmp_path / "s.gdf").read_bytes()
+    (tmp_path / "s.gdf").write_bytes(content[: len(content) * 6 // 10])
+    with pytest.raises(InputError, match=r"s.gdf: .*(cannot be read|cut short)"):
+        list(FilesSource(tmp_path).recordings("s"))
+
+
+def test_an_xdf_that_was_cut_short_is_one_line(tmp_path):
+    write_xdf(tmp_path / "s.xdf")
+    content = (tmp_path / "s.xdf").read_bytes()
+    (tmp_path / "s.xdf").write_bytes(content[: len(content) * 6 // 10])
+    with pytest.raises(InputError, match=r"s.xdf: (is damaged|cannot be read|\d streams of type EEG)"):
+        list(FilesSource(tmp_path).recordings("s"))

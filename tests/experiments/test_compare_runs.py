@@ -1,6 +1,8 @@
 """A paper's table: by hand, over seeds, over settings."""
 
 import json
+import shutil
+import subprocess
 
 import numpy as np
 import pandas as pd
@@ -8,7 +10,7 @@ import pytest
 from conftest import mfscsn, refused
 
 from data.errors import InputError
-from experiments.compare_runs import as_frame, compare_runs, rows_of, verdict
+from experiments.compare_runs import as_csv, as_frame, as_json, as_latex, compare_runs, rows_of, verdict
 from experiments.evaluate import area_under_curve
 
 
@@ -89,7 +91,7 @@ def test_seeds_in_one_folder_are_run_resumed_scored_and_compared(tmp_path, tiny_
     told = json.loads(out)
     assert told[2]["method"] == "mf-scsn" and told[2]["n_seeds"] == 2 and told[1]["gain"] is None
     code, out, _ = mfscsn("compare", "many", "--latex", "--against", "own-calibration", cwd=tmp_path)
-    assert code == 0 and out.startswith("\\begin{tabular}")
+    assert code == 0 and "\n\\begin{tabular}" in out
 
     assert "there are own-calibration, local-site, mf-scsn" in refused(
         "compare", "many", "--against", "x", cwd=tmp_path
@@ -119,3 +121,33 @@ def test_predictions_say_where_and_how_sure(tmp_path, tiny_file, prepared):
     ).all()  # fmt: skip
     scores = rows_of([tmp_path / "run"])
     assert (scores["accuracy"] <= 1).all() and scores["auc"].between(0, 1).all()
+
+
+def named(name, gains=(0.1, 0.2)):
+    return compare_runs(rows(list(gains)).replace({"method": {"mf-scsn": name}}))
+
+
+def test_two_subjects_look_like_no_finding_in_any_form():
+    few = named("mf-scsn")
+    assert as_frame(few)["difference (95 %)"][1] == "+15.5 (2 subjects: too few)"
+    assert [row["too_few"] for row in json.loads(as_json(few))] == [True, True]
+    assert as_latex(few).startswith("% mf-scsn is 15.5 points over") and "too few" in as_csv(few)
+    assert not any(row["too_few"] for row in json.loads(as_json(named("mf-scsn", [0.1] * 7))))
+
+
+def test_a_name_is_no_formula_in_a_spreadsheet():
+    assert "\n'=HYPERLINK(" in as_csv(named('=HYPERLINK("x")')).replace("\"'", "'").replace('""', '"')
+
+
+def test_the_latex_table_compiles(tmp_path):
+    engine = shutil.which("pdflatex")
+    if engine is None:
+        pytest.skip("needs pdflatex (Debian: texlive-latex-base, texlive-latex-recommended)")
+    table = as_latex(named(r"50%_of #1 & a\b {x} ~^$"))
+    (tmp_path / "t.tex").write_text(
+        "\\documentclass{article}\\usepackage{booktabs}\\begin{document}\n" + table + "\\end{document}\n"
+    )
+    done = subprocess.run(
+        [engine, "-halt-on-error", "-interaction=nonstopmode", "t.tex"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0 and (tmp_path / "t.pdf").exists(), done.stdout[-2000:]

@@ -1,5 +1,7 @@
 """One person's decoder: one by one as all at once, from a run, from a file, from labels."""
 
+import pickle
+
 import numpy as np
 import pytest
 from conftest import LoopGrid
@@ -119,3 +121,41 @@ def test_directions_that_were_not_seen_stay_out_when_the_mean_moves():
     wanted = reference.inputs(new, follow=True)
     assert np.linalg.matrix_rank(wanted[0], tol=1e-3) == 2
     np.testing.assert_allclose(reference.moved(new).inputs(new, follow=False), wanted, atol=1e-5)
+
+
+def test_a_decoder_is_shown_kept_and_asked_for_labels(run, tmp_path):
+    for decoder in (
+        Decoder.of_common(read_common(run.path), CHANNELS, ["right_hand", "rest"]).fit(trials(8)),
+        Decoder.from_run(run, run.federation.site[0].name),
+    ):
+        assert repr(decoder).startswith("Decoder(labels=['") and "256 samples at 128 Hz" in repr(decoder)
+        signals = trials(seed=1, channels=decoder.channels)
+        told = decoder.predict_proba(signals)
+        assert decoder.predict(signals).tolist() == [decoder.labels[k] for k in told.argmax(axis=1)]
+        again = pickle.loads(pickle.dumps(decoder))
+        np.testing.assert_array_equal(again.predict_proba(signals), told)
+
+
+def test_names_that_an_amplifier_gives_are_seen_through_and_unknown_ones_named_at_once(run):
+    common, labels = read_common(run.path), ["right_hand", "rest"]
+    plain = Decoder.of_common(common, CHANNELS, labels).predict_proba(trials())
+    spelt = Decoder.of_common(common, [f"EEG {name}-Ref" for name in CHANNELS], labels)
+    np.testing.assert_array_equal(spelt.predict_proba(trials()), plain)
+    with pytest.raises(InputError, match="no position on the scalp is known of .*X9.*; name channels by"):
+        Decoder.of_common(common, ["C3", "X9"], labels)
+    with pytest.raises(InputError, match="channel 'C3' stands there twice"):
+        Decoder.of_common(common, ["C3", "C4", "C3"], labels)
+
+
+def test_volts_and_flat_signals_are_refused(run):
+    decoder = Decoder.of_common(read_common(run.path), CHANNELS, ["right_hand", "rest"])
+    with pytest.raises(InputError, match="they look like volts, and microvolts are expected"):
+        decoder.predict_proba(trials() * 1e-6)
+    flat = trials()
+    flat[:, 2] = 7.0
+    with pytest.raises(InputError, match="channel 'Cz' is flat in all trials"):
+        decoder.predict_proba(flat)
+    flat = trials()
+    flat[3] = 0.0
+    with pytest.raises(InputError, match="trial 3 is flat in all channels"):
+        decoder.predict_proba(flat)

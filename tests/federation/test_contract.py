@@ -209,3 +209,9 @@ def test_all_subjects_but_some(tmp_path):
     assert dataset.without == ["1"] and dataset.used(["1", "2", "3"]) == ["2", "3"]
     with pytest.raises(InputError, match="target '3' stands in without, too"):
         federation_of(text.replace("without = [1]", "without = [3]"), tmp_path)
+
+
+def test_labels_of_two_sites_that_differ_in_capitals_alone_are_asked_about(tmp_path):
+    text = tiny_toml().replace('tasks = ["right_hand", "rest"]', 'tasks = { right_hand = "Right_Hand", rest = "rest" }')
+    with pytest.raises(InputError, match="site 'north' says 'Right_Hand', site 'south' says 'right_hand': one task?"):
+        federation_of(text, tmp_path)

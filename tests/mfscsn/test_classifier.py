@@ -163,3 +163,12 @@ def test_a_head_begins_at_the_rows_of_the_federation(make_run, tmp_path):
 def test_the_package_says_what_it_does_not_have():
     with pytest.raises(AttributeError, match="no attribute 'MFSCSNClassifer'"):
         _ = mfscsn.MFSCSNClassifer
+
+
+def test_volts_and_trials_of_another_length_are_refused():
+    X, y = np.random.default_rng(0).standard_normal((12, 3, 256)), ["a", "b"] * 6
+    with pytest.raises(ValueError, match="as EEG in volts does; microvolts are expected"):
+        MFSCSNClassifier(epochs=1).fit(1e-5 * X, y)
+    model = MFSCSNClassifier(epochs=1).fit(X, y)
+    with pytest.raises(ValueError, match="X has 200 samples a trial, but the network was fitted on 256"):
+        model.predict(X[:, :, :200])
