@@ -50,7 +50,7 @@ lock:
 
 # Known faults in what the lock installs; wants a database from outside, so it is run before a release and never in CI
 audit: $(VENV)/.installed
-	$(BIN)/pip-audit --require-hashes --disable-pip --requirement locks/all.txt
+	$(BIN)/pip-audit --strict --require-hashes --disable-pip --requirement locks/all.txt
 
 $(VENV)/.installed: pyproject.toml locks/all.txt
 	test -x $(BIN)/python || $(FOUND) -m venv $(VENV)
