@@ -9,19 +9,21 @@ Pernet et al. 2019, Scientific Data 6:103.
 """
 
 import csv
+import os
 import re
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from data.edf import refuse_pause
+from data.edf import refuse_cut, refuse_pause
 from data.errors import InputError, one_line
 from data.events_table import EventsTable, read_events, without_value
 from data.files import fingerprint
 from data.preprocessing import Recording
 
 EXTENSIONS = [".edf", ".bdf", ".vhdr", ".set", ".fif", ".gdf"]
+LABEL = re.compile(r"[A-Za-z0-9+]+")
 PAUSES = {"rest", "n/a"}  # two tasks may have them in common
 
 
@@ -53,7 +55,13 @@ class BidsSource:
 
     def subjects(self) -> list[str]:
         """List the labels behind ``sub-``, sorted."""
-        return sorted(path.name.removeprefix("sub-") for path in self.root.glob("sub-*") if path.is_dir())
+        names = sorted(path.name.removeprefix("sub-") for path in self.root.glob("sub-*") if path.is_dir())
+        for name in names:
+            if not LABEL.fullmatch(name):
+                raise InputError(
+                    f"bids:{self.root}: folder 'sub-{name}': BIDS names a subject by letters and digits; rename it"
+                )
+        return names
 
     def annotations(self) -> set[str]:
         """Name all that the events files call ``trial_type``, without opening a recording."""
@@ -73,8 +81,7 @@ class BidsSource:
 
     def _paths(self, subject: str) -> list[Any]:
         """Find the recordings of a subject; raise InputError when they are not there or cannot be told apart."""
-        import mne_bids
-
+        mne_bids = import_mne_bids()
         folder = self.root / f"sub-{subject}"
         _check_links(folder)
         found = mne_bids.BIDSPath(root=self.root, subject=subject, datatype="eeg", suffix="eeg", task=self.task).match()
@@ -115,6 +122,14 @@ class BidsSource:
         return sorted(paths, key=place)
 
 
+def import_mne_bids() -> Any:
+    """Import MNE-BIDS, which shall not wait for a lock that a killed program has left beside a recording."""
+    os.environ.setdefault("MNE_BIDS_FILELOCK_TIMEOUT", "0.2")  # it reads that when it is imported
+    import mne_bids
+
+    return mne_bids
+
+
 def natural(text: str) -> list[tuple[int, str]]:
     """Return a key by which run 10 is sorted behind run 2."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", text)]
@@ -146,11 +161,11 @@ def _check_tasks(paths: Sequence[Any]) -> None:
 
 
 def _read(path: Any) -> Recording:
-    import mne_bids
-
+    mne_bids = import_mne_bids()
     where, events_file = path.fpath, _beside(path, "events", ".tsv")
     events = read_events(events_file) if events_file.is_file() else None  # there is none at rest
     refuse_pause(where)
+    refuse_cut(where)
     sidecar = _beside(path, "eeg", ".json")
     if sidecar.is_file() and sidecar.read_bytes().startswith(b"\xef\xbb\xbf"):
         raise InputError(f"{sidecar}: begins with a byte order mark, which JSON does not allow; save it without")
@@ -165,7 +180,7 @@ def _read(path: Any) -> Recording:
             f"{where}: it, or its *_events.tsv, *_channels.tsv or *_eeg.json, cannot be read ({one_line(error)}); mend"
             " it, or leave the subject out with subjects = [...]"
         ) from error
-    notes = []
+    notes = [f"{lock.name}: a lock that a killed program has left; remove it" for lock in where.parent.glob("*.lock")]
     if events is not None:
         _check_ends(where, events_file, events, raw.n_times / raw.info["sfreq"])
         raw.annotations.description = [without_value(str(name), events.names) for name in raw.annotations.description]

@@ -22,6 +22,11 @@ def nearest(name: str, known: list[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
+def printable(text: str) -> str:
+    """Return text as a terminal bears it: names of files and sites may hold what moves its cursor."""
+    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
+
+
 def one_line(error: Exception) -> str:
     """Return the first line of what an error says, or what kind it is."""
     lines = str(error).strip().splitlines()

@@ -41,7 +41,9 @@ def to_bids(
         When `out` is not empty, names have no letters or digits, or two subjects would have one name; when a recording
         has no cues, or is cut into trials; one line.
     """
-    import mne_bids
+    from data.bids import import_mne_bids
+
+    mne_bids = import_mne_bids()
 
     check_free(out, resumable=False)
     names = {subject: _label(subject, "subject") for subject in subjects}

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 from packaging.requirements import Requirement
 
-from data.errors import InputError
+from data.errors import InputError, printable
 from data.sources import open_source
 from data.store import check_tasks
 from experiments.prepare import subjects_of
@@ -56,7 +56,9 @@ class Check:
     remedy: str = ""
 
     def __str__(self) -> str:
-        return f"{'ok   ' if self.good else 'wrong'} {self.seen}" + (f"; {self.remedy}" if self.remedy else "")
+        return printable(
+            f"{'ok   ' if self.good else 'wrong'} {self.seen}" + (f"; {self.remedy}" if self.remedy else "")
+        )
 
 
 def examine(

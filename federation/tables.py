@@ -8,7 +8,7 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from data.errors import InputError, nearest
+from data.errors import InputError, nearest, one_line
 
 
 class Table(BaseModel):
@@ -42,14 +42,18 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # editors of Windows begin with a mark
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as TOML: {error}") from error
+    except RecursionError as error:
+        raise InputError(f"{path}: cannot be read as TOML: it is nested too deep") from error
+    except (OSError, ValueError) as error:  # a number of thousands of digits is a plain ValueError
+        raise InputError(f"{path}: cannot be read as TOML: {one_line(error)}") from error
 
 
 def parse_table(model: type[Checked], document: Mapping[str, Any], where: str) -> Checked:
     """Check a document as a table of a kind; raise InputError that begins with `where`."""
     try:
         return model.model_validate_json(json.dumps(document, default=str))
+    except (RecursionError, OverflowError) as error:
+        raise InputError(f"{where}: is nested too deep, or holds a number that is too large") from error
     except ValidationError as error:
         raise InputError(f"{where}: {_first_fault(error, document, model)}") from error
 

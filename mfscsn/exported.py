@@ -21,6 +21,7 @@ from mfscsn.sums import Summed
 
 FILE = "common.safetensors"
 KIND = "mfscsn common layers"
+MOST_TIMES, MOST_SFREQ = 100_000, 20_000.0  # samples of a trial, Hz: more would fill the memory
 SITE = "site"  # the one branch of a network around them
 
 
@@ -103,8 +104,11 @@ def read_exported(path: str | Path) -> CommonLayers:
         architecture, alignment = _with_band(about["architecture"]), _with_band(about["alignment"])
         seed = int(json.loads(about["training"])["seed"])
         labels = tuple(json.loads(about["contract"]).get("labels") or ())
-        return CommonLayers(about["name"], Architecture(**architecture), Alignment(**alignment), seed, layers, labels)
-    except (KeyError, TypeError, ValueError) as error:
+        made = Architecture(**architecture)
+        if not 0 < made.n_times <= MOST_TIMES or not 0 < made.sfreq <= MOST_SFREQ:
+            raise ValueError(f"n_times = {made.n_times!r} at sfreq = {made.sfreq!r}")
+        return CommonLayers(about["name"], made, Alignment(**alignment), seed, layers, labels)
+    except (KeyError, TypeError, ValueError, RecursionError, AttributeError) as error:
         raise ValueError(f"{path}: of another version of mfscsn; export it again with `mfscsn export`") from error
 
 
@@ -124,6 +128,9 @@ def read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise ValueError(f"{file}: cannot be read as safetensors: {error}") from error
     if about.get("kind") != KIND:
         raise ValueError(f"{file}: no exported common layers; `mfscsn export RUN` writes them")
+    for name, values in layers.items():
+        if values.is_floating_point() and not values.isfinite().all():
+            raise ValueError(f"{file}: layer {name!r} holds a value that is not finite; export it again")
     return layers, about
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import click
 import typer
 
-from data.errors import FailedError, InputError
+from data.errors import FailedError, InputError, printable
 from experiments.cli.beetl import app as beetl_app
 from experiments.cli.begin import app as begin_app
 from experiments.cli.layers import app as layers_app
@@ -71,16 +71,16 @@ def main(words: Sequence[str] | None = None) -> None:
         error.show()
         sys.exit(2)
     except click.ClickException as error:
-        print(f"error: {error.format_message()}", file=sys.stderr)
+        print(f"error: {printable(error.format_message())}", file=sys.stderr)
         sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
         print("interrupted", file=sys.stderr)
         sys.exit(130)
     except (InputError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {printable(' '.join(str(error).split()))}", file=sys.stderr)
         sys.exit(2)
     except FailedError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {printable(' '.join(str(error).split()))}", file=sys.stderr)
         sys.exit(1)
     except Exception as error:  # no mistake of the user's
         typed = list(sys.argv[1:] if words is None else words)

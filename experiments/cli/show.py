@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bars
 from rich.table import Table
 
+from data.errors import printable
 from experiments.progress import Progress
 
 if TYPE_CHECKING:
@@ -161,7 +162,8 @@ def score_table(scores: Sequence["Score"]) -> None:
         rows = {key: row for key, row in by_target.items() if key[0] == site}
         several = len({key[1] for key in rows}) > 1
         for (_, dataset, subject, n_test), row in rows.items():
-            table.add_row(site, f"{dataset} {subject}" if several else subject, str(n_test), *_percent(row))
+            whose = printable(f"{dataset} {subject}" if several else subject)
+            table.add_row(printable(site), escape(whose), str(n_test), *_percent(row))
         site_means.append([mean(column) for column in zip(*rows.values(), strict=True)])
         table.add_row(site, "mean", "", *_percent(site_means[-1]), style="bold")
         table.add_section()
@@ -203,11 +205,11 @@ def compared_table(
     for k, column in enumerate(frame.columns):
         table.add_column(column, justify="right" if k else "left", no_wrap=k == 0)
     for row in frame.itertuples(index=False):
-        table.add_row(*map(escape, row))
+        table.add_row(*(escape(printable(cell)) for cell in row))
     console.print(table)
     if console.width < WIDE:
         print(f"balanced accuracy; a terminal of {WIDE} columns, --csv, --latex and --json show more")
-    print(verdict(compared))
+    print(printable(verdict(compared)))
 
 
 def harm_lines(run: "RunFolder") -> None:

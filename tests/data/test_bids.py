@@ -1,7 +1,12 @@
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
+from conftest import refused, write_bids
 
-from data.bids import natural
+from data.bids import BidsSource, natural
 from data.errors import InputError
 from data.preprocessing import Preprocessing, cut_trials
 from data.sources import open_source
@@ -65,6 +70,10 @@ def test_a_recording_that_ends_before_its_events_is_refused(bids):
     recording = next(bids.glob("sub-01/eeg/*run-1_eeg.edf"))
     content = recording.read_bytes()
     recording.write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match=r"run-1_eeg.edf: has \d+ bytes and its header says \d+; it was cut short"):
+        cut(bids)
+    n_records = int(content[236:244]) // 2  # as if it had been written so
+    recording.write_bytes((content[:236] + str(n_records).ljust(8).encode() + content[244:])[: len(content) // 2])
     with pytest.raises(InputError, match=r"run-1_eeg.edf: ends after .* s, but \d of 3 events in .* is the file cut"):
         list(open_source(f"bids:{bids}").recordings("01"))
 
@@ -214,3 +223,27 @@ def test_a_recording_with_a_pause_is_refused(bids):
     recording.write_bytes(content.replace(b"EDF+C", b"EDF+D", 1).replace(b"+39\x14\x14", b"+59\x14\x14", 1))
     with pytest.raises(InputError, match=r"stands still for 20 s after 39 s \(EDF\+D\)"):
         read(bids)
+
+
+def test_a_lock_that_a_killed_program_left_is_not_waited_for_and_told(tmp_path):
+    """MNE-BIDS waits a minute for it, at each file."""
+    write_bids(tmp_path, ["1"], ["1"], ["C3", "C4"], names=("left", "right"))
+    (recording,) = BidsSource(tmp_path).recordings("1")
+    where = Path(recording.where)
+    for beside in (where, where.with_name(where.name.replace("_eeg.edf", "_events.tsv")), *where.parent.glob("*.json")):
+        beside.with_name(f"{beside.name}.lock").touch()
+    code = (
+        "import time; from pathlib import Path; from data.bids import BidsSource; began = time.monotonic();"
+        f" (r,) = BidsSource(Path({str(tmp_path)!r})).recordings('1'); print(time.monotonic() - began < 40, r.notes)"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout.startswith("True") and "a lock that a killed program has left; remove it" in done.stdout, (
+        done.stderr
+    )
+
+
+def test_a_subject_whose_name_is_none_is_named(tmp_path):
+    write_bids(tmp_path, ["1"], ["1"], ["C3", "C4"], names=("left", "right"))
+    (tmp_path / "sub-[2\x1b[2J").mkdir()
+    told = refused("new", "f.toml", "--site", f"a={tmp_path}", cwd=tmp_path)
+    assert "BIDS names a subject by letters and digits" in told and "\x1b" not in told

@@ -215,3 +215,17 @@ def test_labels_of_two_sites_that_differ_in_capitals_alone_are_asked_about(tmp_p
     text = tiny_toml().replace('tasks = ["right_hand", "rest"]', 'tasks = { right_hand = "Right_Hand", rest = "rest" }')
     with pytest.raises(InputError, match="site 'north' says 'Right_Hand', site 'south' says 'right_hand': one task?"):
         federation_of(text, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a = " + "[" * 5000 + "]" * 5000, "nested too deep"),
+        ("a = " + "9" * 6000, "cannot be read as TOML"),
+        ("[a" + ".b" * 3000 + "]\n", "f.toml: "),
+    ],
+)
+def test_a_hostile_toml_is_one_line(tmp_path, text, words):
+    (tmp_path / "f.toml").write_text(text)
+    with pytest.raises(InputError, match=words):
+        load_federation(tmp_path / "f.toml")

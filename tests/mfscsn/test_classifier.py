@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import LoopGrid
+from safetensors.torch import save_file
 from sklearn.base import clone
 from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
@@ -15,6 +16,7 @@ import mfscsn
 from federation.common_layers import export_common, read_common
 from federation.server_app import federate
 from mfscsn import MFSCSNClassifier
+from mfscsn.exported import read_exported, read_file
 from mfscsn.heads import label_rows
 
 
@@ -172,3 +174,26 @@ def test_volts_and_trials_of_another_length_are_refused():
     model = MFSCSNClassifier(epochs=1).fit(X, y)
     with pytest.raises(ValueError, match="X has 200 samples a trial, but the network was fitted on 256"):
         model.predict(X[:, :, :200])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda layers, about: layers[next(iter(layers))].fill_(torch.nan), "holds a value that is not finite"),
+        (
+            lambda layers, about: about.update(architecture=about["architecture"].replace("256", "1000000000")),
+            "version",
+        ),
+        (lambda layers, about: about.update(architecture="[" * 9000 + "]" * 9000), "of another version"),
+        (lambda layers, about: about.update(training="[]"), "of another version"),
+    ],
+)
+def test_hostile_layers_are_one_line(make_run, tmp_path, spoil, words):
+    run = make_run(extractor="common-space")
+    federate(LoopGrid(run), run)
+    export_common(run, tmp_path / "model")
+    layers, about = read_file(tmp_path / "model")
+    spoil(layers, about)
+    save_file(layers, tmp_path / "bad.safetensors", about)
+    with pytest.raises(ValueError, match=words):
+        read_exported(tmp_path / "bad.safetensors")
