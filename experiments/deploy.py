@@ -15,6 +15,7 @@ from federation.tables import first_difference
 
 POLL_SECONDS = 0.5
 DOUBT_SECONDS = 10.0  # without news, ask Flower whether the run is still alive
+STOPPED = "finished:stopped"  # Flower's status of a run that somebody ended
 STARTED, START_SECONDS = "flower-run.txt", 20.0
 
 
@@ -161,6 +162,11 @@ def _failure(run: RunFolder, link: SuperLink, flower_run: str) -> FailedError:
         )
     if link.alive():
         link.save_log(flower_run, run.path / "flower.log")
+    if run.failure() is None and link.alive() and link.status(flower_run) == STOPPED:
+        return FailedError(
+            f"ended by `mfscsn server stop` after round {run.last_round()} of {run.federation.training.rounds}; go on"
+            " with `mfscsn server train --resume`"
+        )
     reason = run.failure() or "Flower ended without a word"
     return FailedError(f"the run failed: {reason}; all of it: {run.path / 'flower.log'}")
 

@@ -4,7 +4,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -222,7 +222,25 @@ def source_of(word: str) -> str:
     return f"bids:{word}"
 
 
-def write_federation(path: Path, sites: Mapping[str, str | Path], pattern: str | None = None) -> list[Found]:
+def parse_patterns(words: Sequence[str], sites: Mapping[str, str]) -> dict[str, str]:
+    """Read patterns: of one site ``NAME=PATTERN``, or of all sites that have none of their own."""
+    of_site: dict[str, str] = {}
+    for word in words:
+        name, equals, pattern = word.partition("=")
+        named = [name] if equals and name in sites else [one for one in sites if one not in of_site]
+        for one in named:
+            if equals and name in sites and one in of_site:
+                raise InputError(f"--pattern {word}: site {one!r} has one already")
+            of_site[one] = pattern if equals and name in sites else word
+    return of_site
+
+
+def write_federation(
+    path: Path,
+    sites: Mapping[str, str | Path],
+    pattern: str | Mapping[str, str] | None = None,
+    look_at: Callable[[str], object] = lambda site: None,
+) -> list[Found]:
     """Look into each site's recordings and write a commented FED.toml; raise InputError when a file lies there already.
 
     Parameters
@@ -231,15 +249,19 @@ def write_federation(path: Path, sites: Mapping[str, str | Path], pattern: str |
         Of the new file; its name names the federation.
     sites : mapping of str to str or Path
         Site -> folder, ``.npz`` file, or a source such as ``moabb:BNCI2014_001``.
-    pattern : str, optional
-        Of folders of files: `data.folder.FilesSource`.
+    pattern : str or mapping of str to str, optional
+        Of folders of files, of all sites or by site: `data.folder.FilesSource`.
+    look_at : callable
+        Told each site before its recordings are opened.
     """
     if path.exists():
         raise InputError(f"{path}: already exists; give another name, or remove it")
     sources = {name: source_of(str(word)) for name, word in sites.items()}
-    contents = {
-        name: look(source, pattern if source.startswith("files:") else None) for name, source in sources.items()
-    }
+    patterns = pattern if isinstance(pattern, Mapping) else dict.fromkeys(sources, pattern)
+    contents = {}
+    for name, source in sources.items():
+        look_at(name)
+        contents[name] = look(source, patterns.get(name) if source.startswith("files:") else None)
     with replaced(path) as out:
         out.write(_text(path, contents).encode())
     try:
@@ -260,7 +282,7 @@ def _text(path: Path, contents: Mapping[str, Found]) -> str:
     many = "s" * (len(contents) > 1)
     lines = [
         f"# A federation of {len(contents)} site{many}, as the recordings suggest it. Read it, then",
-        f"# train it on this machine: mfscsn simulate {path.name}. All keys: federation/contract.py.",
+        f"# train it on this machine: mfscsn simulate {path.name}. All keys: docs/federation-file.md.",
         "",
         'data_root = "."  # where folders of recordings lie, relative to this file',
         "",

@@ -8,6 +8,7 @@ import typer
 from experiments.cli.options import START, Pattern
 
 app = typer.Typer()
+FEW_TARGETS = 6  # below which Wilcoxon's test can show nothing
 
 
 @app.command(rich_help_panel=START, epilog="Example: mfscsn doctor fed.toml")
@@ -47,12 +48,24 @@ def new(
             show_default=False,
         ),
     ],
-    pattern: Pattern = None,
+    pattern: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Where subject and run stand in files' names, such as S{subject}R{run}; for one site NAME=PATTERN.",
+            metavar="PATTERN",
+        ),
+    ] = None,
 ) -> None:
     """Look into recordings and write a FED.toml to go on from."""
-    from experiments.new import ENOUGH, counted, parse_sites, write_federation
+    from experiments.new import ENOUGH, counted, parse_patterns, parse_sites, write_federation
 
-    for found in write_federation(path, parse_sites(site), pattern):
+    sites = parse_sites(site)
+
+    def tell(one: str) -> None:
+        typer.echo(f"looks into {one}")
+
+    looked = write_federation(path, sites, parse_patterns(pattern or [], sites), tell)
+    for found in looked:
         typer.echo(
             f"{found.source.partition(':')[2]}: {len(found.subjects)} subjects, {len(found.channels)} channels,"
             f" {found.sfreq:g} Hz; tasks {', '.join(found.tasks)}; targets {', '.join(found.targets)}"
@@ -61,6 +74,9 @@ def new(
         typer.echo(
             f"  a target like {found.looked_at} trains with {counted(calibration)}, is tested on {counted(test)}"
         )
+        if len(found.targets) < FEW_TARGETS:
+            n = len(found.targets)
+            typer.echo(f"  warning: {n} target(s): of fewer than {FEW_TARGETS} no test can tell a gain from chance")
         if min(*calibration.values(), *test.values()) < ENOUGH:
             typer.echo(f"  warning: fewer than {ENOUGH} trials of a task tell little; change calibration or tasks")
     if len(site) == 1:

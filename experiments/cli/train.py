@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from data.errors import InputError
+from data.errors import InputError, printable
 from data.files import check_free
 from experiments.cli.options import LOOK, PREPARED, RUN, START, DataRoot, Device, Out, StoreRoot, Threads, takes
 from federation.workers import warm_up
@@ -276,7 +276,10 @@ def _carry_out(run: "RunFolder", engine: str) -> None:
         harm_lines(run)
     secure_line(run.secure_aggregation())
     privacy_lines(run.spent())
+    from experiments.compare_runs import compare_runs, rows_of, verdict
     from experiments.report.run import report as report_run
 
+    if scores:
+        typer.echo(printable(verdict(compare_runs(rows_of([run.path])))))
     page = report_run(run)
     typer.echo(f"run folder: {os.path.relpath(run.path)}\nreport: {os.path.relpath(page)}")

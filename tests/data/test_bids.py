@@ -71,9 +71,11 @@ def test_a_recording_that_ends_before_its_events_is_refused(bids):
     content = recording.read_bytes()
     recording.write_bytes(content[: len(content) // 2])
     with pytest.raises(InputError, match=r"run-1_eeg.edf: has \d+ bytes and its header says \d+; it was cut short"):
-        cut(bids)
-    n_records = int(content[236:244]) // 2  # as if it had been written so
-    recording.write_bytes((content[:236] + str(n_records).ljust(8).encode() + content[244:])[: len(content) // 2])
+        list(open_source(f"bids:{bids}").recordings("01"))
+    head, n_records = int(content[184:192]), int(content[236:244])
+    kept = n_records // 2  # as if it had been written so
+    length = head + kept * (len(content) - head) // n_records
+    recording.write_bytes((content[:236] + str(kept).ljust(8).encode() + content[244:])[:length])
     with pytest.raises(InputError, match=r"run-1_eeg.edf: ends after .* s, but \d of 3 events in .* is the file cut"):
         list(open_source(f"bids:{bids}").recordings("01"))
 

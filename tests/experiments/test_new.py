@@ -3,7 +3,7 @@
 from collections import Counter
 
 import pytest
-from conftest import mfscsn, refused, write_bids
+from conftest import mfscsn, refused, write_bids, write_edf
 
 from experiments.new import Found
 from federation.contract import load_federation
@@ -79,3 +79,15 @@ def test_what_cannot_be_looked_into_is_named(folders):
     write_bids(folders / "still", ["01"], ["1"], ["C3"], names=("rest",), pause=False)
     assert "subject '01' has the annotations {'rest': 4}" in err("still=still")
     assert not (folders / "x.toml").exists()
+
+
+def test_each_site_has_a_pattern_of_its_own(tmp_path):
+    for name in ("a/S1R1", "a/S1R2", "b/x_1_y_2", "b/x_1_y_3"):
+        write_edf(tmp_path / f"{name}.edf")
+    words = ("new", "f.toml", "--site", "a=a", "--site", "b=b", "--pattern", "b=x_{subject}_y_{run}")
+    code, out, err = mfscsn(*words, "--pattern", "S{subject}R{run}", cwd=tmp_path)
+    assert code == 0 and out.startswith("looks into a\nlooks into b\n"), err
+    text = (tmp_path / "f.toml").read_text()
+    assert 'pattern = "S{subject}R{run}"' in text and 'pattern = "x_{subject}_y_{run}"' in text
+    assert "of fewer than 6 no test can tell a gain from chance" in out and "docs/federation-file.md" in text
+    assert "site 'b' has one already" in refused(*words, "--pattern", "b={subject}", cwd=tmp_path)
