@@ -202,6 +202,14 @@ def as_csv(compared: Sequence[Compared]) -> str:
     return frame.to_csv(index=False)
 
 
+def decision(compared: Sequence[Compared]) -> str:
+    """Say whether to join, by the interval of the gain over what a site has without sharing."""
+    ours = next((c for c in compared if c.method.endswith(METHODS[2])), None)
+    if ours is None or ours.gain is None or ours.n_subjects < FEWEST or ours.gain.low <= 0 <= ours.gain.high:
+        return "Whether to join is not to be told from this run"
+    return "Join" if ours.gain.low > 0 else "Do not join"
+
+
 def verdict(compared: Sequence[Compared]) -> str:
     """Say in a sentence what joining gave in the first setting, and whether that is clear of zero."""
     rival = next(c for c in compared if c.gain is None)

@@ -12,6 +12,7 @@ from data.errors import InputError
 from data.sources import ON_DISK
 from data.store import Store
 from experiments.adopt import ADOPTED, CALIBRATION, CURVE
+from experiments.compare_runs import compare_runs, decision, rows_of, verdict
 from experiments.control import gain_over_null
 from experiments.evaluate import METHODS, PREDICTED, PROBABILITY, TEMPERATURES
 from experiments.remarks import odd_paces
@@ -187,6 +188,9 @@ def _summary(run: RunFolder, draws: ScoreDraws | None) -> Section:
         words.append("There are no scores here: `mfscsn evaluate` writes them where the test trials are.")
     else:
         keys = list(draws.of_subject)
+        if _kind(run) == SHARING:
+            compared = compare_runs(rows_of([run.path]))
+            words.insert(0, f"{decision(compared)}: {verdict(compared)}.")
         for rival in (OWN,) if _kind(run) == ALONE else (OWN, LOCAL):
             change = draws.of(keys, OURS, rival)
             better = sum(draws.of([key], OURS, rival).mean > 0 for key in keys)

@@ -10,7 +10,7 @@ import pytest
 from conftest import mfscsn, refused
 
 from data.errors import InputError
-from experiments.compare_runs import as_csv, as_frame, as_json, as_latex, compare_runs, rows_of, verdict
+from experiments.compare_runs import as_csv, as_frame, as_json, as_latex, compare_runs, decision, rows_of, verdict
 from experiments.evaluate import area_under_curve
 
 
@@ -151,3 +151,16 @@ def test_the_latex_table_compiles(tmp_path):
         [engine, "-halt-on-error", "-interaction=nonstopmode", "t.tex"], cwd=tmp_path, capture_output=True, text=True
     )
     assert done.returncode == 0 and (tmp_path / "t.pdf").exists(), done.stdout[-2000:]
+
+
+@pytest.mark.parametrize(
+    ("gains", "said"),
+    [
+        ([0.1] * 7, "Join"),
+        ([-0.1] * 7, "Do not join"),
+        ([0.1, -0.1] * 4, "not to be told"),
+        ([0.1] * 3, "not to be told"),
+    ],
+)
+def test_whether_to_join(gains, said):
+    assert said in decision(compare_runs(rows(gains, seeds=(0,))))
