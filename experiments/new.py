@@ -27,6 +27,7 @@ HOW_TO_NAME = {  # tasks, where a source of this kind has none
 GDF_TRIAL, GDF_CUES = "768", {"769", "770", "771", "772", "783"}  # codes of GDF: a trial begins; its cue
 FEWEST = 4  # trials of a subject: what is annotated less often is no task
 ENOUGH = 10  # trials of a class in the calibration, and in the test: fewer tell little
+RESTS = {"rest", "t0"}  # T0 is how PhysioNet's EDF files call it
 PAUSE = 1.5  # "rest" that comes so much more often than the other tasks is the pause between cues
 
 
@@ -73,9 +74,10 @@ class Found:
         """The annotations that look like tasks, in the order of their names."""
         begins = {GDF_TRIAL} if self.counts.keys() & GDF_CUES else set()
         often = {n: k for n, k in self.counts.items() if k >= FEWEST and not is_mark(n) and n not in begins}
-        others = [k for n, k in often.items() if n != "rest"]
-        if len(others) > 1 and often.get("rest", 0) > PAUSE * max(others):
-            often.pop("rest")
+        others = [k for n, k in often.items() if n.lower() not in RESTS]
+        for rest in [n for n in often if n.lower() in RESTS]:
+            if len(others) > 1 and often[rest] > PAUSE * max(others):
+                often.pop(rest)
         return sorted(often)
 
     @property

@@ -91,3 +91,11 @@ def test_each_site_has_a_pattern_of_its_own(tmp_path):
     assert 'pattern = "S{subject}R{run}"' in text and 'pattern = "x_{subject}_y_{run}"' in text
     assert "of fewer than 6 no test can tell a gain from chance" in out and "docs/federation-file.md" in text
     assert "site 'b' has one already" in refused(*words, "--pattern", "b={subject}", cwd=tmp_path)
+
+
+@pytest.mark.parametrize("rest", ["rest", "Rest", "T0"])
+def test_a_pause_between_cues_is_no_task_however_it_is_called(rest):
+    found = Found("files:x", ["1"], "1", ["C3"], 160.0, {rest: 30, "T1": 15, "T2": 15}, [], {})
+    assert found.tasks == ["T1", "T2"]
+    few = Found("files:x", ["1"], "1", ["C3"], 160.0, {rest: 15, "T1": 15, "T2": 15}, [], {})
+    assert few.tasks == sorted([rest, "T1", "T2"])  # as often as a task: one of them
