@@ -19,6 +19,11 @@ from torch.nn import functional as F
 from mfscsn.extractors import TangentExtractor
 
 
+def elu(x: Tensor) -> Tensor:
+    """Return what torch's own ``elu`` does, whose forward pass takes ten times as long on the processor in 2.14."""
+    return F.relu(x) + torch.expm1(-F.relu(-x))
+
+
 class EEGNetBody(nn.Module):
     """EEGNet without its classifier, spatial filters first.
 
@@ -93,11 +98,11 @@ class EEGNetBody(nn.Module):
         """Map trials ``(batch, n_electrodes, n_times)`` to ``(batch, n_features)``."""
         first, second = norms
         x = filtered(x, self.spatial, self.temporal.repeat_interleave(self.depth, 0))
-        x = F.elu(_normed(x, first, self.scales[0], self.shifts[0]))
+        x = elu(_normed(x, first, self.scales[0], self.shifts[0]))
         x = self.drop(F.avg_pool1d(x, self.first_pool))
         kernel = self.separable.shape[1]
         x = F.conv1d(F.pad(x, (kernel // 2, (kernel - 1) // 2)), self.separable[:, None], groups=len(self.separable))
-        x = F.elu(_normed(self.pointwise @ x, second, self.scales[1], self.shifts[1]))
+        x = elu(_normed(self.pointwise @ x, second, self.scales[1], self.shifts[1]))
         features: Tensor = self.drop(F.avg_pool1d(x, self.second_pool)).flatten(1)
         return features
 

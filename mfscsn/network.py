@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from mfscsn import riemann
-from mfscsn.bodies import build_body
+from mfscsn.bodies import build_body, elu
 from mfscsn.branch import Branch
 from mfscsn.choices import COMMON_SPACE, MEANS, SHARES_EXTRACTOR, SHARES_HEAD, SUMS, Share
 from mfscsn.extractors import EXTRACTORS, ShallowExtractor, TangentExtractor
@@ -285,7 +285,7 @@ class SeparateCommonSeparate(SplitModule):
         x = self.extractors[self.extractor_of[branch]](x).flatten(1)
         outputs = []
         for layer in hidden:
-            x = nn.functional.elu(layer(x))
+            x = elu(layer(x))
             outputs.append(x)
         return [*outputs, output(x)]
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mfscsn import riemann
+from mfscsn import bodies, riemann
 from mfscsn.bodies import EEGNetBody, TangentBody, build_body, filtered
 from mfscsn.branch import Branch
 from mfscsn.common_space import ELECTRODES
@@ -114,3 +114,11 @@ def test_any_model_of_braindecode_can_be_the_body():
 def test_a_body_that_is_not_there_or_does_not_fit_is_named(name, message):
     with pytest.raises(ValueError, match=message):
         build_body(name, 11, 40, 128.0, None)
+
+
+def test_our_elu_is_torchs():
+    x = torch.cat([torch.randn(1000) * 5, torch.tensor([1e-8, -1e-8, 90.0, -90.0])]).requires_grad_()
+    ours, torchs = bodies.elu(x), torch.nn.functional.elu(x)
+    assert torch.equal(ours, torchs)
+    gradients = [torch.autograd.grad(y.square().sum(), x)[0] for y in (ours, torchs)]
+    torch.testing.assert_close(*gradients)
