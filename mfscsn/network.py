@@ -202,12 +202,12 @@ class Anchored(SplitModule):
         x = torch.where(flipped.to(x.device)[:, None, None], self.body.image(x, electrodes), x)
         return x, torch.where(flipped, outputs[labels], labels)
 
-    def shown_counts(self, labels: Tensor, branch: str) -> Tensor:
+    def shown_counts(self, labels: Tensor, n_outputs: int, branch: str) -> Tensor:
         """Return how many trials of each output training shows: of each trial, half are mirrored.
 
         A label that only mirror images have counts too: it would weigh nothing.
         """
-        counts, image = super().shown_counts(labels, branch), self.images[branch]
+        counts, image = super().shown_counts(labels, n_outputs, branch), self.images[branch]
         return counts if image is None else (counts + counts[image[1]]) / 2
 
     def deep_features(self, x: Tensor, branch: str) -> list[Tensor]:

@@ -32,9 +32,9 @@ class SplitModule(nn.Module):
         """Return a training batch ``(batch, ...)`` and its labels as training shows them: here, as they are."""
         return x, labels
 
-    def shown_counts(self, labels: Tensor, branch: str) -> Tensor:
-        """Return how many trials of each of a branch's outputs training shows: here, as many as there are."""
-        return torch.bincount(labels, minlength=self.branches[branch].n_outputs).float()
+    def shown_counts(self, labels: Tensor, n_outputs: int, branch: str) -> Tensor:
+        """Return how many trials of each output of a branch training shows: here, as many as there are."""
+        return torch.bincount(labels, minlength=n_outputs).float()
 
     def anchor_heads(self) -> None:
         """Hold each head to the rows that it has now, where heads are held: here, they are not."""

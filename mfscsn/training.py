@@ -91,7 +91,10 @@ def _train_on(
         name: torch.from_numpy(np.require(t.signals, requirements=["C", "W"])).to(device) for name, t in trials.items()
     }
     labels = {name: torch.from_numpy(t.labels) for name, t in trials.items()}
-    weights = {name: class_weights(network.shown_counts(labels[name], name)).to(device) for name in trials}
+    weights = {
+        name: class_weights(network.shown_counts(labels[name], len(t.names), name)).to(device)
+        for name, t in trials.items()
+    }
     common = {name: p for name, p in network.named_parameters() if name in set(network.common_names())}
     before = {name: p.detach().clone() for name, p in common.items()}
 

@@ -220,11 +220,11 @@ def test_a_label_that_only_images_have_weighs_as_much_as_others():
     """Right hand and rest: half of the right hands are shown as left ones, and each of three labels has a third."""
     network = IN_SPACE.build({"b": THREE})
     labels = torch.tensor([0] * 6 + [1] * 6)  # rest, right_hand
-    torch.testing.assert_close(network.shown_counts(labels, "b"), torch.tensor([6.0, 3.0, 3.0]))
-    weights = class_weights(network.shown_counts(labels, "b"))
+    torch.testing.assert_close(network.shown_counts(labels, 3, "b"), torch.tensor([6.0, 3.0, 3.0]))
+    weights = class_weights(network.shown_counts(labels, 3, "b"))
     torch.testing.assert_close(weights, torch.tensor([12 / 18, 12 / 9, 12 / 9]))
     grasp = IN_SPACE.build({"g": GRASP})  # without left_hand there is no image
-    torch.testing.assert_close(grasp.shown_counts(labels[:9], "g"), torch.tensor([6.0, 3.0]))
+    torch.testing.assert_close(grasp.shown_counts(labels[:9], 2, "g"), torch.tensor([6.0, 3.0]))
 
 
 @pytest.mark.parametrize("seed", range(20))
