@@ -138,7 +138,7 @@ def test_a_command_that_is_cut_off_follows_again_and_a_run_can_be_stopped(three_
     code, out, err = stop(d)
     assert code == 0 and "ended after round" in out, err
     _, err = again.communicate(timeout=60)
-    assert again.returncode == 1 and "the run failed" in err
+    assert again.returncode == 1 and "ended by `mfscsn server stop` after round" in err and "--resume" in err
 
 
 def stop(d):
