@@ -69,7 +69,7 @@ class FilesSource:
             raise InputError(f"files:{root}: pattern = {pattern!r}: expected text, such as 'S{{subject}}R{{run}}'")
         if not root.is_dir():
             raise InputError(f"files:{root}: no such folder; mend the path, or give --data-root")
-        self.files = [p for p in _files_below(root) if _extension(p) and not _is_second_part(p)]
+        self.files = [p for p in _files_below(root) if extension_of(p) and not _is_second_part(p)]
         if not self.files:
             raise InputError(f"files:{root}: no recording in it; {', '.join(f'*{e}' for e in EXTENSIONS)} are read")
         self.found: dict[str, list[tuple[tuple[str, str], Path]]] = {}
@@ -136,7 +136,7 @@ def _files_below(root: Path) -> list[Path]:
     return sorted(found)
 
 
-def _extension(path: Path) -> str:
+def extension_of(path: Path) -> str:
     """Return which of `EXTENSIONS` a file's name ends with; none is the empty text."""
     fitting = [extension for extension in EXTENSIONS if path.name.lower().endswith(extension)]
     return path.name[-len(max(fitting, key=len)) :] if fitting else ""
@@ -150,7 +150,7 @@ def _is_second_part(path: Path) -> bool:
     InputError
         When it is a part, as BIDS names them, and the first one is not there.
     """
-    extension = _extension(path)
+    extension = extension_of(path)
     if not extension.lower().startswith(".fif"):
         return False
     stem = path.name[: -len(extension)]
@@ -221,11 +221,11 @@ def _check_no_copy(root: Path, subject: str, recordings: Sequence[tuple[tuple[st
 
 
 def _stem_of(name: str) -> str:
-    return SPLIT.sub("", name[: -len(_extension(Path(name)))])
+    return SPLIT.sub("", name[: -len(extension_of(Path(name)))])
 
 
 def _stem(path: Path) -> str:
-    return path.name[: -len(_extension(path))]
+    return path.name[: -len(extension_of(path))]
 
 
 def _check_split(root: Path, name: str, pattern: str | None, found: Mapping[str, str]) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from data.errors import InputError, nearest
 from data.files import replaced
-from data.folder import EXTENSIONS
+from data.folder import extension_of
 from data.marks import is_mark
 from data.preprocessing import Recording
 from data.sources import KINDS, ON_DISK, open_source
@@ -219,7 +219,7 @@ def source_of(word: str) -> str:
             )
         raise InputError(f"{word}: no such folder or file; for a data set of MOABB write moabb:CLASS")
     loose = path.is_dir() and not path.name.startswith(("sub-", "ses-")) and not any(path.glob("sub-*/"))
-    if loose and any(p.suffix.lower() in EXTENSIONS for p in path.rglob("*")):
+    if loose and any(extension_of(p) for p in path.rglob("*")):
         return f"files:{word}"
     return f"bids:{word}"
 

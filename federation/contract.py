@@ -665,7 +665,7 @@ def _check_labels(federation: Federation, where: str) -> None:
     known: dict[str, tuple[str, str]] = {}
     for site in federation.site:
         for label in [label for dataset in site.dataset for label in dataset.task_map.values()]:
-            plain = re.sub(r"[^a-z0-9]", "", label.lower())
+            plain = re.sub(r"[\s_-]", "", label.casefold())
             other, of = known.setdefault(plain, (label, site.name))
             if other != label:
                 raise InputError(

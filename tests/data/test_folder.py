@@ -14,6 +14,7 @@ from data.errors import InputError
 from data.folder import FilesSource, plain_names, read_table
 from data.preprocessing import Preprocessing, cut_trials
 from data.to_bids import to_bids
+from experiments.new import source_of
 
 
 def trials(recording):
@@ -318,6 +319,7 @@ def test_linked_folders_and_packed_files_are_read(tmp_path):
     raw_of().save(tmp_path / "disk" / "s1" / "a_raw.fif.gz", verbose="ERROR")
     (tmp_path / "here" / "s1").symlink_to(tmp_path / "disk" / "s1")
     (tmp_path / "disk" / "s1" / "up").symlink_to(tmp_path / "here")  # a circle
+    assert source_of(str(tmp_path / "disk")).startswith("files:")
     source = FilesSource(tmp_path / "here")
     assert source.subjects() == ["s1"]
     (recording,) = source.recordings("s1")

@@ -215,6 +215,8 @@ def test_labels_of_two_sites_that_differ_in_capitals_alone_are_asked_about(tmp_p
     text = tiny_toml().replace('tasks = ["right_hand", "rest"]', 'tasks = { right_hand = "Right_Hand", rest = "rest" }')
     with pytest.raises(InputError, match="site 'north' says 'Right_Hand', site 'south' says 'right_hand': one task?"):
         federation_of(text, tmp_path)
+    # Names in any script that differ are different
+    assert federation_of(tiny_toml().replace('["right_hand", "rest"]', '{ right_hand = "手", rest = "足" }'), tmp_path)
 
 
 @pytest.mark.parametrize(
