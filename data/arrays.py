@@ -113,8 +113,14 @@ class ArraysSource:
             signals = file["signals"]
         arrays = self.arrays
         signals = signals.astype(np.float64)  # half precision knows no microvolt in volts
-        volts = signals if found_unit(signals) == "volts" else signals * 1e-6
         here = arrays["subjects"].astype(str) == subject
+        unit, of_subject = found_unit(signals), found_unit(signals[here])
+        if unit != of_subject:
+            raise InputError(
+                f"{self.path} subject {subject}: its signals are {of_subject}, most of the file's are {unit}; write"
+                " them in one unit"
+            )
+        volts = signals if unit == "volts" else signals * 1e-6
         none = np.full(len(signals), "")
         sessions, runs = (arrays[key].astype(str) if key in arrays else none for key in PLACES)
         labels = arrays["labels"].astype(str)
@@ -130,7 +136,7 @@ class ArraysSource:
                 f" {what} {name}" for what, name in (("session", session), ("run", run)) if name
             )
             epochs.info["bads"] = _text(arrays["bads"]).tolist() if "bads" in arrays else []
-            yield Recording(epochs, session, run, where)
+            yield Recording(epochs, session, run, where).by_electrodes()
 
 
 def _text(values: NDArray[Any]) -> NDArray[np.str_]:

@@ -186,7 +186,7 @@ def _read(path: Any) -> Recording:
         raw.annotations.description = [without_value(str(name), events.names) for name in raw.annotations.description]
         if events.n_dropped:
             notes.append(f"{events_file.name}: {events.n_dropped} rows without an onset are left out")
-    return Recording(raw, path.session or "", path.run or "", str(where), notes)
+    return Recording(raw, path.session or "", path.run or "", str(where), notes).by_electrodes()
 
 
 def _how_channels_match(path: Any) -> str:

@@ -37,7 +37,6 @@ TORN = re.compile(r"^[\s_.-]|[\s_.-]$")  # a name that a pattern has cut at the 
 STATUS_BITS, NEW_EPOCH = 0xFFFF, 1 << 16  # of BioSemi's status channel: triggers, and "the recording begins anew"
 REJECTED = "1023"  # of GDF's codes: a trial that was rejected
 RUN_IN_NAME = re.compile(r"(?P<person>.*\d)(?P<between>\D+)(?P<run>\d+)")
-AMPLIFIERS = re.compile(r"^(eeg[ _-]+)|([ _-]+(ref|le|re|avg|av|a1a2))$|\.+$", re.IGNORECASE)
 
 
 class FilesSource:
@@ -237,30 +236,25 @@ def _read(path: Path, session: str, run: str) -> Recording:
 
     refuse_pause(path)
     refuse_cut(path)
+    notes: list[str] = []
     try:
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
-            raw = read_xdf(path) if path.suffix.lower() == ".xdf" else mne.io.read_raw(path, verbose="WARNING")
+            raw = read_xdf(path) if path.suffix.lower() == ".xdf" else _read_raw(path, notes)
     except InputError:
         raise
     except Exception as error:
         raise InputError(
             f"{path}: cannot be read ({one_line(error)}); mend it, or leave the subject out with subjects = [...]"
         ) from error
-    if any("outside" in str(w.message) and "annotation" in str(w.message).lower() for w in warned):
+    if any(str(w.message).startswith("Omitted") for w in warned) and _has_cues_behind(path, raw):
         raise InputError(
             f"{path}: ends after {raw.n_times / raw.info['sfreq']:.1f} s, and has cues behind that; was it cut short?"
             " copy it anew, or leave the subject out with subjects = [...]"
         )
-    notes: list[str] = []
     if path.suffix.lower() == ".gdf":
         load_whole(raw, str(path))
         _mark_rejected(raw)
-    renamed = plain_names(raw.ch_names)
-    if renamed:
-        raw.rename_channels(renamed, verbose="ERROR")
-        old, new = next(iter(renamed.items()))
-        notes.append(f"{len(renamed)} channels get the names of their electrodes: {old!r} is {new!r}")
     if (table := _table_beside(path)) is not None:
         onsets, durations, names = read_table(table)
         if onsets and max(onsets) > raw.n_times / raw.info["sfreq"]:
@@ -275,7 +269,32 @@ def _read(path: Path, session: str, run: str) -> Recording:
         raw.set_annotations(cues if kept is None else cues + kept, verbose="ERROR")
     elif "stim" in raw and not _may_be_cues(raw.annotations.description):
         _annotate_codes(raw, notes)
-    return Recording(raw, session, run, str(path), notes, renamed)
+    return Recording(raw, session, run, str(path), notes).by_electrodes()
+
+
+def _read_raw(path: Path, notes: list[str]) -> Any:
+    """Read by MNE; annotations that are no UTF-8, as older programs write them, are Latin-1."""
+    import mne
+
+    try:
+        return mne.io.read_raw(path, verbose="WARNING")
+    except Exception as error:
+        if "encoding='latin1'" not in str(error):
+            raise
+    notes.append("its annotations are no UTF-8, and read as Latin-1")
+    return mne.io.read_raw(path, encoding="latin1", verbose="WARNING")
+
+
+def _has_cues_behind(path: Path, raw: Any) -> bool:
+    """Whether cues, and not a mark before the first sample alone, were left out for being outside of a recording."""
+    import mne
+
+    try:
+        every = mne.read_annotations(path)
+    except Exception:  # no reader for the format: what was left out may be a cue
+        return True
+    behind = every.onset >= raw.n_times / raw.info["sfreq"]
+    return any(not is_mark(str(name)) for name in every.description[behind])
 
 
 def _may_be_cues(names: Sequence[str]) -> bool:
@@ -326,25 +345,6 @@ def _mark_rejected(raw: Any) -> None:
     for low, high in edges:  # NaN would spoil the whole recording
         raw._data[:, low:high] = np.nan_to_num(raw._data[:, low:high])
     raw.set_annotations(raw.annotations + marks, verbose="ERROR")
-
-
-def plain_names(names: Sequence[str]) -> dict[str, str]:
-    """Return better names of channels: ``Fc5.`` and ``EEG C3-REF`` are FC5 and C3.
-
-    Only where the plain name is an electrode of the extended 10-20 system and no two channels would have it.
-    """
-    import mne
-
-    spelt = {name.lower(): name for name in mne.channels.make_standard_montage("colin27_1005").ch_names}
-    found = {}
-    for name in names:
-        plain = name
-        while (shorter := AMPLIFIERS.sub("", plain).strip()) != plain:
-            plain = shorter
-        if plain != name and plain.lower() in spelt:
-            found[name] = spelt[plain.lower()]
-    taken = [*found.values(), *(name for name in names if name not in found)]
-    return {old: new for old, new in found.items() if taken.count(new) == 1}
 
 
 def _table_beside(path: Path) -> Path | None:

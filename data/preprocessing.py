@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.causal import CausalFilter, resampled
+from data.channel_names import plain_names
 from data.errors import InputError, nearest, one_line
 from data.marks import BROKEN, is_break, is_mark
 from data.plausible import clipped_channels, hum, implausible, odd_channels, without_electrode
@@ -77,6 +78,16 @@ class Recording:
     where: str
     notes: list[str] = field(default_factory=list)
     renamed: dict[str, str] = field(default_factory=dict)
+
+    def by_electrodes(self) -> "Recording":
+        """Give channels the names of their electrodes, where an amplifier's name tells them; say so in `notes`."""
+        renamed = plain_names(self.raw.ch_names)
+        if not renamed:
+            return self
+        self.raw.rename_channels(renamed, verbose="ERROR")
+        old, new = next(iter(renamed.items()))
+        self.notes.append(f"{len(renamed)} channels get the names of their electrodes: {old!r} is {new!r}")
+        return replace(self, renamed=renamed)
 
     def annotations(self) -> set[str]:
         """Name all tasks that it holds, known or not."""
@@ -232,7 +243,8 @@ def _pick(recording: Recording, channels: Sequence[str] | None) -> None:
             raise InputError(f"{where}: no channel {name!r}{nearest(name, raw.ch_names)}")
     there = [name if name in raw.ch_names else of_lower[name.lower()] for name in channels]
     raw.pick(there)
-    raw.rename_channels({old: new for old, new in zip(there, channels, strict=True) if old != new}, verbose="ERROR")
+    as_asked = {old: new for old, new in zip(there, channels, strict=True) if old.lower() == new.lower() and old != new}
+    raw.rename_channels(as_asked, verbose="ERROR")
 
 
 def _trials_of_raw(recording: Recording, p: Preprocessing, tasks: Mapping[str, str], subject: str) -> Trials:

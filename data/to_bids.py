@@ -74,6 +74,12 @@ def to_bids(
                         recording.raw, path, allow_preload=True, format="EDF", overwrite=False, verbose="ERROR"
                     )
             except (ValueError, RuntimeError, OSError) as error:
+                if "divisible by data_record_duration" in str(error):
+                    raise InputError(
+                        f"{recording.where}: EDF, in which BIDS is written, holds whole records of about a second, and"
+                        f" {recording.raw.n_times} samples at {recording.raw.info['sfreq']:g} Hz are none; resample it"
+                        " to a whole number of Hz with your own tool, or use the folder as it is"
+                    ) from error
                 raise InputError(f"{recording.where}: cannot be written as BIDS ({one_line(error)})") from error
         progress(subject)
 

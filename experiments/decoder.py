@@ -323,7 +323,7 @@ def _electrodes_of(contract: Contract, channels: tuple[str, ...]) -> tuple[str, 
         raise InputError(f"channel {twice!r} stands there twice")
     if not contract.space:
         return channels
-    from data.folder import plain_names  # MNE's names of electrodes, where an amplifier's are to be seen through
+    from data.channel_names import plain_names  # MNE's names of electrodes, where an amplifier's are to be seen through
 
     try:
         interpolation(channels, contract.space)

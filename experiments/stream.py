@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.causal import TrialCutter
+from data.channel_names import plain_names
 from data.errors import FailedError, InputError, nearest
-from data.folder import plain_names
 from data.plausible import found_unit, without_electrode
 from experiments.decoder import Decoder
 

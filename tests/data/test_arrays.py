@@ -172,3 +172,14 @@ def test_names_as_bytes_and_signals_in_half_precision(tmp_path):
     np.testing.assert_allclose(first.raw.get_data() * 1e6, SIGNALS.astype(np.float16)[:3].astype(float), rtol=1e-6)
     with pytest.raises(InputError, match="labels are bytes that are no UTF-8"):
         written(tmp_path / "b.npz", labels=np.array([b"\xff", b"right"] * 6))
+
+
+def test_an_amplifiers_names_are_seen_through_and_one_subject_in_another_unit_is_refused(tmp_path):
+    source = written(tmp_path / "a.npz", channels=np.array(["EEG C3-REF", "Cz.", "C4"]))
+    recording = next(source.recordings("x"))
+    assert recording.raw.ch_names == ["C3", "Cz", "C4"] and "'EEG C3-REF' is 'C3'" in recording.notes[0]
+    mixed = SIGNALS.copy()
+    mixed[9:] *= 1e-6
+    source = written(tmp_path / "b.npz", signals=mixed, subjects=np.array(["x"] * 9 + ["y"] * 3))
+    with pytest.raises(InputError, match="subject y: its signals are volts, most of the file's are microvolts"):
+        next(source.recordings("y"))

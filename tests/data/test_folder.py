@@ -10,8 +10,9 @@ from conftest import EDF_CHANNELS as CHANNELS
 from conftest import EDF_SFREQ as SFREQ
 from conftest import mfscsn, raw_of, refused, write_edf
 
+from data.channel_names import plain_names
 from data.errors import InputError
-from data.folder import FilesSource, plain_names, read_table
+from data.folder import FilesSource, read_table
 from data.preprocessing import Preprocessing, cut_trials
 from data.to_bids import to_bids
 from experiments.new import source_of
@@ -392,7 +393,7 @@ def test_a_name_as_the_file_has_it_is_found(tmp_path):
     raw_of(channels=("EEG C3-REF", "EEG Cz-REF", "EEG C4-REF")).save(tmp_path / "s_raw.fif", verbose="ERROR")
     (recording,) = FilesSource(tmp_path).recordings("s_raw")
     got = cut_trials(recording, Preprocessing(64.0, (0.0, 2.0), (4.0, 30.0)), {"left": "l"}, "s", ["EEG C4-REF", "C3"])
-    assert got.channels == ("EEG C4-REF", "C3")
+    assert got.channels == ("C4", "C3")
 
 
 def write_gdf(path, signals, rows, missing=None):
@@ -441,3 +442,29 @@ def test_an_xdf_that_was_cut_short_is_one_line(tmp_path):
     (tmp_path / "s.xdf").write_bytes(content[: len(content) * 6 // 10])
     with pytest.raises(InputError, match=r"s.xdf: (is damaged|cannot be read|\d streams of type EEG)"):
         list(FilesSource(tmp_path).recordings("s"))
+
+
+def test_a_mark_before_the_first_sample_is_no_sign_of_a_file_cut_short(tmp_path):
+    mne.export.export_raw(tmp_path / "b.vhdr", raw_of(), verbose="ERROR")
+    marks = (tmp_path / "b.vmrk").read_text()
+    there = marks.count("\nMk")
+    (tmp_path / "b.vmrk").write_text(f"{marks.rstrip()}\nMk{there + 1}=New Segment,,0,1,0,0\n")
+    (recording,) = FilesSource(tmp_path).recordings("b")
+    assert len(trials(recording).labels) == 8
+
+
+def test_annotations_in_an_older_code_page_are_read(tmp_path):
+    written = write_edf(tmp_path / "p.edf")
+    written.write_bytes(written.read_bytes().replace(b"right", b"h\xe4nde"))
+    (recording,) = FilesSource(tmp_path).recordings("p")
+    assert "hände" in recording.annotations()
+    assert any("read as Latin-1" in note for note in recording.notes)
+
+
+def test_a_rate_that_edf_cannot_hold_is_told_with_a_way_out(tmp_path):
+    raw = raw_of()
+    raw = mne.io.RawArray(raw.get_data(), mne.create_info(raw.ch_names, 125.3, "eeg")).set_annotations(raw.annotations)
+    raw.save(tmp_path / "in_raw.fif", verbose="ERROR")
+    source = FilesSource(tmp_path)
+    with pytest.raises(InputError, match=r"samples at 125\.3 Hz are none; resample it to a whole number of Hz"):
+        to_bids(source, source.subjects(), tmp_path / "out", "mi")
