@@ -169,7 +169,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         fault = f"format {manifest['format']}, expected {FORMAT}" if whole else f"{MANIFEST} is not whole"
     except FileNotFoundError:
         fault = f"no {MANIFEST}"
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         fault = f"{MANIFEST} cannot be read"
     raise InputError(f"{folder}: not a store of prepared trials ({fault}); move it away, or give another --store")
 

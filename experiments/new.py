@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from data.errors import InputError, nearest
+from data.errors import InputError, nearest, printable
 from data.files import replaced
 from data.folder import extension_of
 from data.marks import is_mark
@@ -320,7 +320,7 @@ def _text(path: Path, contents: Mapping[str, Found]) -> str:
             'test = "rest"  # what of a target is scored: all that is not calibration',
             f"# of {f.looked_at} these would train: {calibration}; and these be scored: {test}",
         ]
-    return "\n".join([*lines, ""])
+    return "\n".join([*(printable(line) if line.startswith("#") else line for line in lines), ""])
 
 
 def counted(counts: Mapping[str, int]) -> str:

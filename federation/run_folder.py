@@ -64,7 +64,7 @@ class RunFolder:
             self.environment: dict[str, Any] = json.loads((self.path / "environment.json").read_text())
             self.run_id: str = self.environment["run"]
             self.store = Path(self.environment["store"])
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise InputError(f"{path}: environment.json is missing or damaged; this run cannot be continued") from error
 
     @classmethod

@@ -84,13 +84,11 @@ def gain_table(rows: pd.DataFrame, searched: Sequence[int] = ()) -> Table | None
         return None
     table = Table(title=f"what sharing gives, points (95 %); {alone} is the strongest of those that share nothing")
     table.title_justify, table.box = "left", box.MARKDOWN
-    table.add_column("method", no_wrap=True)
     others = _not_searched(rows, searched)
-    if others is not None:
-        table.add_column(f"minus {alone}, {_folds(others)}", justify="right", no_wrap=True)
     rivals = [alone] if own in (None, alone) else [alone, own]
-    for head in (*(f"minus {r}" for r in rivals), "minus its null", "of the centralised gain", "lose > 5, over chance"):
-        table.add_column(head, justify="right", no_wrap=True)
+    heads = [f"minus {alone}, {_folds(others)}"] if others is not None else []
+    heads += [*(f"minus {r}" for r in rivals), "minus its null", "of the centralised gain", "lose > 5, over chance"]
+    of_method = dict[str, list[str]]()
     whole = paired(rows, CENTRALISED, alone).gain if CENTRALISED in methods else None
     for method in shared:
         cells = []
@@ -105,7 +103,14 @@ def gain_table(rows: pd.DataFrame, searched: Sequence[int] = ()) -> Table | None
         else:
             cells.append("-")
         cells.append("-" if excess is None else f"{excess:+.1f} %")
-        table.add_row(method, *cells)
+        of_method[method] = cells
+    silent = [all(cells[k] == "-" for cells in of_method.values()) for k in range(len(heads))]
+    table.add_column("method", no_wrap=True)
+    for head, says_nothing in zip(heads, silent, strict=True):
+        if not says_nothing:
+            table.add_column(head, justify="right", no_wrap=True)
+    for method, cells in of_method.items():
+        table.add_row(method, *(cell for cell, says_nothing in zip(cells, silent, strict=True) if not says_nothing))
     return table
 
 

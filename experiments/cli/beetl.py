@@ -11,6 +11,7 @@ import typer
 
 from data.errors import InputError
 from experiments.cli.options import PREPARED, Device, StoreRoot, Threads, takes
+from experiments.cli.say import say
 
 if TYPE_CHECKING:
     from experiments.beetl.run import Task
@@ -46,7 +47,7 @@ def fetch(
     """Download both phases through MOABB, check them, and note down what every file is."""
     from experiments.beetl.check import fetch_competition
 
-    typer.echo(f"the competition: {fetch_competition(phase, to)}")
+    say(f"the competition: {fetch_competition(phase, to)}")
 
 
 @app.command(epilog="Example: mfscsn beetl check D")
@@ -71,7 +72,7 @@ def simulate(
         simulate_competition(
             folder, seed, lambda what, done, total: show.progress(Progress("simulate", done, total, what))
         )
-    typer.echo(f"a simulated competition: {folder}")
+    say(f"a simulated competition: {folder}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,12 +167,12 @@ def run(asked: Run) -> None:
             started = begin_run(task, federation, path, asked.store, asked.threads, asked.device, show.prepared)
     _train(started, task)
     for answered in answer(started, task):
-        typer.echo(f"{answered.name}: {os.path.relpath(answered.path)} and .zip")
+        say(f"{answered.name}: {os.path.relpath(answered.path)} and .zip")
         if answered.score is None:
-            typer.echo("not scored: the labels of this phase are not at hand")
+            say("not scored: the labels of this phase are not at hand")
         else:
             beetl_score_table(answered.score, _title(task, started, answered.name))
-    typer.echo(f"run folder: {os.path.relpath(started.path)}")
+    say(f"run folder: {os.path.relpath(started.path)}")
 
 
 @app.command(epilog="Example: mfscsn beetl tune --data D")
@@ -198,7 +199,7 @@ def tune(asked: Tune) -> None:
         tried = choose(tuning, grid, show.progress, lambda t: show.line(f"{t.score:.2f} with {describe(t.settings)}"))
     write_settings(asked.out, tried, task, asked.rounds)
     tune_table(tried)
-    typer.echo(f"chosen settings: {asked.out}; score the test once: mfscsn beetl run --settings {asked.out} ...")
+    say(f"chosen settings: {asked.out}; score the test once: mfscsn beetl run --settings {asked.out} ...")
 
 
 def _train(run: "RunFolder", task: "Task") -> None:

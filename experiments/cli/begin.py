@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from experiments.cli.options import START, Pattern
+from experiments.cli.say import say
 
 app = typer.Typer()
 FEW_TARGETS = 6  # below which Wilcoxon's test can show nothing
@@ -28,7 +29,7 @@ def doctor(
 
     good = True
     for finding in examine(federation, data_root, store, runs, ports or []):
-        typer.echo(str(finding))
+        say(str(finding))
         good = good and finding.good
     if not good:
         raise typer.Exit(1)
@@ -62,26 +63,24 @@ def new(
     sites = parse_sites(site)
 
     def tell(one: str) -> None:
-        typer.echo(f"looks into {one}")
+        say(f"looks into {one}")
 
     looked = write_federation(path, sites, parse_patterns(pattern or [], sites), tell)
     for found in looked:
-        typer.echo(
+        say(
             f"{found.source.partition(':')[2]}: {len(found.subjects)} subjects, {len(found.channels)} channels,"
             f" {found.sfreq:g} Hz; tasks {', '.join(found.tasks)}; targets {', '.join(found.targets)}"
         )
         calibration, test = found.split
-        typer.echo(
-            f"  a target like {found.looked_at} trains with {counted(calibration)}, is tested on {counted(test)}"
-        )
+        say(f"  a target like {found.looked_at} trains with {counted(calibration)}, is tested on {counted(test)}")
         if len(found.targets) < FEW_TARGETS:
             n = len(found.targets)
-            typer.echo(f"  warning: {n} target(s): of fewer than {FEW_TARGETS} no test can tell a gain from chance")
+            say(f"  warning: {n} target(s): of fewer than {FEW_TARGETS} no test can tell a gain from chance")
         if min(*calibration.values(), *test.values()) < ENOUGH:
-            typer.echo(f"  warning: fewer than {ENOUGH} trials of a task tell little; change calibration or tasks")
+            say(f"  warning: fewer than {ENOUGH} trials of a task tell little; change calibration or tasks")
     if len(site) == 1:
-        typer.echo("one site: nothing is shared with anybody; it compares the site's subjects together with each alone")
-    typer.echo(f"federation: {path}\nread it, then: mfscsn simulate {path}")
+        say("one site: nothing is shared with anybody; it compares the site's subjects together with each alone")
+    say(f"federation: {path}\nread it, then: mfscsn simulate {path}")
 
 
 @app.command(rich_help_panel=START, epilog='Example: mfscsn to-bids recordings BIDS --pattern "S{subject}R{run}"')
@@ -102,5 +101,5 @@ def to_bids(
     from experiments.new import source_of
 
     source = open_source(source_of(data), {"pattern": pattern} if pattern is not None else {})
-    write(source, source.subjects(), out, task, lambda subject: typer.echo(f"subject {subject} written"))
-    typer.echo(f"BIDS: {out}\nnow: mfscsn new FED.toml --site NAME={out}")
+    write(source, source.subjects(), out, task, lambda subject: say(f"subject {subject} written"))
+    say(f"BIDS: {out}\nnow: mfscsn new FED.toml --site NAME={out}")

@@ -10,6 +10,7 @@ import typer
 
 from data.errors import InputError
 from experiments.cli.options import PREPARED, RUN, SHARE, Out, Pattern, StoreRoot, takes, typed_names
+from experiments.cli.say import say
 
 if TYPE_CHECKING:
     from federation.contract import Site
@@ -91,13 +92,13 @@ def adopt(asked: Adoption) -> None:
         run = RunFolder.create(path, federation, asked.store, 1)
         scores = train_around(run, common, show.progress)
     for line in remarks(federation, asked.store):
-        typer.echo(line)
+        say(line)
     score_table(scores)
-    typer.echo(
+    say(
         f"mf-scsn: around the layers of {common.name}, which stay as they are; local-site: the strongest without them."
         " A label that no site there has trained is learned from your trials alone"
     )
-    typer.echo(f"run folder: {os.path.relpath(run.path)}\nreport: {os.path.relpath(report(run))}")
+    say(f"run folder: {os.path.relpath(run.path)}\nreport: {os.path.relpath(report(run))}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +148,7 @@ def predict(asked: Prediction) -> None:
         if asked.site is not None or asked.own:
             raise InputError("--tasks is of a headset that no site has; leave --site and --own out")
         model = UnseenModel(read_common(asked.run), typed_names(asked.tasks))
-        typer.echo("name the labels as the federation does: one that no site has trained is told at random")
+        say("name the labels as the federation does: one that no site has trained is told at random")
     elif is_exported(asked.run):
         raise InputError(f"{asked.run}: exported layers have no heads; say which labels to tell apart with --tasks")
     else:
@@ -166,11 +167,11 @@ def predict(asked: Prediction) -> None:
         how = "these trials themselves, all at once: it is new to the site"
         if one.known:
             how = "its own training trials; of trials that trained the network, the probabilities say nothing"
-        typer.echo(f"subject {one.subject}: {len(one.trials)} trials, aligned by {how}")
+        say(f"subject {one.subject}: {len(one.trials)} trials, aligned by {how}")
         if asked.tasks is not None and (seen := little_seen(one.trials.channels)) is not None:
-            typer.echo(f"subject {one.subject}: {seen}")
+            say(f"subject {one.subject}: {seen}")
     write_predictions(asked.out, predictions)
-    typer.echo(f"probabilities: {asked.out}")
+    say(f"probabilities: {asked.out}")
 
 
 @app.command(rich_help_panel=SHARE, epilog="Example: mfscsn export RUN --to model")
@@ -185,7 +186,7 @@ def export(
 
     check_free(to, "give another --to")
     for file in export_common(RunFolder(run), to):
-        typer.echo(f"wrote {file}")
+        say(f"wrote {file}")
 
 
 def _absolute(source: str) -> str:

@@ -10,6 +10,7 @@ import typer
 
 from data.errors import InputError
 from experiments.cli.options import BEETL, LOOK, PREPARED, DataRoot, Jobs, StoreRoot, takes
+from experiments.cli.say import say
 from experiments.cli.train import DEMO, load, prepare_shown
 
 app = typer.Typer()
@@ -76,7 +77,7 @@ def benchmark(asked: Benchmark) -> None:
     rows = read_results(table, made_with)
     if asked.spread:
         for which, value in scales(chosen_rows(plan, rows)).items():
-            typer.echo(f"{which!s:<28} {value:.3g}")
+            say(f"{which!s:<28} {value:.3g}")
         return
     page = table.with_suffix(".html")
     ran = bool(missing_jobs(plan, rows, len(federation.site)))
@@ -99,8 +100,8 @@ def benchmark(asked: Benchmark) -> None:
     print_benchmark(rows, name, plan.searched)
     if ran or not page.exists():  # what is kept is read, and not written again
         page = report_benchmark(rows, table, name, plan.searched)
-    typer.echo(f"results: {table}; plots: {table.with_suffix('.svg')}, {table.with_suffix('.png')}")
-    typer.echo(f"report: {page}")
+    say(f"results: {table}; plots: {table.with_suffix('.svg')}, {table.with_suffix('.png')}")
+    say(f"report: {page}")
 
 
 @app.command(rich_help_panel=LOOK, epilog="Example: mfscsn report RUN")
@@ -140,7 +141,7 @@ def report(
     rows = chosen_rows(plan, read_results(table, made_with))
     if rows.empty:
         raise InputError(f"{table}: no results yet; `mfscsn benchmark {what[0]}` computes them")
-    typer.echo(f"report: {report_benchmark(rows, table, what[0].stem, plan.searched)}")
+    say(f"report: {report_benchmark(rows, table, what[0].stem, plan.searched)}")
 
 
 def _report_runs(paths: list[Path], out: Path | None) -> None:
@@ -155,7 +156,7 @@ def _report_runs(paths: list[Path], out: Path | None) -> None:
         page = report_run(runs[0])
     else:
         page = report_several(paths, out or (Path("comparison.html") if len(paths) > 1 else paths[0] / "report.html"))
-    typer.echo(f"report: {os.path.relpath(page)}")
+    say(f"report: {os.path.relpath(page)}")
 
 
 @app.command(rich_help_panel=LOOK, epilog="Example: mfscsn control RUN")
@@ -175,8 +176,8 @@ def control(
         gain = train_null(
             opened, jobs or len(os.sched_getaffinity(0)), lambda d, n: show.progress(Progress("sites", d, n))
         )
-    typer.echo(f"mf-scsn minus its null, beside sites that teach nothing: {gain}")
-    typer.echo(f"report: {os.path.relpath(report_run(opened))}")
+    say(f"mf-scsn minus its null, beside sites that teach nothing: {gain}")
+    say(f"report: {os.path.relpath(report_run(opened))}")
 
 
 @app.command(rich_help_panel=LOOK, epilog="Example: mfscsn track RUN --to tensorboard:logs --follow")
@@ -194,7 +195,7 @@ def track(
 
     opened = RunFolder(run)
     seen = hand_over(opened, tracker_at(to, opened.path.name), follow)
-    typer.echo(f"rounds 1 to {seen} and what scores there are went to {to}")
+    say(f"rounds 1 to {seen} and what scores there are went to {to}")
 
 
 @app.command(rich_help_panel=LOOK, epilog="Example: mfscsn audit RUN")
@@ -231,7 +232,7 @@ def audit(
         )
     print_audit(findings)
     files = [opened.path / "audit.csv", *(plot_price(findings, opened.path) if "price" in chosen else [])]
-    typer.echo(f"the audit: {', '.join(os.path.relpath(file) for file in files)}")
+    say(f"the audit: {', '.join(os.path.relpath(file) for file in files)}")
 
 
 @app.command(rich_help_panel=BEETL, epilog="Example: mfscsn score answer.txt labels.txt")
@@ -260,7 +261,7 @@ def score(
     compared = None if against is None else gain(codes, read_codes(against), truth)
     if as_json:
         words = {"answer": str(answer), "labels": str(labels), "organisers_labels": are_organisers(truth)}
-        typer.echo(json.dumps({**words, **as_document(scored), "gain": compared and asdict(compared)}, indent=1))
+        say(json.dumps({**words, **as_document(scored), "gain": compared and asdict(compared)}, indent=1))
         return
     whose = "the organisers'" if are_organisers(truth) else "not the organisers'"
     beetl_score_table(scored, f"answer: {answer}\nlabels: {labels} ({whose})")

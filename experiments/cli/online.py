@@ -9,6 +9,7 @@ import typer
 
 from data.errors import InputError
 from experiments.cli.options import RUN, takes, typed_names
+from experiments.cli.say import say
 
 if TYPE_CHECKING:
     from experiments.stream import Answer
@@ -67,27 +68,27 @@ def decode(asked: Decoding) -> None:
     markers = Markers(asked.markers) if asked.markers is not None else None
     outlet = Outlet(asked.send, decoder.labels)
     if decoder.preprocessing.filter != "causal":
-        typer.echo('the federation was filtered with a look ahead; filter = "causal" in its contract fits a stream')
-    typer.echo(f"{asked.stream}: {len(decoder.channels)} channels at {stream.sfreq:g} Hz; answers: stream {asked.send}")
+        say('the federation was filtered with a look ahead; filter = "causal" in its contract fits a stream')
+    say(f"{asked.stream}: {len(decoder.channels)} channels at {stream.sfreq:g} Hz; answers: stream {asked.send}")
     end = time.monotonic() + asked.seconds if asked.seconds is not None else float("inf")
     answers: list[Answer] = []
     how = Cutting(tuple(typed_names(asked.cues)), asked.slide, asked.learn)
     try:
         for told in decode_stream(decoder, stream, markers, how, lambda: time.monotonic() < end):
             if isinstance(told, str):
-                typer.echo(told)
+                say(told)
                 continue
             if told.learned:
-                typer.echo(f"{told.seconds:8.2f} s  {told.cue}: learned")
+                say(f"{told.seconds:8.2f} s  {told.cue}: learned")
                 continue
             answers.append(told)
             outlet.push(told.probabilities)
             shown = "  ".join(f"{n} {p:.2f}" for n, p in zip(decoder.labels, told.probabilities, strict=True))
-            typer.echo(f"{told.seconds:8.2f} s  {told.cue}: {shown}  ({1000 * told.late:.0f} ms)")
+            say(f"{told.seconds:8.2f} s  {told.cue}: {shown}  ({1000 * told.late:.0f} ms)")
             if asked.trials is not None and len(answers) >= asked.trials:
                 break
     except KeyboardInterrupt:
-        typer.echo("ended")
+        say("ended")
     finally:  # when the amplifier ends, too
         _close(answers, decoder.labels, asked.out)
 
@@ -100,18 +101,18 @@ def _close(answers: "list[Answer]", labels: tuple[str, ...], out: Path | None) -
     if answers:
         late = 1000 * np.array([[a.late, a.took] for a in answers])
         middle = np.median(late, axis=0)
-        typer.echo(
+        say(
             f"{len(answers)} answers, {middle[0]:.0f} ms after a trial's last sample (median; decoding alone"
             f" {middle[1]:.1f} ms)"
         )
         known = [a for a in answers if a.cue in labels]
         if known:
             right = sum(labels[int(a.probabilities.argmax())] == a.cue for a in known)
-            typer.echo(f"{right} of {len(known)} as the cue said")
+            say(f"{right} of {len(known)} as the cue said")
     if out is not None:
         rows = [
             [f"{a.seconds:.3f}", a.cue, *(f"{p:.6f}" for p in a.probabilities), labels[int(a.probabilities.argmax())]]
             for a in answers
         ]
         write_csv(out, ["onset", "cue", *(f"p_{name}" for name in labels), "predicted"], rows)
-        typer.echo(f"answers: {out}")
+        say(f"answers: {out}")

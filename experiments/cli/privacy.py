@@ -8,6 +8,7 @@ import typer
 
 from data.errors import InputError
 from experiments.cli.options import takes
+from experiments.cli.say import say
 
 app = typer.Typer(
     no_args_is_help=True, suggest_commands=False, help="Plan a site's differential privacy (docs/privacy.md)."
@@ -75,7 +76,7 @@ def plan(asked: Plan) -> None:
         rounds = most_rounds(epsilon, delta, rate, steps, noise_multiplier)
     spent = epsilon_of([(noise_multiplier, rate, rounds * steps)] if rounds else [], delta)
     if trials is not None:
-        typer.echo(f"{trials} trials: {steps} steps a round, a trial is in each with probability {rate:.3g}")
+        say(f"{trials} trials: {steps} steps a round, a trial is in each with probability {rate:.3g}")
     what = f"round{'s' * (rounds != 1)}" if trials is not None else f"message{'s' * (rounds != 1)}"
-    typer.echo(f"noise multiplier {noise_multiplier:.4g}, {rounds} {what}: epsilon {spent:.4g} at delta {delta:g}")
-    typer.echo(f"unit: {PERSON if person else UNIT}")
+    say(f"noise multiplier {noise_multiplier:.4g}, {rounds} {what}: epsilon {spent:.4g} at delta {delta:g}")
+    say(f"unit: {PERSON if person else UNIT}")

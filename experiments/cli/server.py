@@ -13,6 +13,7 @@ import typer
 from data.errors import InputError
 from data.files import sha256
 from experiments.cli.options import takes
+from experiments.cli.say import say
 
 if TYPE_CHECKING:
     from federation.deployment.server_home import FederationFile, ServerHome
@@ -61,7 +62,7 @@ def init(asked: Init) -> None:
     given = [path for path in (asked.certificate, asked.key, asked.authority) if path is not None]
     if len(given) not in (0, 3):
         raise InputError("a certificate of your own needs --certificate, --key and --authority")
-    typer.echo(f"makes {_shown(asked.home)}: keys, the contract, and the invitation")
+    say(f"makes {_shown(asked.home)}: keys, the contract, and the invitation")
     own = (given[0], given[1], given[2]) if given else None
     listen = "::" if ":" in asked.host[0] else "0.0.0.0"  # noqa: S104 sites come from elsewhere
     server = ServerFile(hosts=asked.host, port=asked.port, listen=listen)
@@ -69,16 +70,16 @@ def init(asked: Init) -> None:
     with nullcontext() if asked.like is not None else unbuilt():
         federation = _agreed(asked.home, asked.like, asked.sites)
         made = ServerHome.create(asked.home, server, federation, own)
-    typer.echo(f"server folder: {_shown(made.path)}; what sites agree on: {_shown(made.path / 'federation.toml')}")
+    say(f"server folder: {_shown(made.path)}; what sites agree on: {_shown(made.path / 'federation.toml')}")
     if federation.contract.secure_aggregation:
-        typer.echo(f"secure_aggregation = true: this server will see the sum of at least {FEWEST} sites, no site's own")
+        say(f"secure_aggregation = true: this server will see the sum of at least {FEWEST} sites, no site's own")
     else:
-        typer.echo(
+        say(
             f"secure_aggregation = false: this server will see each site's layers; with {FEWEST} sites or more make it"
             " true before you send the invitation"
         )
     if own is None:
-        typer.echo(f"keep {_shown(made.path / 'authority.key')} secret: whoever has it can pose as this server")
+        say(f"keep {_shown(made.path / 'authority.key')} secret: whoever has it can pose as this server")
     _show_invitation(made.path / "invitation.toml")
 
 
@@ -142,7 +143,7 @@ def add_site(
     """Register a site's public key; a running server takes it up at once."""
     opened = _opened(home)
     chosen = opened.add_site(public_key, name)
-    typer.echo(
+    say(
         f"site {chosen!r} is registered; {len(opened.sites())} in all;"
         f" to take it off again: mfscsn server remove-site {_shown(opened.path)} {chosen}"
     )
@@ -154,7 +155,7 @@ def remove_site(
 ) -> None:
     """Take a site off the register; a running server refuses its key at once."""
     gone = _opened(home).remove_site(name)
-    typer.echo(
+    say(
         f"site {name!r} is no longer registered; its key is kept, and it may come back with:"
         f" mfscsn server add-site {_shown(home)} {_shown(gone)} --name {name}"
     )
@@ -168,10 +169,10 @@ def forget_site(
     opened = _opened(home)
     removed = opened.forget_site(name)
     kept = [run.path.name for run in opened.runs() if run.path.name not in removed]
-    typer.echo(f"removed the sums of: {', '.join(removed) or 'no run, for none was of one message'}")
+    say(f"removed the sums of: {', '.join(removed) or 'no run, for none was of one message'}")
     if kept:
-        typer.echo(f"kept: {', '.join(kept)} (layers that were trained together cannot be taken apart again)")
-    typer.echo(
+        say(f"kept: {', '.join(kept)} (layers that were trained together cannot be taken apart again)")
+    say(
         f"now: mfscsn server train {_shown(home)}; when it has ended, every site has removed the old sums too. Backups"
         " of server and sites, and files that were exported, are not touched: remove those that hold the old sums"
     )
@@ -197,16 +198,16 @@ def train(
     with ProgressLines() as show:
         started = reopen(opened, wait, show.progress) if resume else begin(opened, rounds, wait, show.progress)
     if opened.ready():
-        typer.echo(CHANGED)
+        say(CHANGED)
     try:
         with ProgressLines() as show:
             train_deployed(opened, started, show.progress)
     except KeyboardInterrupt:
-        typer.echo("no longer followed; what has started goes on: `--resume` follows it, `mfscsn server stop` ends it")
+        say("no longer followed; what has started goes on: `--resume` follows it, `mfscsn server stop` ends it")
         raise typer.Exit(130) from None
     site_score_table(started.site_scores())
     secure_line(started.secure_aggregation())
-    typer.echo(f"run folder: {_shown(started.path)}\nreport: {_shown(report(started))}")
+    say(f"run folder: {_shown(started.path)}\nreport: {_shown(report(started))}")
 
 
 @app.command()
@@ -222,7 +223,7 @@ def rollback(
     from federation.deployment.server_home import ServerHome
 
     began = go_back(ServerHome(home), number, run_name)
-    typer.echo(
+    say(
         f"a new run begins after round {number}: {_shown(began.path)}; sites' private layers begin anew in it"
         f"\ngo on with: mfscsn server train {_shown(home)} --resume"
     )
@@ -232,7 +233,7 @@ def rollback(
 def renew(home: Home) -> None:
     """Make another certificate for the server, in place of one that ends soon; no site needs a new invitation."""
     days = _opened(home).renew()
-    typer.echo(f"the new certificate lasts {days} days; a running server shows it when it is started again")
+    say(f"the new certificate lasts {days} days; a running server shows it when it is started again")
 
 
 @app.command()
@@ -244,7 +245,7 @@ def backup(
     from federation.deployment.backup import back_up
 
     back_up(_opened(home), to)
-    typer.echo(f"backup: {_shown(to)}, {to.stat().st_size / 1e6:.1f} MB; it holds private keys")
+    say(f"backup: {_shown(to)}, {to.stat().st_size / 1e6:.1f} MB; it holds private keys")
 
 
 @app.command()
@@ -258,10 +259,8 @@ def restore(
     made = put_back(file, home)
     runs = made.runs()
     last = f"; newest run: {_shown(runs[-1].path)}, round {runs[-1].last_round()}" if runs else ""
-    typer.echo(f"restored: {_shown(made.path)}, {len(made.sites())} sites registered{last}")
-    typer.echo(
-        "a site goes on in a run and never back: where rounds were lost, begin with `mfscsn server rollback` or anew"
-    )
+    say(f"restored: {_shown(made.path)}, {len(made.sites())} sites registered{last}")
+    say("a site goes on in a run and never back: where rounds were lost, begin with `mfscsn server rollback` or anew")
 
 
 @app.command()
@@ -270,7 +269,7 @@ def stop(home: Home) -> None:
     from experiments.deploy import stop as stop_run
 
     ended = stop_run(_opened(home))
-    typer.echo(f"ended after round {ended.last_round()}: {_shown(ended.path)}")
+    say(f"ended after round {ended.last_round()}: {_shown(ended.path)}")
 
 
 @app.command(epilog="Example: mfscsn server status HUB")
@@ -285,7 +284,7 @@ def status(
     opened = _opened(home)
     answer = ask(opened) | {"certificate_days": days_left(opened.path / "server.pem")}
     if as_json:
-        typer.echo(json.dumps(answer, indent=1))
+        say(json.dumps(answer, indent=1))
     else:
         server_status(answer)
     if answer["server"] != "running":
@@ -302,7 +301,7 @@ def _opened(home: Path) -> "ServerHome":
 
 
 def _show_invitation(path: Path) -> None:
-    typer.echo(f"send to every site: {_shown(path)}\n  its SHA-256, to compare by telephone: {sha256(path)}")
+    say(f"send to every site: {_shown(path)}\n  its SHA-256, to compare by telephone: {sha256(path)}")
 
 
 def _shown(path: Path) -> str:

@@ -17,6 +17,7 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 
 from data.errors import printable
+from experiments.cli.say import say
 from experiments.progress import Progress
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ class ProgressLines:
         if now < self.spoke + SPEAK_SECONDS and step.done < step.total:
             return
         self.spoke = now
-        print(f"{step.stage} {step.done}/{step.total}, {now - self.began:.0f} s {step.detail}".rstrip(), flush=True)
+        say(f"{step.stage} {step.done}/{step.total}, {now - self.began:.0f} s {step.detail}".rstrip())
 
     def prepared(self, site: str, what: str, done: int, total: int) -> None:
         """Show a subject that `prepare` has done."""
@@ -83,20 +84,22 @@ class ProgressLines:
 def site_score_table(rows: Sequence[Mapping[str, str]]) -> None:
     """Print what sites let out after the last round."""
     table = Table(title="what sites let out after the last round", title_justify="left", box=box.SIMPLE_HEAD)
-    for column in ("site", "last layers", "targets", "balanced accuracy, percent"):
-        table.add_column(column, justify="left" if column in ("site", "last layers") else "right")
+    held_out = any(row["balanced_accuracy"] for row in rows)
+    for column in ("site", "last layers"):
+        table.add_column(column)
+    for column in ("targets", "balanced accuracy, percent") if held_out else ():
+        table.add_column(column, justify="right")
     for row in rows:
         score = row["balanced_accuracy"]
-        table.add_row(
-            row["site"], row["status"], row["n_targets"] or "-", f"{100 * float(score):.1f}" if score else "-"
-        )
+        cells = (row["n_targets"] or "-", f"{100 * float(score):.1f}" if score else "-") if held_out else ()
+        table.add_row(escape(printable(row["site"])), row["status"], *cells)
     Console().print(table)
 
 
 def secure_line(noted: Mapping[str, Any] | None) -> None:
     """Print what secure aggregation did to the layers, if a run had it."""
     if noted:
-        print(
+        say(
             f"secure aggregation of {noted['sites']} sites: a value of the common layers is"
             f" within {noted['error']:.1e} of the plain mean"
         )
@@ -105,39 +108,39 @@ def secure_line(noted: Mapping[str, Any] | None) -> None:
 def privacy_lines(spent: Mapping[str, tuple[float, float, float, str]]) -> None:
     """Print what sites with differential privacy have spent."""
     for site, (epsilon, budget, delta, unit) in spent.items():
-        print(f"privacy of site {site}: epsilon {epsilon:.3g} of {budget:g} is spent (delta {delta:g}), of {unit}")
+        say(f"privacy of site {site}: epsilon {epsilon:.3g} of {budget:g} is spent (delta {delta:g}), of {unit}")
 
 
 def server_status(answer: Mapping[str, Any]) -> None:
     """Print how a server, its sites and its newest run stand."""
-    print(f"server: {answer['server']}; its certificate runs for {answer['certificate_days']} more days")
+    say(f"server: {answer['server']}; its certificate runs for {answer['certificate_days']} more days")
     for name, site in answer["sites"].items():
         state = "connected" if site["connected"] else "not connected"
         heard = f", last heard {site['heard']}" if site["heard"] else ""
-        print(f"site {name}: {state}, since {site['since'] or 'never'}{heard}")
+        say(f"site {name}: {state}, since {site['since'] or 'never'}{heard}")
     for why in answer["damaged_runs"]:
-        print(f"damaged: {why}")
+        say(f"damaged: {why}")
     run = answer["run"]
     if run is None:
-        print("no run yet")
+        say("no run yet")
         return
-    print(f"run {run['folder']}: {run['state']}, round {run['round']} of {run['rounds']}")
+    say(f"run {run['folder']}: {run['state']}, round {run['round']} of {run['rounds']}")
     for name, state in run["last_round"].items():
-        print(f"  round {run['round']}, site {name}: {state}")
+        say(f"  round {run['round']}, site {name}: {state}")
     if run["failure"]:
-        print(f"  failed: {run['failure']}")
+        say(f"  failed: {run['failure']}")
 
 
 def speed_title() -> None:
     """Print the head of the table that `speed_row` goes on with; rows come one by one, as they are measured."""
-    print("| part | what | ours | rival | ratio |\n|---|---|---|---|---|")
+    say("| part | what | ours | rival | ratio |\n|---|---|---|---|---|")
 
 
 def speed_row(row: "Row") -> None:
     """Print one measurement."""
     rival = "" if row.rival is None else f"{row.rival:.3g} {row.unit}, {row.against}"
     times = "" if row.ratio is None else f"{row.ratio:.3g}"
-    print(f"| {row.part} | {row.what} | {row.ours:.3g} {row.unit} | {rival} | {times} |", flush=True)
+    say(f"| {row.part} | {row.what} | {row.ours:.3g} {row.unit} | {rival} | {times} |")
 
 
 def score_table(scores: Sequence["Score"]) -> None:
@@ -193,10 +196,10 @@ def compared_table(
         with replaced(csv) as out:
             out.write(as_csv(compared).encode())
     if form == "json":
-        print(as_json(compared))
+        say(as_json(compared))
         return
     if form == "latex":
-        print(as_latex(compared), end="")
+        say(as_latex(compared), end="")
         return
     table, console = Table(box=box.SIMPLE_HEAD), Console()
     if console.width < WIDE:
@@ -208,8 +211,8 @@ def compared_table(
         table.add_row(*(escape(printable(cell)) for cell in row))
     console.print(table)
     if console.width < WIDE:
-        print(f"balanced accuracy; a terminal of {WIDE} columns, --csv, --latex and --json show more")
-    print(printable(verdict(compared)))
+        say(f"balanced accuracy; a terminal of {WIDE} columns, --csv, --latex and --json show more")
+    say(verdict(compared))
 
 
 def harm_lines(run: "RunFolder") -> None:
@@ -221,7 +224,7 @@ def harm_lines(run: "RunFolder") -> None:
     predictions = pd.read_csv(run.path / "predictions.csv", dtype=str, keep_default_na=False)
     for site, change in ScoreDraws(predictions).losing_sites().items():
         command = f"mfscsn predict {os.path.relpath(run.path)} --site {site} --own ..."
-        print(
+        say(
             f"site {site}: the federated model does worse than the site alone, by more than its test trials explain:"
             f" {change.mean:+.1f} points ({change.low:+.1f} to {change.high:+.1f}); `{command}` keeps to its own"
         )
@@ -233,7 +236,7 @@ def control_line(scores: Sequence["Score"], site: str, with_nothing: float) -> N
         mean(100 * s.balanced_accuracy for s in scores if (s.site, s.method) == (site, method))
         for method in ("mf-scsn", "local-site")
     )
-    print(
+    say(
         f"control: beside centres whose EEG holds no imagery, mf-scsn has {100 * with_nothing:.1f} at the {site};"
         f" beside those of the demonstration {ours:.1f}; the {site} alone (local-site) {alone:.1f}"
     )

@@ -11,6 +11,7 @@ import typer
 
 from data.errors import InputError
 from data.files import replaced, sha256
+from experiments.cli.say import say
 
 if TYPE_CHECKING:
     from federation.run_folder import RunFolder
@@ -75,7 +76,7 @@ def init(
         out.write(SITE_FILE.format(name=chosen, seed=secrets.randbits(62)).encode())
     with replaced(home / "invitation.toml") as out:
         out.write(invitation.read_bytes())
-    typer.echo(
+    say(
         f"federation {read.name!r} at {read.server}\n"
         f"  the invitation's SHA-256, to compare with the coordinator by telephone: {sha256(invitation)}\n"
         f"1. send to the coordinator: {_shown(home / f'{chosen}.pub')}\n"
@@ -90,7 +91,7 @@ def check(
     offline: Annotated[bool, typer.Option("--offline", help="Do not connect.")] = False,
 ) -> None:
     """Read the recordings, prepare trials, check code and connection, and say what would leave. It sends nothing."""
-    typer.echo(f"{_shown(home)}: reads site.toml, invitation.toml and the recordings")
+    say(f"{_shown(home)}: reads site.toml, invitation.toml and the recordings")
     from data.files import is_locked
     from experiments.cli.show import ProgressLines
     from experiments.prepare import prepare_sites
@@ -111,25 +112,25 @@ def check(
         except InputError as error:
             raise InputError(str(error).replace("give --data-root", "give data_root in site.toml")) from error
     n_trials = SiteTrials(site, opened.federation.contract, opened.store).n_training()
-    typer.echo(f"recordings: {n_trials} trials of {len(site.dataset)} data set(s) would train")
-    typer.echo(f"contract: {opened.federation.name!r} of the invitation; {_contract(opened)}")
+    say(f"recordings: {n_trials} trials of {len(site.dataset)} data set(s) would train")
+    say(f"contract: {opened.federation.name!r} of the invitation; {_contract(opened)}")
     approved = bundle_hash()
     if approved != opened.invitation.app:
         raise InputError(
             f"site {site.name!r}: the server asks to run app bundle {opened.invitation.app}, but the mfscsn installed"
             f" here makes {approved}: install the coordinator's version, or ask for a new invitation"
         )
-    typer.echo(f"code: the server asks to run what is installed here (app bundle {approved}); any other is refused")
+    say(f"code: the server asks to run what is installed here (app bundle {approved}); any other is refused")
     if is_locked(opened.path, "site"):
-        typer.echo("connection: not tried, because `mfscsn site run` is at work here and holds it")
+        say("connection: not tried, because `mfscsn site run` is at work here and holds it")
     elif not offline:
         with _locked(opened):
             check_connection(opened)
-        typer.echo(f"connection: {opened.invitation.server} shows the right certificate and knows this site's key")
-    typer.echo("what leaves this site when it runs:")
+        say(f"connection: {opened.invitation.server} shows the right certificate and knows this site's key")
+    say("what leaves this site when it runs:")
     for line in sends(opened):
-        typer.echo(f"  - {line}")
-    typer.echo(f"all is well; take part with: mfscsn site run {_shown(opened.path)}")
+        say(f"  - {line}")
+    say(f"all is well; take part with: mfscsn site run {_shown(opened.path)}")
 
 
 @app.command(epilog="Example: mfscsn site run CLINIC")
@@ -175,7 +176,7 @@ def evaluate(
         )
     score_table(score_run(opened))
     harm_lines(opened)
-    typer.echo(f"scores: {_shown(opened.path / 'scores.csv')}\nreport: {_shown(report(opened))}")
+    say(f"scores: {_shown(opened.path / 'scores.csv')}\nreport: {_shown(report(opened))}")
 
 
 @app.command()
@@ -183,7 +184,7 @@ def metrics(home: Home) -> None:
     """Print what this site's own monitor may read, in Prometheus's format: runs, rounds, epsilon."""
     from federation.deployment.metrics import site_metrics
 
-    typer.echo(site_metrics(_opened(home)).decode(), nl=False)
+    say(site_metrics(_opened(home)).decode(), end="")
 
 
 @app.command("new-key")
@@ -195,7 +196,7 @@ def new_key(home: Home) -> None:
     with _locked(opened):
         opened.key.unlink(missing_ok=True)
         make_site_key(opened.site.name, opened.key, opened.public_key)
-    typer.echo(f"send to the coordinator, to be registered in place of the old one: {_shown(opened.public_key)}")
+    say(f"send to the coordinator, to be registered in place of the old one: {_shown(opened.public_key)}")
 
 
 @app.command()
@@ -216,11 +217,11 @@ def forget(
     if person is not None:
         with _locked(opened):
             of, removed = opened.forget_person(person, data)
-        typer.echo(
+        say(
             f"{_shown(opened.path / 'site.toml')}: data set {of!r} is now used without {person!r}; prepared trials and"
             f" the sums of {len(removed)} run(s) are removed"
         )
-        typer.echo(
+        say(
             "ask the coordinator for a fresh sum: `mfscsn server train`; it removes the old ones at all sites. Layers"
             " of runs in rounds still hold what they learned of this person; recordings, backups and exports are not"
             " touched"
@@ -239,8 +240,8 @@ def forget(
             if chosen:
                 for path in there:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
-            typer.echo(f"{'removed' if chosen else f'kept (--{option} removes)'}: {words}, {size:.1f} MB")
-    typer.echo(
+            say(f"{'removed' if chosen else f'kept (--{option} removes)'}: {words}, {size:.1f} MB")
+    say(
         "The recordings are not touched, and audit.jsonl keeps when what has left. The server keeps the common layers"
         " of the rounds that this site took part in: they are averages over sites, and nothing can be taken out of them"
         f" again. To leave for good, ask the coordinator for `mfscsn server remove-site SERVER {opened.site.name}`."

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from data.errors import InputError, printable
+from data.errors import InputError
 from data.files import check_free
 from experiments.cli.options import LOOK, PREPARED, RUN, START, DataRoot, Device, Out, StoreRoot, Threads, takes
+from experiments.cli.say import say
 from federation.workers import warm_up
 
 if TYPE_CHECKING:
@@ -77,8 +78,8 @@ def prepare(federation: FedFile, data_root: DataRoot = None, store: StoreRoot = 
     from experiments.remarks import remarks
 
     for line in remarks(prepare_shown(load(federation, data_root), store), store):
-        typer.echo(line)
-    typer.echo(f"prepared trials: {store}")
+        say(line)
+    say(f"prepared trials: {store}")
 
 
 @app.command(rich_help_panel=RUN, epilog="Example: mfscsn simulate fed.toml --seeds 3 --out RUN")
@@ -201,7 +202,7 @@ def simulate_grid(asked: Simulation, grid: Path) -> None:
     found = dict(combinations(grid, federation))
     for number, (name, one) in enumerate(found.items(), 1):
         place, file = path / name, path / f"{name}.toml"
-        typer.echo(f"{number} of {len(found)}: {name}")
+        say(f"{number} of {len(found)}: {name}")
         with replaced(file) as out:
             out.write(one.to_toml().encode())
         (path / GRID).touch()
@@ -215,7 +216,7 @@ def simulate_grid(asked: Simulation, grid: Path) -> None:
         elif not all((run / "scores.csv").exists() for run in runs):
             simulate(**vars(replace(of_one, out=None, resume=place)))
     compared_table([path / name for name in found])
-    print("what is chosen by this table was tuned on its targets: score it on others")
+    say("what is chosen by this table was tuned on its targets: score it on others")
 
 
 def simulate_seeds(asked: Simulation) -> None:
@@ -280,6 +281,6 @@ def _carry_out(run: "RunFolder", engine: str) -> None:
     from experiments.report.run import report as report_run
 
     if scores:
-        typer.echo(printable(verdict(compare_runs(rows_of([run.path])))))
+        say(verdict(compare_runs(rows_of([run.path]))))
     page = report_run(run)
-    typer.echo(f"run folder: {os.path.relpath(run.path)}\nreport: {os.path.relpath(page)}")
+    say(f"run folder: {os.path.relpath(run.path)}\nreport: {os.path.relpath(page)}")

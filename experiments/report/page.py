@@ -2,7 +2,7 @@
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -33,6 +33,15 @@ class TableOf:
     columns: Sequence[tuple[str, str]]
     rows: Sequence[Sequence[str]]
     caption: str = ""
+
+    @property
+    def shown(self) -> "TableOf":
+        """The table without columns that say nothing: whose cells are all a dash."""
+        silent = {k for k in range(len(self.columns)) if self.rows and all(row[k] == "-" for row in self.rows)}
+        kept = [k for k in range(len(self.columns)) if k not in silent]
+        return replace(
+            self, columns=[self.columns[k] for k in kept], rows=[[row[k] for k in kept] for row in self.rows]
+        )
 
     def is_mean(self, row: Sequence[str]) -> bool:
         """Return whether a row sums up others."""
