@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-Kind = Literal["network", "linear", "common-linear"]
+Kind = Literal["network", "linear", "own-linear", "common-linear"]
 # How far such logits spread: the median, over targets of folds 0 and 1 of the nine centres, of their standard deviation
 # on test signals; no label is looked at. `mfscsn benchmark experiments/benchmark/fair.toml --scales` prints them: of
 # `mf-scsn`, `site-weighted-adaptive` and `one-message`

@@ -167,6 +167,18 @@ AVERAGES = {
     "one-message-and-site": {"mf-scsn-unshared": 0.25, "one-message": 0.5, "site-weighted-adaptive": 0.25},
     "one-message-null-averaged": {"one-message-null": 0.5, "site-weighted-adaptive": 0.5},
     "one-message-epsilon-8-averaged": {"one-message-epsilon-8": 0.5, "site-weighted-adaptive": 0.5},
+    "no-label-averaged": {"mf-scsn-unseen-no-label": 0.5, "one-message-unseen-no-label": 0.5},
+    "no-label-averaged-null": {"mf-scsn-unseen-no-label-null": 0.5, "one-message-unseen-no-label-null": 0.5},
+    "with-own-averaged": {
+        "mf-scsn-unseen-no-label": 1 / 3,
+        "one-message-unseen-no-label": 1 / 3,
+        "own-adaptive": 1 / 3,
+    },
+    "with-own-averaged-null": {
+        "mf-scsn-unseen-no-label-null": 1 / 3,
+        "one-message-unseen-no-label-null": 1 / 3,
+        "own-adaptive": 1 / 3,
+    },
 }
 
 
@@ -274,7 +286,9 @@ def kind_of(method: str) -> Kind:
     """Return which kind of expert a method is."""
     if method.startswith(("one-message", "common-linear")):
         return "common-linear"
-    return "network" if method in METHODS else "linear"
+    if method.startswith("own-"):
+        return "own-linear"
+    return "network" if method.startswith("mf-scsn") or method in METHODS else "linear"
 
 
 def run_method(federation: Federation, method: Method, seed: int, store: Path) -> list[Scored]:

@@ -22,7 +22,7 @@ from data.trials import shuffled_within
 from experiments.benchmark.federated import AVERAGES, METHODS, Scored, configured, kind_of, run_method
 from experiments.benchmark.local import ALONE, REGIONS, SEEDED, of_region, run_alone
 from experiments.benchmark.show import ALL
-from experiments.benchmark.unseen import NO_LABEL, UNSEEN, run_unseen
+from experiments.benchmark.unseen import ROWS, UNSEEN, run_unseen
 from experiments.prepare import prepare_sites
 from federation.contract import Contract, Dataset, Federation, Site, load_federation
 from federation.site_scores import balanced_accuracy, chosen_outputs
@@ -55,6 +55,7 @@ class Only(Table):
 
     seeds: int | None = Field(None, ge=1)
     folds: list[int] | None = Field(None, min_length=1)
+    calibration: list[int] | None = Field(None, min_length=1)
 
 
 class Bench(Table):
@@ -74,13 +75,15 @@ class Bench(Table):
     searched : list of int
         Folds that settings were searched on; tables show the others beside all.
     only : table
-        A method's own number of seeds or folds: ``only.NAME = { seeds = 1, folds = [2] }``.
+        A method's own number of seeds, folds or amounts of calibration: ``only.NAME = { seeds = 1, folds = [2] }``.
     calibration : list of int, optional
         Run all with so many calibration trials of each target subject, the first in time; all where there are fewer.
         With 0 their signals fit the subject's mean, and no label trains.
     new_site : bool
         A fold for each site, in which it is a new one: it has its targets' calibration, and all trials of the other
         sites train.
+    laboratories : table of list of str, optional
+        With `new_site`, the sites of each laboratory, which are new together: ``laboratories.NAME = [SITE, ...]``.
     contract : table
         Values in place of the federation's.
     results : str, optional
@@ -95,6 +98,7 @@ class Bench(Table):
     only: dict[str, Only] = Field({})
     calibration: list[int] | None = Field(None, min_length=1)
     new_site: bool = False
+    laboratories: dict[str, list[str]] | None = None
     contract: dict[str, Any] = Field({})
     results: str | None = None
 
@@ -103,13 +107,13 @@ class Bench(Table):
 class Job:
     """One method with one seed, one amount of calibration, None is all of it, and one fold of so many, if any.
 
-    With `new_site`, the fold is the place of the new site.
+    With `new_sites`, the fold is the place of those that are new together.
     """
 
     method: str
     seed: int
     calibration: int | None
-    new_site: bool = False
+    new_sites: tuple[tuple[str, ...], ...] = ()
     fold: int = 0
     folds: int | None = None
 
@@ -123,13 +127,16 @@ def load_bench(path: Path, data_root: Path | None = None) -> tuple[Bench, Federa
         The last is what results are made with: the federation's file in JSON types, and whether sites are new.
     """
     bench = parse_table(Bench, read_toml(path), str(path))
-    known = [*ALONE, *METHODS, *AVERAGES, UNSEEN, NO_LABEL]
+    known = [*ALONE, *METHODS, *AVERAGES, *ROWS]
     for method in bench.methods:
         check_method(method, known, str(path))
     if bench.new_site and bench.folds:
         raise InputError(f"{path}: new_site = true has a fold for each site; leave folds out")
-    if {UNSEEN, NO_LABEL} & set(bench.methods) and not bench.new_site:
-        raise InputError(f"{path}: {UNSEEN}: which site is unseen? It needs new_site = true")
+    unseen = next((name for name in _trained(bench.methods) if name in UNSEEN), None)
+    if unseen is not None and not bench.new_site:
+        raise InputError(f"{path}: {unseen}: which site is unseen? It needs new_site = true")
+    if bench.laboratories and not bench.new_site:
+        raise InputError(f"{path}: laboratories says which sites are new together; it needs new_site = true")
     for method in bench.only:
         check_method(method, [*bench.methods, *_trained(bench.methods)], f"{path}: only")
     described = (path.parent / bench.federation).resolve()
@@ -138,6 +145,12 @@ def load_bench(path: Path, data_root: Path | None = None) -> tuple[Bench, Federa
     if bench.folds:
         made_with["folds"] = bench.folds
     federation = load_federation(described, data_root)
+    if bench.laboratories is not None:
+        named = [site for sites in bench.laboratories.values() for site in sites]
+        there = [site.name for site in federation.site]
+        if sorted(named) != sorted(there):
+            raise InputError(f"{path}: laboratories: expected each site of {bench.federation} once: {', '.join(there)}")
+        made_with["laboratories"] = bench.laboratories
     if bench.contract:
         values = {**document.get("contract", {}), **bench.contract}
         made_with["federation"]["contract"] = json.loads(json.dumps(values))
@@ -160,40 +173,52 @@ def check_method(method: str, known: Sequence[str], where: str) -> None:
         )
 
 
-def jobs_of(bench: Bench, n_sites: int) -> list[Job]:
+def new_sites(bench: Bench, federation: Federation) -> tuple[tuple[str, ...], ...]:
+    """List the sites that are new together, a fold each; none where all sites take part."""
+    if not bench.new_site:
+        return ()
+    each = {site.name: [site.name] for site in federation.site}
+    return tuple(tuple(sites) for sites in (bench.laboratories or each).values())
+
+
+def jobs_of(bench: Bench, new: tuple[tuple[str, ...], ...] = ()) -> list[Job]:
     """List all jobs, seed by seed, so that what is broken off is whole for the first seeds."""
     calibrations: list[int | None] = [*bench.calibration] if bench.calibration else [None]
-    folds = n_sites if bench.new_site else bench.folds or 1
+    folds = len(new) or bench.folds or 1
     most = max([bench.seeds, *(only.seeds or 0 for only in bench.only.values())])
     return [
-        Job(method, seed, calibration, bench.new_site, fold, bench.folds)
+        Job(method, seed, calibration, new, fold, bench.folds)
         for seed, calibration, fold, method in itertools.product(
             range(most), calibrations, range(folds), _trained(bench.methods)
         )
-        if (seed == 0 or method not in ALONE or method in SEEDED) and _asked_for(bench, method, seed, fold)
+        if (seed == 0 or method not in ALONE or method in SEEDED) and _asked_for(bench, method, seed, fold, calibration)
     ]
 
 
-def _asked_for(bench: Bench, method: str, seed: int, fold: int) -> bool:
+def _asked_for(bench: Bench, method: str, seed: int, fold: int, calibration: int | None) -> bool:
     """Return whether a method runs with a seed on a fold: an average as its first part, if it says no more."""
     only = bench.only.get(method, bench.only.get(_trained([method])[0], Only()))
-    return seed < (only.seeds or bench.seeds) and (only.folds is None or fold in only.folds)
+    return (
+        seed < (only.seeds or bench.seeds)
+        and (only.folds is None or fold in only.folds)
+        and (only.calibration is None or calibration in (None, *only.calibration))
+    )
 
 
 def _trained(methods: Sequence[str]) -> list[str]:
-    """List what must be run: of an average its parts, first that which varies; no label comes with few."""
-    of = {name: list(parts) for name, parts in AVERAGES.items()} | {NO_LABEL: [UNSEEN]}
-    return list(dict.fromkeys(part for name in methods for part in of.get(name, [name])))
+    """List what must be run: of an average its parts, first that which varies; of an unseen site's rows their job."""
+    parts = [part for name in methods for part in AVERAGES.get(name, [name])]
+    return list(dict.fromkeys(ROWS.get(part, part) for part in parts))
 
 
-def missing_jobs(bench: Bench, rows: pd.DataFrame, n_sites: int) -> list[Job]:
+def missing_jobs(bench: Bench, rows: pd.DataFrame, new: tuple[tuple[str, ...], ...] = ()) -> list[Job]:
     """List the jobs that have no rows yet."""
     done = {
         Job(
-            str(method),
+            ROWS.get(str(method), str(method)),
             int(seed),
             None if bench.calibration is None else int(asked),
-            bench.new_site,
+            new,
             int(fold),
             bench.folds,
         )
@@ -201,12 +226,12 @@ def missing_jobs(bench: Bench, rows: pd.DataFrame, n_sites: int) -> list[Job]:
     }
     return [
         job
-        for job in jobs_of(bench, n_sites)
+        for job in jobs_of(bench, new)
         if job not in done
         and any(
             replace(job, method=name) not in done  # an average of an older version is kept as it was
             for name in bench.methods
-            if job.method in _trained([name]) and _asked_for(bench, name, job.seed, job.fold)
+            if job.method in _trained([name]) and _asked_for(bench, name, job.seed, job.fold, job.calibration)
         )
     ]
 
@@ -257,8 +282,8 @@ def chosen_rows(bench: Bench, rows: pd.DataFrame) -> pd.DataFrame:
     """Return the rows that a benchmark asks for, in the order of its methods."""
     rows = with_averages(bench, rows)
     asked = [
-        _asked_for(bench, method, seed, fold)
-        for method, seed, fold in rows[["method", "seed", "fold"]].itertuples(index=False)
+        _asked_for(bench, method, seed, fold, None if bench.calibration is None else asked)
+        for method, seed, fold, asked in rows[["method", "seed", "fold", "asked"]].itertuples(index=False)
     ]
     chosen = rows[rows["method"].isin(bench.methods) & np.array(asked, bool)]
     place = {method: k for k, method in enumerate(bench.methods)}
@@ -302,8 +327,8 @@ def run_benchmark(
     """
     trials = _trials(federation, store)
     rows = read_results(results, made_with, trials)
-    n_sites = len(federation.site)
-    missing, total = missing_jobs(bench, rows, n_sites), len(jobs_of(bench, n_sites))
+    new = new_sites(bench, federation)
+    missing, total = missing_jobs(bench, rows, new), len(jobs_of(bench, new))
     report("benchmark", total - len(missing), total)
     pool = start_workers(n_parallel, threads=1)
     try:
@@ -332,8 +357,8 @@ def prepare_bench(bench: Bench, federation: Federation, store: Path, progress: C
 def run_job(job: Job, federation: Federation, store: Path) -> list[dict[str, object]]:
     """Run one job and score it; a row for each target subject, and for each method that comes with it."""
     federation = with_calibration(of_fold(federation, job), job.calibration)
-    if job.method == UNSEEN:
-        scored = run_unseen(federation, job.seed, store)
+    if job.method in UNSEEN:
+        scored = run_unseen(job.method, federation, job.seed, store)
     else:
         scored = [(job.method, row) for row in _scored(job.method, federation, job.seed, store)]
     sizes = {
@@ -396,10 +421,11 @@ def _scored(method: str, federation: Federation, seed: int, store: Path) -> list
 
 def of_fold(federation: Federation, job: Job) -> Federation:
     """Keep the targets of a job's fold as such; the others train whole."""
-    if job.new_site:
+    if job.new_sites:
+        new = job.new_sites[job.fold]
         unshared = job.method in METHODS and METHODS[job.method].contract.get("share") == "none"
-        sites = [site if k == job.fold else _all_train(site) for k, site in enumerate(federation.site)]
-        return federation.model_copy(update={"site": [sites[job.fold]] if unshared else sites})
+        sites = [site if site.name in new else _all_train(site) for site in federation.site]
+        return federation.model_copy(update={"site": [site for site in sites if not unshared or site.name in new]})
     if job.folds is None:
         return federation
     sites = []

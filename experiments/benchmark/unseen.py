@@ -1,69 +1,132 @@
-"""The benchmark's headset that a federation has never seen: it takes the others' common layers when they are done."""
+"""The benchmark's laboratories that a federation has never seen: they decode with what the others have trained."""
 
 import time
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
+from data.trials import shuffled_within
 from experiments.adopt import adopting, around, private_alone, train_site
-from experiments.benchmark.federated import Scored
+from experiments.benchmark.federated import METHODS, Method, Scored, configured
 from federation.common_layers import AdoptableLayers
-from federation.contract import Federation
+from federation.contract import ONE_MESSAGE, Federation, Site
 from federation.site_trials import SiteTrials
+from mfscsn.branch import BranchTrials
 from mfscsn.exported import SITE
+from mfscsn.sums import OWN_WEIGHT, Summed
 from mfscsn.training import predict
 
-UNSEEN = "mf-scsn-unseen"
-NO_LABEL = f"{UNSEEN}-no-label"
+WIDE = {"electrodes": "motor21"}
 
 
-def run_unseen(federation: Federation, seed: int, store: Path) -> list[tuple[str, Scored]]:
-    """Train all sites but the one that has targets; then let that one decode, as `mfscsn predict` and `adopt` do.
+@dataclass(frozen=True)
+class Unseen:
+    """What is trained at the other sites, and what the rows of the unseen ones are called.
 
     Parameters
     ----------
+    method : Method
+        Of the other sites' training; with `null` their labels are shuffled within each run.
+    no_label : str
+        The row for which calibration's signals fit a target's mean and norms, and its labels nothing.
+    labelled : str, optional
+        The row for which its labels train too: heads and norms of the site around layers that stay as they are; of
+        sums, the target's own trials, which weigh more.
+    """
+
+    method: Method
+    no_label: str
+    labelled: str | None = None
+
+
+UNSEEN: dict[str, Unseen] = {
+    "mf-scsn-unseen": Unseen(METHODS["mf-scsn"], "mf-scsn-unseen-no-label", "mf-scsn-unseen"),
+    "mf-scsn-unseen-null": Unseen(replace(METHODS["mf-scsn"], null=True), "mf-scsn-unseen-no-label-null"),
+    "one-message-unseen": Unseen(METHODS["one-message"], "one-message-unseen-no-label", "one-message-unseen"),
+    "one-message-unseen-null": Unseen(METHODS["one-message-null"], "one-message-unseen-no-label-null"),
+    "one-message-21-unseen": Unseen(
+        Method({**METHODS["one-message"].contract, **WIDE}), "one-message-21-unseen-no-label", "one-message-21-unseen"
+    ),
+    "one-message-21-unseen-null": Unseen(
+        Method({**METHODS["one-message"].contract, **WIDE}, null=True), "one-message-21-unseen-no-label-null"
+    ),
+}
+# A row -> the job that makes it
+ROWS = {row: name for name, unseen in UNSEEN.items() for row in (unseen.no_label, unseen.labelled) if row is not None}
+
+
+def run_unseen(name: str, federation: Federation, seed: int, store: Path) -> list[tuple[str, Scored]]:
+    """Train all sites but those that have targets; then let these decode, as `mfscsn predict` and `adopt` do.
+
+    Parameters
+    ----------
+    name : str
+        A key of `UNSEEN`.
     federation : Federation
-        One of its sites has targets: the unseen one.
+        The sites of one laboratory have targets: they are the unseen ones.
     seed : int
     store : Path
 
     Returns
     -------
     list of (str, Scored)
-        `NO_LABEL`: calibration's signals fit a target's mean and norms, and its labels nothing. `UNSEEN`: the site's
-        own head and norms are trained on the calibration of all its targets, around layers that stay as they are.
+        By row.
     """
-    training = federation.training.model_copy(update={"seed": seed})
-    unseen = next(site for site in federation.site if any(dataset.targets for dataset in site.dataset))
-    others = federation.model_copy(
-        update={"training": training, "site": [site for site in federation.site if site is not unseen]}
-    )
+    unseen = UNSEEN[name]
+    wanted = configured(federation, unseen.method, seed, store)
+    new = [site for site in wanted.site if any(dataset.targets for dataset in site.dataset)]
+    others = wanted.model_copy(update={"site": [site for site in wanted.site if site not in new]})
     from federation.plain_loop import train_together  # Opacus and OpenDP, which a kept table does not need
 
-    networks, _ = train_together(others, store)
-    contract = federation.contract
+    networks, _ = train_together(others, store, trials_of=_trials_of(unseen.method, seed))
+    contract = wanted.contract
     common = AdoptableLayers(
         name=federation.name,
         architecture=contract.architecture,
         alignment=contract.alignment_model,
         seed=seed,
         layers=next(iter(networks.values())).common_state(),
+        labels=tuple(contract.labels or ()),
         contract=contract,
-        training=training,
+        training=wanted.training,
     )
-    alone = adopting(common, unseen)
+    return [row for site in new for row in _decoded(unseen, common, site, store)]
+
+
+def _trials_of(method: Method, seed: int) -> Callable[[SiteTrials], dict[str, BranchTrials]]:
+    if not method.null:
+        return SiteTrials.training
+
+    def shuffled(opened: SiteTrials) -> dict[str, BranchTrials]:
+        rng, runs = np.random.default_rng(seed), opened.training_runs()
+        return {
+            branch: replace(trials, labels=shuffled_within(trials.labels, runs[branch], rng))
+            for branch, trials in opened.training().items()
+        }
+
+    return shuffled
+
+
+def _decoded(unseen: Unseen, common: AdoptableLayers, new: Site, store: Path) -> Iterator[tuple[str, Scored]]:
+    """Decode the targets of an unseen site."""
+    alone = adopting(common, new)
     (site,) = alone.site
     opened = SiteTrials(site, alone.contract, store)
-    network = around(alone, opened, common)
+    summed = alone.contract.strategy == ONE_MESSAGE
+    n_bytes = sum(layer.element_size() * layer.numel() for layer in common.layers.values())
     began = time.process_time()
-    for _ in train_site(network, alone, opened, private_alone(alone.settings)):
-        pass
-    seconds, n_bytes = time.process_time() - began, sum(4 * layer.numel() for layer in common.layers.values())
+    trained = around(alone, opened, common) if unseen.labelled else None
+    if trained is not None and not summed:
+        for _ in train_site(trained, alone, opened, private_alone(alone.settings)):
+            pass
+    seconds = time.process_time() - began
     calibration, labels = opened.calibration(), opened.labels()
-    rows = []
     for target in opened.targets():
         began = time.process_time()
-        signals = calibration[target.dataset, target.subject].signals
-        without = common.network_for(labels[target.branch], signals)
+        own = calibration[target.dataset, target.subject]
+        without = common.network_for(labels[target.branch], own.signals)
         scored = Scored(
             site=site.name,
             dataset=target.dataset,
@@ -74,6 +137,12 @@ def run_unseen(federation: Federation, seed: int, store: Path) -> list[tuple[str
             seconds=time.process_time() - began,
             n_bytes=n_bytes,
         )
-        trained = predict(network, target.signals, target.branch)
-        rows += [(NO_LABEL, scored), (UNSEEN, replace(scored, probabilities=trained, seconds=seconds))]
-    return rows
+        yield unseen.no_label, scored
+        if unseen.labelled is None or trained is None:
+            continue
+        if isinstance(without, Summed):
+            fitted = without.with_own(own, OWN_WEIGHT)
+            probabilities = predict(fitted, target.signals, SITE)
+        else:
+            probabilities = predict(trained, target.signals, target.branch)
+        yield unseen.labelled, replace(scored, probabilities=probabilities, seconds=seconds)

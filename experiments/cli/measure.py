@@ -54,6 +54,7 @@ def benchmark(asked: Benchmark) -> None:
         chosen_rows,
         load_bench,
         missing_jobs,
+        new_sites,
         prepare_bench,
         read_results,
         results_path,
@@ -80,7 +81,7 @@ def benchmark(asked: Benchmark) -> None:
             say(f"{which!s:<28} {value:.3g}")
         return
     page = table.with_suffix(".html")
-    ran = bool(missing_jobs(plan, rows, len(federation.site)))
+    ran = bool(missing_jobs(plan, rows, new_sites(plan, federation)))
     if ran:
         with ProgressLines() as show:
             federation = prepare_bench(plan, federation, store, show.prepared)

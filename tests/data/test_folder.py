@@ -6,6 +6,7 @@ import struct
 import mne
 import numpy as np
 import pytest
+import scipy.io
 from conftest import EDF_CHANNELS as CHANNELS
 from conftest import EDF_SFREQ as SFREQ
 from conftest import mfscsn, raw_of, refused, write_edf
@@ -444,13 +445,29 @@ def test_an_xdf_that_was_cut_short_is_one_line(tmp_path):
         list(FilesSource(tmp_path).recordings("s"))
 
 
+def write_set(path, raw, marks):
+    """EEGLAB's .set by hand; marks are (name, latency in samples, from 1 on)."""
+    event = np.array([(name, latency) for name, latency in marks], dtype=[("type", object), ("latency", float)])
+    places = np.array([(name,) for name in raw.ch_names], dtype=[("labels", object)])
+    signals = raw.get_data() * 1e6
+    fields = {
+        "setname": "x", "nbchan": len(signals), "pnts": signals.shape[1], "trials": 1, "srate": raw.info["sfreq"],
+        "xmin": 0.0, "xmax": raw.times[-1], "data": signals, "chanlocs": places, "event": event, "icawinv": [],
+        "icaweights": [], "icasphere": [], "ref": "common",
+    }  # fmt: skip
+    scipy.io.savemat(path, {"EEG": fields}, appendmat=False)
+
+
 def test_a_mark_before_the_first_sample_is_no_sign_of_a_file_cut_short(tmp_path):
-    mne.export.export_raw(tmp_path / "b.vhdr", raw_of(), verbose="ERROR")
-    marks = (tmp_path / "b.vmrk").read_text()
-    there = marks.count("\nMk")
-    (tmp_path / "b.vmrk").write_text(f"{marks.rstrip()}\nMk{there + 1}=New Segment,,0,1,0,0\n")
+    """EEGLAB puts a boundary at half a sample before a recording that follows another."""
+    raw = raw_of()
+    cues = [(a["description"], a["onset"] * SFREQ + 1) for a in raw.annotations]
+    write_set(tmp_path / "b.set", raw, [("boundary", 0.5), *cues])
     (recording,) = FilesSource(tmp_path).recordings("b")
     assert len(trials(recording).labels) == 8
+    write_set(tmp_path / "b.set", raw, [*cues, ("left", raw.n_times + 500.0)])
+    with pytest.raises(InputError, match="b.set: ends after .*, and has cues behind that"):
+        next(FilesSource(tmp_path).recordings("b"))
 
 
 def test_annotations_in_an_older_code_page_are_read(tmp_path):

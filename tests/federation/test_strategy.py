@@ -733,6 +733,7 @@ class _Judge(CheckedStrategy):
         (10.0, [], {"a": 0.0, "b": 0.0}, {"a", "b"}),  # nobody moved: a division by zero once
         (10.0, [], {"a": 0.0, "b": 3.0}, {"a", "b"}),  # of two, neither is far
         (10.0, [], {"a": 1e-6, "b": 3.0}, {"a", "b"}),  # the smaller half had decided
+        (10.0, [], {"a": 0.01, "b": 3.0}, {"a", "b"}),
         (10.0, [], {"a": 1e-6, "b": 1e-6, "c": 3.0}, {"a", "b", "c"}),  # who does not move has no say
         (10.0, [], {"a": 0.01, "b": 0.01, "c": 3.0}, {"a", "b"}),  # most sites say what is far
         (10.0, [1.0, 1.0], {"a": 400.0}, set()),  # and those of the rounds before

@@ -204,3 +204,16 @@ def test_sharpness_comes_back_from_uphill_when_a_step_fails():
     with pytest.raises(KeyboardInterrupt), _uphill(network, 0.5):
         raise KeyboardInterrupt
     assert torch.allclose(network.weight.data, torch.tensor([[3.0, 4.0]]))
+
+
+class _Sure(torch.nn.Module):
+    """Logits that are the trial's own values."""
+
+    def forward(self, x, branch):
+        return x[:, :, 0]
+
+
+def test_a_sure_network_still_tells_how_sure_it_is():
+    """In single precision a softmax of 200 less is 0, whose logarithm is no logit any more."""
+    told = predict(_Sure(), np.array([[[0.0], [200.0]], [[0.0], [300.0]]], np.float32), "a")
+    np.testing.assert_allclose(np.log(told[:, 0]), [-200.0, -300.0])

@@ -192,7 +192,7 @@ def test_in_centralised_all_is_one_site(tiny, prepared):
 
 
 def test_a_new_site_has_its_calibration_and_the_others_all_trials(tiny, prepared):
-    job = Job("mf-scsn", 0, None, new_site=True)
+    job = Job("mf-scsn", 0, None, new_sites=(("north",), ("south",)))
     found = [of_fold(tiny, replace(job, fold=k)) for k in (0, 1)]
     assert [[site.dataset[0].targets for site in f.site] for f in found] == [[["3"], []], [[], ["1", "2"]]]
     assert [site.name for site in of_fold(tiny, replace(job, method="mf-scsn-unshared", fold=1)).site] == ["south"]
@@ -203,7 +203,7 @@ def test_a_new_site_has_its_calibration_and_the_others_all_trials(tiny, prepared
 
 def test_methods_without_randomness_run_once():
     bench = Bench(federation="", methods=["own-csp-lda", "own-shallow", "mf-scsn"], seeds=2, calibration=[5, 10])
-    jobs = jobs_of(bench, 1)
+    jobs = jobs_of(bench)
     assert len(jobs) == 2 * (3 + 2)
     assert [job.seed for job in jobs if job.method == "own-csp-lda"] == [0, 0]
 
@@ -351,18 +351,18 @@ def test_a_costly_method_has_its_own_seeds_and_folds(tmp_path, bench):
         folds=2,
         only={"mf-scsn-null": {"folds": [1]}, "mf-scsn": {"seeds": 2}},
     )
-    assert [(job.method, job.seed, job.fold) for job in jobs_of(found, 2)] == [
+    assert [(job.method, job.seed, job.fold) for job in jobs_of(found)] == [
         ("mf-scsn", 0, 0), ("mf-scsn", 0, 1), ("mf-scsn-null", 0, 1), ("mf-scsn", 1, 0), ("mf-scsn", 1, 1),
     ]  # fmt: skip
     none = pd.DataFrame({key: [] for key in ("method", "asked", "seed", "fold")})
     few = found.model_copy(update={"methods": ["mf-scsn-averaged"], "only": {"mf-scsn-averaged": Only(seeds=1)}})
-    assert [(job.method, job.seed, job.fold) for job in missing_jobs(few, none, 2)] == [
+    assert [(job.method, job.seed, job.fold) for job in missing_jobs(few, none)] == [
         ("mf-scsn", 0, 0), ("site-weighted-adaptive", 0, 0), ("mf-scsn", 0, 1), ("site-weighted-adaptive", 0, 1),
     ]  # fmt: skip
     both = found.model_copy(update={"methods": ["mf-scsn", "mf-scsn-averaged"], "only": {**found.only, **few.only}})
     ran = [("mf-scsn", 0), ("mf-scsn", 1), ("mf-scsn-averaged", 0)]
     done = pd.DataFrame([(name, -1, seed, fold) for name, seed in ran for fold in (0, 1)], columns=none.columns)
-    assert missing_jobs(both, done, 2) == []  # no second seed is run for the average alone
+    assert missing_jobs(both, done) == []  # no second seed is run for the average alone
     bench.write_text(bench.read_text() + '[only]\n"mf-scsn-nul" = { seeds = 1 }\n')
     assert "only: no such method 'mf-scsn-nul'" in refused("benchmark", bench, cwd=tmp_path)
 
@@ -386,11 +386,11 @@ def test_the_command_prints_again_what_it_has(tmp_path, bench, copied_store):
 def test_in_folds_each_subject_is_a_target_once_and_the_others_train_whole(tiny, prepared, here, tmp_path):
     """The tiny federation's targets are 3 of north, 1 and 2 of south."""
     bench = Bench(federation="", methods=["site-averaged", "own-recentred"], seeds=1, folds=2)
-    assert [(job.method, job.fold) for job in jobs_of(bench, 2)] == [
+    assert [(job.method, job.fold) for job in jobs_of(bench)] == [
         ("mf-scsn-unshared", 0), ("site-weighted-adaptive", 0), ("own-recentred", 0),
         ("mf-scsn-unshared", 1), ("site-weighted-adaptive", 1), ("own-recentred", 1),
     ]  # fmt: skip
-    even, odd = (of_fold(tiny, job) for job in jobs_of(bench, 2)[::3])
+    even, odd = (of_fold(tiny, job) for job in jobs_of(bench)[::3])
     assert [site.dataset[0].targets for site in even.site] == [[], ["2"]]
     assert [site.dataset[0].targets for site in odd.site] == [["3"], ["1"]]
     n_whole = SiteTrials(even.site[0], tiny.contract, prepared).n_training()
@@ -404,12 +404,12 @@ def test_in_folds_each_subject_is_a_target_once_and_the_others_train_whole(tiny,
         100 * rows[rows["method"] == "own-recentred"]["balanced_accuracy"].mean()
     )
     both = bench.model_copy(update={"methods": ["mf-scsn-unshared", "site-averaged"]})
-    assert benchmark.missing_jobs(both, read_results(tmp_path / "rows.csv", {"folds": 2}), 2) == []
+    assert benchmark.missing_jobs(both, read_results(tmp_path / "rows.csv", {"folds": 2})) == []
     north = tiny.site[0]
     dataset = north.dataset[0].model_copy(update={"targets": ["x"]})
     nameless = tiny.model_copy(update={"site": [north.model_copy(update={"dataset": [dataset]})]})
     with pytest.raises(InputError, match="target 'x' has no number, which folds go by"):
-        of_fold(nameless, jobs_of(bench, 2)[0])
+        of_fold(nameless, jobs_of(bench)[0])
 
 
 def test_an_average_is_made_of_kept_logits_at_one_scale_and_costs_both(tiny, prepared, monkeypatch):
