@@ -20,7 +20,8 @@ import typer
 from pydantic_core import PydanticUndefined
 
 from experiments.benchmark.compare import estimate
-from experiments.benchmark.run import chosen_rows, load_bench, read_results
+from experiments.benchmark.laboratories import print_laboratories
+from experiments.benchmark.run import Bench, chosen_rows, load_bench, read_results
 from experiments.benchmark.show import print_benchmark
 from experiments.cli.main import app
 from experiments.cli.show import speed_row, speed_title
@@ -104,20 +105,23 @@ METHODS = {
 INTERVAL = re.compile(r"([+-]?\d+\.\d) \(([+-]?\d+\.\d) to ([+-]?\d+\.\d)")
 
 
-def kept_rows(name: str) -> tuple[pd.DataFrame, list[int]]:
-    """Return the kept rows of a benchmark, and the folds that were searched on."""
+def kept_rows(name: str) -> tuple[pd.DataFrame, Bench]:
+    """Return the kept rows of a benchmark, and its plan."""
     bench = ROOT / "experiments" / "benchmark" / f"{name}.toml"
     plan, _, made_with = load_bench(bench)
     rows = chosen_rows(plan, read_results(RESULTS / f"{name}.csv", {**made_with, "shuffled_labels": None}))
-    return rows, plan.searched
+    return rows, plan
 
 
 def printed(name: str, subjects: bool) -> str:
     """Return what `mfscsn benchmark` prints of kept results; the table of subjects where it is wanted."""
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
-        rows, searched = kept_rows(name)
-        print_benchmark(rows, name, searched)
+        rows, plan = kept_rows(name)
+        if plan.laboratories is None:
+            print_benchmark(rows, name, plan.searched)
+        else:
+            print_laboratories(rows, plan.laboratories)
     lines, skipped = [], False
     for line in map(str.rstrip, out.getvalue().splitlines()):
         skipped = line.startswith(SUBJECTS) or (skipped and (not line or line.startswith("|")))
@@ -141,10 +145,10 @@ def with_rows(text: str) -> str:
 
     def anew(found: re.Match[str]) -> str:
         name = found[1]
-        rows, searched = kept_rows(name)
+        rows, plan = kept_rows(name)
         parts = {"balanced accuracy, percent (95 %)": rows}
-        if searched:
-            parts["folds that no setting was searched on"] = rows[~rows["fold"].isin(searched)]
+        if plan.searched:
+            parts["folds that no setting was searched on"] = rows[~rows["fold"].isin(plan.searched)]
         cells = [
             [f"`{method}`{words}", *(str(estimate(part, method)) for part in parts.values())]
             for method, words in METHODS[name].items()

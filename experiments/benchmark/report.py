@@ -1,12 +1,13 @@
 """A benchmark's report: the tables that the terminal shows, the plot, and who loses by joining."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 from rich.table import Table
 
 from experiments.benchmark.compare import TWIN
+from experiments.benchmark.laboratories import laboratory_table, plot_laboratory, worth_lines
 from experiments.benchmark.show import (
     ALL,
     OURS,
@@ -22,7 +23,13 @@ from experiments.benchmark.show import (
 from experiments.report.page import Figure, Section, TableOf, write_page
 
 
-def report_benchmark(rows: pd.DataFrame, table: Path, name: str, searched: Sequence[int] = ()) -> Path:
+def report_benchmark(
+    rows: pd.DataFrame,
+    table: Path,
+    name: str,
+    searched: Sequence[int] = (),
+    laboratories: Mapping[str, Sequence[str]] | None = None,
+) -> Path:
     """Write a benchmark's report beside its results; return its path.
 
     Parameters
@@ -34,7 +41,11 @@ def report_benchmark(rows: pd.DataFrame, table: Path, name: str, searched: Seque
     name : str
     searched : sequence of int
         Folds that settings were searched on.
+    laboratories : mapping of str to sequence of str, optional
+        The sites of each, where laboratories are new as a whole.
     """
+    if laboratories is not None:
+        return _report_laboratories(rows, table, name, laboratories)
     methods, amounts = set(rows["method"]), sorted(rows["asked"].unique().tolist())
     n_subjects = rows.groupby(["site", "dataset", "subject"]).ngroups
     words = [
@@ -52,6 +63,23 @@ def report_benchmark(rows: pd.DataFrame, table: Path, name: str, searched: Seque
         if {OURS, UNSHARED} <= methods:
             tables.append(_cells(joining_table(part)))
         sections.append(Section(title, tables=tables))
+    path = table.with_suffix(".html")
+    write_page(path, f"{name}: report of a benchmark", f"Results: {table.name}", sections)
+    return path
+
+
+def _report_laboratories(rows: pd.DataFrame, table: Path, name: str, laboratories: Mapping[str, Sequence[str]]) -> Path:
+    words = [
+        "Each laboratory in turn takes no part: the others train, and it decodes with what they have trained. Rows"
+        " without a label fit means and norms on its calibration's signals. Columns are numbers of own trials.",
+        *(f"{line}." for line in worth_lines(rows, laboratories)),
+    ]
+    sections = [Section("Summary", words)]
+    for laboratory, sites in laboratories.items():
+        svg, _ = plot_laboratory(rows, sites, table.parent, f"{table.stem}-{laboratory}")
+        figure = Figure(svg, "Own trials alone, and the federation.", f"Scores of methods by own trials, {laboratory}")
+        tables = [_cells(laboratory_table(rows, laboratory, sites))]
+        sections.append(Section(laboratory, tables=tables, figures=[figure]))
     path = table.with_suffix(".html")
     write_page(path, f"{name}: report of a benchmark", f"Results: {table.name}", sections)
     return path

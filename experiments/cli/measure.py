@@ -48,6 +48,7 @@ class Benchmark:
 def benchmark(asked: Benchmark) -> None:
     """Compare all methods on the same trials; resumable."""
     _needs("braindecode", "pyriemann")
+    from experiments.benchmark.laboratories import print_laboratories
     from experiments.benchmark.report import report_benchmark
     from experiments.benchmark.run import (
         check_method,
@@ -98,9 +99,12 @@ def benchmark(asked: Benchmark) -> None:
                 lambda what, done, total: show.progress(Progress(what, done, total)),
             )
     rows = chosen_rows(plan, rows)
-    print_benchmark(rows, name, plan.searched)
+    if plan.laboratories is None:
+        print_benchmark(rows, name, plan.searched)
+    else:
+        print_laboratories(rows, plan.laboratories)
     if ran or not page.exists():  # what is kept is read, and not written again
-        page = report_benchmark(rows, table, name, plan.searched)
+        page = report_benchmark(rows, table, name, plan.searched, plan.laboratories)
     say(f"results: {table}; plots: {table.with_suffix('.svg')}, {table.with_suffix('.png')}")
     say(f"report: {page}")
 
@@ -142,7 +146,7 @@ def report(
     rows = chosen_rows(plan, read_results(table, made_with))
     if rows.empty:
         raise InputError(f"{table}: no results yet; `mfscsn benchmark {what[0]}` computes them")
-    say(f"report: {report_benchmark(rows, table, what[0].stem, plan.searched)}")
+    say(f"report: {report_benchmark(rows, table, what[0].stem, plan.searched, plan.laboratories)}")
 
 
 def _report_runs(paths: list[Path], out: Path | None) -> None:
