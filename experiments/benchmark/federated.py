@@ -163,6 +163,7 @@ AVERAGES = {
     },
     "site-averaged": {"mf-scsn-unshared": 0.5, "site-weighted-adaptive": 0.5},
     "mf-scsn-averaged": {"mf-scsn": 0.8, "site-weighted-adaptive": 0.2},
+    "mf-scsn-experts": {"mf-scsn": 0.7, "site-weighted-adaptive": 0.2, "one-message": 0.1},
     "one-message-averaged": {"one-message": 0.5, "site-weighted-adaptive": 0.5},
     "one-message-and-site": {"mf-scsn-unshared": 0.25, "one-message": 0.5, "site-weighted-adaptive": 0.25},
     "one-message-null-averaged": {"one-message-null": 0.5, "site-weighted-adaptive": 0.5},
@@ -295,8 +296,31 @@ def run_method(federation: Federation, method: Method, seed: int, store: Path) -
     """Train a method on prepared trials and predict all target subjects' test trials."""
     wanted = configured(federation, method, seed, store)
     if not method.null:
-        return _trained_and_predicted(wanted, method, store, None)
-    return [row for site in wanted.site for row in run_null(wanted, method, store, site.name)]
+        rows = _trained_and_predicted(wanted, method, store, None)
+    else:
+        rows = [row for site in wanted.site for row in run_null(wanted, method, store, site.name)]
+    return [in_own_labels(row, federation, wanted) for row in rows]
+
+
+def in_own_labels(row: Scored, federation: Federation, wanted: Federation) -> Scored:
+    """Return a row in the labels of its data set, where a method was given the labels of all of them in one list."""
+    dataset = next(
+        dataset
+        for site in federation.site
+        for dataset in site.dataset
+        if (site.name, dataset.name) == (row.site, row.dataset)
+    )
+    own, merged = dataset.labels(federation.contract), dataset.labels(wanted.contract)
+    if own == merged:
+        return row
+    places = np.array([merged.index(name) for name in own])
+    of_merged = {int(place): k for k, place in enumerate(places)}
+    return replace(
+        row,
+        probabilities=row.probabilities[:, places],
+        labels=np.array([of_merged[int(label)] for label in row.labels]),
+        outputs=np.array(sorted(of_merged[int(output)] for output in row.outputs)),
+    )
 
 
 def run_null(federation: Federation, method: Method, store: Path, site: str) -> list[Scored]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from data.trials import shuffled_within
 from experiments.adopt import adopting, around, private_alone, train_site
-from experiments.benchmark.federated import METHODS, Method, Scored, configured
+from experiments.benchmark.federated import METHODS, Method, Scored, configured, in_own_labels
 from federation.common_layers import AdoptableLayers
 from federation.contract import ONE_MESSAGE, Federation, Site
 from federation.site_trials import SiteTrials
@@ -92,7 +92,11 @@ def run_unseen(name: str, federation: Federation, seed: int, store: Path) -> lis
         contract=contract,
         training=wanted.training,
     )
-    return [row for site in new for row in _decoded(unseen, common, site, store)]
+    return [
+        (row, in_own_labels(scored, federation, wanted))
+        for site in new
+        for row, scored in _decoded(unseen, common, site, store)
+    ]
 
 
 def _trials_of(method: Method, seed: int) -> Callable[[SiteTrials], dict[str, BranchTrials]]:

@@ -518,3 +518,13 @@ def test_damaged_results_are_one_line_and_stay(tmp_path, damage, words):
     results.with_suffix(".json").write_text('{"folds"')
     with pytest.raises(InputError, match="damaged; put it back"):
         read_results(results, made_with)
+
+
+def test_a_method_with_one_list_of_labels_is_told_in_each_data_sets_own(tiny, prepared):
+    """South's own labels are another list than those of all; its rows must be averaged with others' as they are."""
+    south = [row for row in run_method(tiny, METHODS["one-message"], 0, prepared) if row.site == "south"]
+    plain = [row for row in run_method(tiny, METHODS["mf-scsn"], 0, prepared) if row.site == "south"]
+    for ours, theirs in zip(south, plain, strict=True):
+        np.testing.assert_array_equal(ours.labels, theirs.labels)
+        np.testing.assert_array_equal(ours.outputs, theirs.outputs)
+        assert ours.probabilities.shape == theirs.probabilities.shape
