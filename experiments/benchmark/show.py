@@ -27,6 +27,7 @@ from experiments.report.plots import new_figure, write_figure
 
 ALL = -1  # "asked" of a row: all calibration trials
 OURS = "mf-scsn"
+JOINED = ("mf-scsn-experts", "mf-scsn-averaged", OURS)  # what a target hears, the first that was run
 UNSHARED = f"{OURS}{TWIN}"
 CENTRALISED = "centralised"
 
@@ -157,13 +158,13 @@ def of_amount(asked: int) -> str:
 
 def joining_line(rows: pd.DataFrame) -> str | None:
     """Say whether joining pays: our method against the strongest of those that share nothing; None without both."""
-    alone = strongest_alone(rows)
-    if alone is None or OURS not in set(rows["method"]):
+    alone, ours = strongest_alone(rows), next((name for name in JOINED if name in set(rows["method"])), None)
+    if alone is None or ours is None:
         return None
-    gain = paired(rows, OURS, alone)
+    gain = paired(rows, ours, alone)
     verdict = _verdict(gain, "joining pays", "joining costs", "a gain by joining cannot be told from zero")
-    line = f"{verdict}: {OURS} minus {alone}, the strongest of those that share nothing, {_decided(gain)}"
-    losing = losing_sites(rows, OURS, alone)
+    line = f"{verdict}: {ours} minus {alone}, the strongest of those that share nothing, {_decided(gain)}"
+    losing = losing_sites(rows, ours, alone)
     if losing is not None:
         line += f"; sites that lose: {', '.join(losing) or 'none'} (5 %, Holm)"
     return line
