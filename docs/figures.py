@@ -32,7 +32,7 @@ from mfscsn.common_space import ELECTRODES, positions
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, IMAGES = ROOT / "experiments" / "benchmark" / "results", ROOT / "docs" / "images"
 SPEEDS = ROOT / "experiments" / "speed" / "results"
-SHOWN = ("centres.svg", "openmi.svg", "openmi-five-price.svg")
+SHOWN = ("centres.svg", "labs-graz.svg", "openmi.svg", "openmi-five-price.svg")
 BENCHES = (
     *(
         "centres",
@@ -43,10 +43,19 @@ BENCHES = (
         "centres-tasks",
         "centres-one-message",
         "centres-causal",
+        "fair",
+        "fair-tasks",
     ),
-    *("openmi", "subjects", "new-site"),
+    *("labs", "openmi", "subjects", "new-site"),
 )
-PAGES = ("README.md", "docs/centres.md", "docs/benchmark.md", "docs/one-message.md", "docs/online.md")
+PAGES = (
+    "README.md",
+    "docs/centres.md",
+    "docs/laboratories.md",
+    "docs/benchmark.md",
+    "docs/one-message.md",
+    "docs/online.md",
+)
 # Keys of a FED.toml and commands, from the code
 FROM_CODE = re.compile(r"<!-- (keys|commands) -->\n.*?<!-- end -->\n", re.S)
 CODE_PAGES = ("docs/federation-file.md", "docs/commands.md")
@@ -99,6 +108,8 @@ METHODS = {
         "mf-scsn-unshared": ": the same sites, nothing shared",
         "mf-scsn": "",
         "site-weighted-adaptive": ": logistic regression on one site's subjects",
+        "site-averaged": ": the mean of that and the unshared network, the strongest unshared",
+        "mf-scsn-experts": ": the federated network and linear decoder, and the site's own",
     },
 }
 

@@ -169,16 +169,16 @@ AVERAGES = {
     "one-message-null-averaged": {"one-message-null": 0.5, "site-weighted-adaptive": 0.5},
     "one-message-epsilon-8-averaged": {"one-message-epsilon-8": 0.5, "site-weighted-adaptive": 0.5},
     "no-label-averaged": {"mf-scsn-unseen-no-label": 0.5, "one-message-unseen-no-label": 0.5},
-    "no-label-averaged-null": {"mf-scsn-unseen-no-label-null": 0.5, "one-message-unseen-no-label-null": 0.5},
+    "no-label-averaged-null": {"one-message-unseen-no-label-null": 0.5, "mf-scsn-unseen-no-label-null": 0.5},
     "with-own-averaged": {
-        "mf-scsn-unseen-no-label": 1 / 3,
-        "one-message-unseen-no-label": 1 / 3,
-        "own-adaptive": 1 / 3,
+        "mf-scsn-unseen-no-label": 0.4,
+        "one-message-unseen-no-label": 0.4,
+        "own-adaptive": 0.2,
     },
     "with-own-averaged-null": {
-        "mf-scsn-unseen-no-label-null": 1 / 3,
-        "one-message-unseen-no-label-null": 1 / 3,
-        "own-adaptive": 1 / 3,
+        "one-message-unseen-no-label-null": 0.4,
+        "mf-scsn-unseen-no-label-null": 0.4,
+        "own-adaptive": 0.2,
     },
 }
 

@@ -96,7 +96,7 @@ def worth_of(rows: pd.DataFrame, method: str, own: str, sites: Sequence[str]) ->
     """
     there = rows[rows["site"].isin(sites)]
     who = ["site", "dataset", "subject"]
-    curve = there[there["method"] == own].groupby([*who, "n_calibration"])["balanced_accuracy"].mean().unstack()
+    curve = there[there["method"] == own].groupby([*who, "asked"])["balanced_accuracy"].mean().unstack()
     curve = curve.dropna(axis=1).sort_index(axis=1)
     of_method = there[there["method"] == method]
     if curve.shape[1] < 2 or not len(of_method):
@@ -110,10 +110,11 @@ def worth_of(rows: pd.DataFrame, method: str, own: str, sites: Sequence[str]) ->
 
 
 def of_laboratory(rows: pd.DataFrame, sites: Sequence[str]) -> pd.DataFrame:
-    """Keep a laboratory's rows; of each amount of own trials that there is, those that were asked for first."""
+    """Keep a laboratory's rows; an amount is the least that was asked for and gave a subject as many own trials."""
     there = rows[rows["site"].isin(sites)]
-    first = there.groupby(["method", "seed", "site", "dataset", "subject", "n_calibration"])["asked"].transform("min")
-    return there[there["asked"] == first]
+    who = ["site", "dataset", "subject"]
+    there = there.assign(asked=there.groupby([*who, "n_calibration"])["asked"].transform("min"))
+    return there.drop_duplicates(["method", "seed", "asked", *who])
 
 
 def laboratory_table(rows: pd.DataFrame, laboratory: str, sites: Sequence[str]) -> Table:
