@@ -18,6 +18,8 @@ from data.trials import UNLABELLED, Trials
 
 FLAT = 1e-9  # volts peak to peak in a whole recording: no electrode is that quiet
 
+LEAST_OF_WINDOW = 0.5  # that trials which somebody else has cut must cover
+
 
 @dataclass(frozen=True)
 class Preprocessing:
@@ -152,6 +154,7 @@ def cut_trials(
             f"{where}: rate {raw.info['sfreq']:g} Hz is not above twice the band's upper edge of {p.band[1]:g} Hz;"
             " lower band[1] in the contract, or leave the recording out"
         )
+    recording.notes.extend(_narrower(recording.raw.info, p))
     _refer(recording, p, channels)
     cut = _trials_of_epochs if hasattr(raw, "event_id") else _trials_of_raw
     trials = cut(recording, p, tasks, subject)
@@ -166,6 +169,18 @@ def cut_trials(
             raise InputError(f"{where}: {fault}; mend the unit in the file, or leave the recording out")
         recording.notes.extend(odd_channels(trials.signals, trials.channels))
     return trials
+
+
+def _narrower(info: Any, p: Preprocessing) -> list[str]:
+    """Say, in a line, where a recording was filtered to less than the contract's band when it was made."""
+    low, high = info["highpass"], info["lowpass"]
+    least, most = p.band
+    if not (low > least or 0 < high < most):
+        return []
+    return [
+        f"was recorded at {max(low, 0):g} to {high:g} Hz, the contract's band is {least:g} to {most:g} Hz: beyond it"
+        " this headset has nothing to say"
+    ]
 
 
 def _refer(recording: Recording, p: Preprocessing, channels: Sequence[str] | None) -> None:
@@ -338,11 +353,14 @@ def _trials_of_epochs(recording: Recording, p: Preprocessing, tasks: Mapping[str
     if not len(epochs):
         return _no_trials(epochs.ch_names, p)
     length = len(epochs.times) / epochs.info["sfreq"]
-    if epochs.tmin > p.window[0] or p.window[1] > epochs.tmin + length:
+    end, (begins, ends) = epochs.tmin + length, p.window
+    if epochs.tmin > begins or end < begins + LEAST_OF_WINDOW * (ends - begins):
         raise InputError(
-            f"{where}: its trials were cut at {epochs.tmin:g} to {epochs.tmin + length:g} s, so the window"
-            f" {list(p.window)} s does not lie within; change window in the contract"
+            f"{where}: its trials were cut at {epochs.tmin:g} to {end:g} s, so the window {list(p.window)} s does not"
+            f" lie within, not even {LEAST_OF_WINDOW:.0%} of it; change window in the contract"
         )
+    if end < ends:
+        recording.notes.append(f"its trials end at {end:g} s, the window at {ends:g} s: what is missing is 0")
     _check_channels(epochs.get_data(), epochs.ch_names, where)
     try:
         with warnings.catch_warnings():
@@ -358,6 +376,7 @@ def _trials_of_epochs(recording: Recording, p: Preprocessing, tasks: Mapping[str
         ) from error
     first = round((p.window[0] - epochs.tmin) * p.sfreq)
     signals = resampled(filtered, epochs.info["sfreq"], p.sfreq)[:, :, first : first + p.n_times]
+    signals = np.pad(signals, ((0, 0), (0, 0), (0, p.n_times - signals.shape[2])))
     n = len(epochs)
     return Trials(
         signals=(signals * 1e6).astype(np.float32),

@@ -193,7 +193,7 @@ def test_unlabelled_trials_are_kept_and_other_tasks_passed_over():
 @pytest.mark.parametrize(
     ("preprocessing", "message"),
     [
-        (Preprocessing(128.0, (0.5, 4.5), (4.0, 38.0)), r"cut at 0 to 4 s, so the window \[0.5, 4.5\] s does not"),
+        (Preprocessing(128.0, (0.5, 8.5), (4.0, 38.0)), r"cut at 0 to 4 s, so the window \[0.5, 8.5\] s does not"),
         (Preprocessing(128.0, (-0.5, 2.0), (4.0, 38.0)), "does not lie within"),
         (Preprocessing(128.0, (0.5, 3.5), (0.5, 38.0)), "too short for a filter from 0.5 Hz"),
     ],
@@ -201,6 +201,28 @@ def test_unlabelled_trials_are_kept_and_other_tasks_passed_over():
 def test_a_window_or_band_that_cut_trials_cannot_serve(preprocessing, message):
     with pytest.raises(InputError, match=message):
         cut_trials(cut_recording(), preprocessing, TASKS, "01")
+
+
+def test_trials_that_end_before_the_window_are_filled_up_and_it_is_said():
+    long = cut_recording()
+    longer = Preprocessing(128.0, (0.5, 5.0), P.band)
+    got, whole = cut_trials(long, longer, TASKS, "01"), cut_trials(cut_recording(), P, TASKS, "01")
+    assert got.signals.shape[2] == longer.n_times == 576
+    np.testing.assert_array_equal(got.signals[:, :, : P.n_times], whole.signals)
+    assert not got.signals[:, :, 448:].any() and got.signals[:, :, 440:448].all()
+    assert any("its trials end at 4 s, the window at 5 s: what is missing is 0" in note for note in long.notes)
+
+
+@pytest.mark.parametrize(("filtered", "told"), [((6.0, 28.0), True), ((0.1, 60.0), False), (None, False)])
+def test_a_recording_of_a_narrower_band_is_told(filtered, told):
+    given = recording()
+    if filtered:
+        given.raw.info._unlocked = True
+        given.raw.info["highpass"], given.raw.info["lowpass"] = filtered
+        given.raw.info._unlocked = False
+    cut_trials(given, P, TASKS, "01")
+    said = [note for note in given.notes if "the contract's band is 4 to 38 Hz" in note]
+    assert len(said) == told and all("6 to 28 Hz" in note for note in said)
 
 
 def test_a_flat_channel_of_cut_trials_is_named():
