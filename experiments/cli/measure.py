@@ -105,7 +105,9 @@ def benchmark(asked: Benchmark) -> None:
         print_laboratories(rows, plan.laboratories)
     if ran or not page.exists():  # what is kept is read, and not written again
         page = report_benchmark(rows, table, name, plan.searched, plan.laboratories)
-    say(f"results: {table}; plots: {table.with_suffix('.svg')}, {table.with_suffix('.png')}")
+    parts = [""] if plan.laboratories is None else [f"-{laboratory}" for laboratory in plan.laboratories]
+    plots = [str(table.with_name(f"{table.stem}{part}.{kind}")) for part in parts for kind in ("svg", "png")]
+    say(f"results: {table}; plots: {', '.join(plots)}")
     say(f"report: {page}")
 
 
