@@ -286,14 +286,15 @@ def _read_raw(path: Path, notes: list[str]) -> Any:
 
 
 def _has_cues_behind(path: Path, raw: Any) -> bool:
-    """Whether cues, and not a mark before the first sample alone, were left out for being outside of a recording."""
+    """Whether cues were left out that stand behind a recording's end, and not what stands before its first sample."""
     import mne
 
     try:
-        every = mne.read_annotations(path)
+        every = mne.read_annotations(path, encoding="latin1" if path.suffix.lower() in (".edf", ".bdf") else "utf8")
     except Exception:  # no reader for the format: what was left out may be a cue
         return True
-    behind = every.onset >= raw.n_times / raw.info["sfreq"]
+    begin = raw.first_time if every.orig_time is not None else 0.0
+    behind = every.onset - begin >= raw.n_times / raw.info["sfreq"]
     return any(not is_mark(str(name)) for name in every.description[behind])
 
 

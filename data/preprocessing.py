@@ -172,14 +172,14 @@ def cut_trials(
 
 
 def _narrower(info: Any, p: Preprocessing) -> list[str]:
-    """Say, in a line, where a recording was filtered to less than the contract's band when it was made."""
+    """Say, in a line, where a file names a filter, of any channel, that is narrower than the contract's band."""
     low, high = info["highpass"], info["lowpass"]
     least, most = p.band
     if not (low > least or 0 < high < most):
         return []
     return [
-        f"was recorded at {max(low, 0):g} to {high:g} Hz, the contract's band is {least:g} to {most:g} Hz: beyond it"
-        " this headset has nothing to say"
+        f"its file names a filter of {max(low, 0):g} to {high:g} Hz, the contract's band is {least:g} to {most:g} Hz:"
+        " what was filtered out has nothing to say"
     ]
 
 
@@ -200,7 +200,8 @@ def _refer_and_mend(recording: Recording, p: Preprocessing, channels: Sequence[s
     raw, where = recording.raw, recording.where
     named = list(p.reference) if not isinstance(p.reference, str) else []
     if named:
-        spelt = {name.lower(): name for name in raw.ch_names}
+        spelt = {old.lower(): new for old, new in recording.renamed.items()}
+        spelt |= {name.lower(): name for name in raw.ch_names}
         for name in named:
             if name.lower() not in spelt:
                 raise InputError(f"{where}: no channel {name!r}{nearest(name, raw.ch_names)}, which is the reference")
@@ -359,7 +360,7 @@ def _trials_of_epochs(recording: Recording, p: Preprocessing, tasks: Mapping[str
             f"{where}: its trials were cut at {epochs.tmin:g} to {end:g} s, so the window {list(p.window)} s does not"
             f" lie within, not even {LEAST_OF_WINDOW:.0%} of it; change window in the contract"
         )
-    if end < ends:
+    if end < ends - 0.5 / p.sfreq:
         recording.notes.append(f"its trials end at {end:g} s, the window at {ends:g} s: what is missing is 0")
     _check_channels(epochs.get_data(), epochs.ch_names, where)
     try:

@@ -109,7 +109,7 @@ class MoabbSource:
         for session, runs in data.items():
             for run, raw in runs.items():
                 where = f"{type(self.dataset).__name__} subject {subject} session {session} run {run}"
-                yield Recording(raw, str(session), str(run), where)
+                yield Recording(raw, str(session), str(run), where).by_electrodes()
 
 
 def _moabb_dataset(name: str, options: dict[str, Any]) -> Any:

@@ -171,7 +171,7 @@ class Decoder:
         data.trials.Trials
             Signals ``(n_trials, n_chans, n_times)`` in microvolts; labels are the cues.
         """
-        recording = Recording(raw, "", "", "the recording")
+        recording = Recording(raw, "", "", "the recording").by_electrodes()
         wanted = cues if cues is not None else [n for n in recording.annotations() if not is_mark(n)]
         return cut_trials(recording, self.preprocessing, {cue: cue for cue in wanted}, "", self.channels)
 

@@ -320,7 +320,7 @@ def _text(path: Path, contents: Mapping[str, Found]) -> str:
             'test = "rest"  # what of a target is scored: all that is not calibration',
             f"# of {f.looked_at} these would train: {calibration}; and these be scored: {test}",
         ]
-    return "\n".join([*(printable(line) if line.startswith("#") else line for line in lines), ""])
+    return "\n".join([*(" ".join(printable(line).split("\n")) if line.startswith("#") else line for line in lines), ""])
 
 
 def counted(counts: Mapping[str, int]) -> str:

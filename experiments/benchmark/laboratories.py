@@ -58,7 +58,7 @@ def worth(amounts: NDArray[np.int64], own: NDArray[np.float64], federated: NDArr
     Returns
     -------
     Worth
-        Subjects are resampled for the interval, of both together.
+        Subjects count alike, whatever their site; they are resampled for the interval, of both together.
     """
     rng = np.random.default_rng(0)
     drawn = rng.integers(len(own), size=(N_BOOTSTRAP, len(own)))
@@ -110,11 +110,11 @@ def worth_of(rows: pd.DataFrame, method: str, own: str, sites: Sequence[str]) ->
 
 
 def of_laboratory(rows: pd.DataFrame, sites: Sequence[str]) -> pd.DataFrame:
-    """Keep a laboratory's rows; an amount is the least that was asked for and gave a subject as many own trials."""
+    """Keep a laboratory's rows; amounts that gave its median subject as many own trials are one, the least of them."""
     there = rows[rows["site"].isin(sites)]
-    who = ["site", "dataset", "subject"]
-    there = there.assign(asked=there.groupby([*who, "n_calibration"])["asked"].transform("min"))
-    return there.drop_duplicates(["method", "seed", "asked", *who])
+    median = there.groupby("asked")["n_calibration"].transform("median")
+    there = there.assign(asked=there.groupby(median)["asked"].transform("min"))
+    return there.drop_duplicates(["method", "seed", "asked", "site", "dataset", "subject"])
 
 
 def laboratory_table(rows: pd.DataFrame, laboratory: str, sites: Sequence[str]) -> Table:
@@ -143,8 +143,10 @@ def laboratory_table(rows: pd.DataFrame, laboratory: str, sites: Sequence[str]) 
             found = estimate(part, method) if len(part) else None
             cells.append("" if found is None else str(found) if amount == at else f"{found.mean:.1f}")
         null = null_of(there_at, method)
-        cells.append("" if method == OWN or is_control(method) else gain_cell(paired(there_at, method, OWN)))
-        cells.append(gain_cell(paired(there_at, method, null)) if null else "")
+        both = {method, OWN} <= set(there_at["method"])
+        shown = both and method != OWN and not is_control(method)
+        cells.append(gain_cell(paired(there_at, method, OWN)) if shown else "")
+        cells.append(gain_cell(paired(there_at, method, null)) if null and both else "")
         table.add_row(method, *cells)
     return table
 

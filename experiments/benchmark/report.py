@@ -76,6 +76,8 @@ def _report_laboratories(rows: pd.DataFrame, table: Path, name: str, laboratorie
     ]
     sections = [Section("Summary", words)]
     for laboratory, sites in laboratories.items():
+        if not rows["site"].isin(sites).any():
+            continue
         svg, _ = plot_laboratory(rows, sites, table.parent, f"{table.stem}-{laboratory}")
         figure = Figure(svg, "Own trials alone, and the federation.", f"Scores of methods by own trials, {laboratory}")
         tables = [_cells(laboratory_table(rows, laboratory, sites))]

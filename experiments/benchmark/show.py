@@ -158,7 +158,9 @@ def of_amount(asked: int) -> str:
 
 def joining_line(rows: pd.DataFrame) -> str | None:
     """Say whether joining pays: our method against the strongest of those that share nothing; None without both."""
-    alone, ours = strongest_alone(rows), next((name for name in JOINED if name in set(rows["method"])), None)
+    n_rows = rows.groupby("method")[["site", "dataset", "subject"]].apply(lambda part: len(part.drop_duplicates()))
+    most = max((n_rows.get(name, 0) for name in JOINED), default=0)  # of as many subjects as any of them
+    alone, ours = strongest_alone(rows), next((name for name in JOINED if most and n_rows.get(name, 0) == most), None)
     if alone is None or ours is None:
         return None
     gain = paired(rows, ours, alone)

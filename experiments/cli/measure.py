@@ -105,7 +105,8 @@ def benchmark(asked: Benchmark) -> None:
         print_laboratories(rows, plan.laboratories)
     if ran or not page.exists():  # what is kept is read, and not written again
         page = report_benchmark(rows, table, name, plan.searched, plan.laboratories)
-    parts = [""] if plan.laboratories is None else [f"-{laboratory}" for laboratory in plan.laboratories]
+    there = set(rows["site"])
+    parts = [f"-{name}" for name, sites in (plan.laboratories or {}).items() if there & set(sites)] or [""]
     plots = [str(table.with_name(f"{table.stem}{part}.{kind}")) for part in parts for kind in ("svg", "png")]
     say(f"results: {table}; plots: {', '.join(plots)}")
     say(f"report: {page}")

@@ -222,7 +222,14 @@ def test_a_recording_of_a_narrower_band_is_told(filtered, told):
         given.raw.info._unlocked = False
     cut_trials(given, P, TASKS, "01")
     said = [note for note in given.notes if "the contract's band is 4 to 38 Hz" in note]
-    assert len(said) == told and all("6 to 28 Hz" in note for note in said)
+    assert len(said) == told and all("its file names a filter of 6 to 28 Hz" in note for note in said)
+
+
+def test_a_reference_is_found_by_the_name_that_the_file_has():
+    given = recording()
+    given.raw.rename_channels({"Cz": "EEG Cz-REF"})
+    by_file = cut_trials(given.by_electrodes(), replace(P, reference=("EEG Cz-REF",)), TASKS, "01")
+    assert by_file.channels == ("C3", "C4")
 
 
 def test_a_flat_channel_of_cut_trials_is_named():

@@ -1,6 +1,7 @@
 """One person's decoder: one by one as all at once, from a run, from a file, from labels."""
 
 import pickle
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -159,3 +160,18 @@ def test_volts_and_flat_signals_are_refused(run):
     flat[3] = 0.0
     with pytest.raises(InputError, match="trial 3 is flat in all channels"):
         decoder.predict_proba(flat)
+
+
+def test_a_recording_with_an_amplifiers_names_is_cut_for_a_decoder_of_electrodes():
+    """A site's channels have the names of their electrodes; the next recording comes from the same amplifier."""
+    import mne
+
+    from data.preprocessing import Preprocessing
+
+    raw = mne.io.RawArray(
+        1e-5 * np.random.default_rng(0).normal(size=(2, 2560)), mne.create_info(["EEG C3-Ref", "Fc5."], 128.0, "eeg")
+    )
+    raw.set_annotations(mne.Annotations([5.0], 4.0, ["left"]))
+    made = SimpleNamespace(preprocessing=Preprocessing(128.0, (0.5, 3.5), (4.0, 38.0)), channels=("FC5", "C3"))
+    got = Decoder.cut(made, raw, ["left"])
+    assert got.channels == ("FC5", "C3")

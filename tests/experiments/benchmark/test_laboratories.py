@@ -65,6 +65,17 @@ def test_a_laboratory_is_shown_with_its_gains_and_what_they_are_worth(tmp_path):
     assert [file.exists() for file in plot_laboratory(rows, ["graz"], tmp_path, "labs-graz")] == [True, True]
 
 
+def test_a_table_without_own_trials_and_one_whose_subjects_have_fewer():
+    rows = rows_of(mf_scsn_unseen_no_label={20: 0.7}, mf_scsn_unseen_no_label_null={20: 0.5})
+    table = laboratory_table(rows, "graz", ["graz"])
+    assert [str(c.header) for c in table.columns][1] == "20 (95 %)" and worth_lines(rows, {"graz": ["graz"]}) == []
+    rows = rows_of(own_adaptive={5: 0.5, 15: 0.6, 20: 0.7}, mf_scsn_unseen_no_label={20: 0.65})
+    rows = pd.concat([rows, rows.assign(subject=rows["subject"] + "9")])
+    rows.loc[(rows["subject"] == "001") & (rows["asked"] == 20), "n_calibration"] = 15  # one has no more
+    said = worth_lines(rows, {"graz": ["graz"]})
+    assert len(said) == 1 and "is worth 17 of your own trials" in said[0]
+
+
 def test_a_laboratorys_sites_are_new_together(tmp_path, bench):
     text = bench.read_text()
     bench.write_text(text + 'new_site = true\n[laboratories]\none = ["south", "north"]\n')
