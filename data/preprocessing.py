@@ -17,7 +17,6 @@ from data.plausible import clipped_channels, hum, implausible, odd_channels, wit
 from data.trials import UNLABELLED, Trials
 
 FLAT = 1e-9  # volts peak to peak in a whole recording: no electrode is that quiet
-
 LEAST_OF_WINDOW = 0.5  # that trials which somebody else has cut must cover
 
 

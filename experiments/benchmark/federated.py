@@ -338,15 +338,7 @@ def _trained_and_predicted(federation: Federation, method: Method, store: Path, 
     contract, training = federation.contract, federation.training
 
     def trials_of(opened: SiteTrials) -> dict[str, BranchTrials]:
-        trials = opened.training()
-        if kept in (None, opened.site.name):
-            return trials
-        rng = np.random.default_rng(training.seed)
-        runs = opened.training_runs()
-        return {
-            name: replace(of_branch, labels=shuffled_within(of_branch.labels, runs[name], rng))
-            for name, of_branch in trials.items()
-        }
+        return opened.training() if kept in (None, opened.site.name) else with_shuffled_labels(opened, training.seed)
 
     from federation.plain_loop import train_together  # Opacus and OpenDP, which a kept table does not need
 
@@ -386,6 +378,15 @@ def _trained_and_predicted(federation: Federation, method: Method, store: Path, 
                 )
             )
     return rows
+
+
+def with_shuffled_labels(opened: SiteTrials, seed: int) -> dict[str, BranchTrials]:
+    """Load a site's training trials with the labels shuffled within each run: it has nothing to teach."""
+    rng, runs = np.random.default_rng(seed), opened.training_runs()
+    return {
+        branch: replace(trials, labels=shuffled_within(trials.labels, runs[branch], rng))
+        for branch, trials in opened.training().items()
+    }
 
 
 def _changed(network: SplitModule, method: Method) -> None:

@@ -19,7 +19,6 @@ from experiments.benchmark.show import gain_cell
 from experiments.report.plots import new_figure, write_figure
 
 OWN = "own-adaptive"
-
 N_BOOTSTRAP = 2000
 
 
@@ -79,24 +78,22 @@ def _meeting(amounts: NDArray[np.int64], curve: NDArray[np.float64], score: floa
     return float(amounts[-1])
 
 
-def worth_of(rows: pd.DataFrame, method: str, own: str, sites: Sequence[str]) -> Worth | None:
-    """Compare a method at its least calibration with a curve of own trials, of subjects of some sites that have both.
+def worth_of(there: pd.DataFrame, method: str) -> Worth | None:
+    """Compare a method at its least calibration with the curve of own trials, of the subjects that have both.
 
     Parameters
     ----------
-    rows : DataFrame
-        As `experiments.benchmark.run.run_benchmark` gives them.
-    method, own : str
-    sites : list of str
+    there : DataFrame
+        As `of_laboratory` gives it.
+    method : str
 
     Returns
     -------
     Worth, optional
         None where either is missing, or own trials come in one amount.
     """
-    there = rows[rows["site"].isin(sites)]
     who = ["site", "dataset", "subject"]
-    curve = there[there["method"] == own].groupby([*who, "asked"])["balanced_accuracy"].mean().unstack()
+    curve = there[there["method"] == OWN].groupby([*who, "asked"])["balanced_accuracy"].mean().unstack()
     curve = curve.dropna(axis=1).sort_index(axis=1)
     of_method = there[there["method"] == method]
     if curve.shape[1] < 2 or not len(of_method):
@@ -106,7 +103,8 @@ def worth_of(rows: pd.DataFrame, method: str, own: str, sites: Sequence[str]) ->
     both = curve.index.intersection(scores.index)
     if not len(both):
         return None
-    return worth(curve.columns.to_numpy(int), curve.loc[both].to_numpy(), scores.loc[both].to_numpy())
+    amounts = _amounts(there).loc[curve.columns].to_numpy(int)
+    return worth(amounts, curve.loc[both].to_numpy(), scores.loc[both].to_numpy())
 
 
 def of_laboratory(rows: pd.DataFrame, sites: Sequence[str]) -> pd.DataFrame:
@@ -115,6 +113,11 @@ def of_laboratory(rows: pd.DataFrame, sites: Sequence[str]) -> pd.DataFrame:
     median = there.groupby("asked")["n_calibration"].transform("median")
     there = there.assign(asked=there.groupby(median)["asked"].transform("min"))
     return there.drop_duplicates(["method", "seed", "asked", "site", "dataset", "subject"])
+
+
+def _amounts(there: pd.DataFrame) -> pd.Series:
+    """Return, by what was asked for, how many own trials the median subject has."""
+    return there.groupby("asked")["n_calibration"].median()
 
 
 def laboratory_table(rows: pd.DataFrame, laboratory: str, sites: Sequence[str]) -> Table:
@@ -130,7 +133,7 @@ def laboratory_table(rows: pd.DataFrame, laboratory: str, sites: Sequence[str]) 
     )
     table = Table(title=f"{laboratory}: balanced accuracy, percent", title_justify="left", box=box.MARKDOWN)
     table.add_column("method", no_wrap=True)
-    amounts = {amount: there.loc[there["asked"] == amount, "n_calibration"].median() for amount in asked}
+    amounts = _amounts(there)
     for amount in asked:
         table.add_column(f"{amounts[amount]:.0f}" + (" (95 %)" if amount == at else ""), justify="right", no_wrap=True)
     there_at = there[there["asked"] == at]
@@ -158,7 +161,7 @@ def worth_lines(rows: pd.DataFrame, laboratories: Mapping[str, Sequence[str]]) -
         there = of_laboratory(rows, sites)
         for method in dict.fromkeys(there["method"]):
             if "no-label" in method and not is_control(method):
-                found = worth_of(there, method, OWN, sites)
+                found = worth_of(there, method)
                 if found is not None:
                     lines.append(f"{laboratory}: without a label, {method} is worth {found}")
     return lines
@@ -171,8 +174,9 @@ def plot_laboratory(rows: pd.DataFrame, sites: Sequence[str], folder: Path, name
     shown = [m for m in dict.fromkeys(there["method"]) if m == OWN or "no-label" in m or m.startswith("with-own")]
     for k, method in enumerate(m for m in shown if not is_control(m)):
         of_method = there[there["method"] == method]
-        amounts = sorted(of_method["n_calibration"].unique().tolist())
-        found = [estimate(of_method[of_method["n_calibration"] == n], method) for n in amounts]
+        asked = sorted(of_method["asked"].unique().tolist())
+        amounts = _amounts(there).loc[asked].tolist()
+        found = [estimate(of_method[of_method["asked"] == amount], method) for amount in asked]
         means = [f.mean for f in found]
         if len(amounts) > 1 or "no-label" not in method:
             spread = [[f.mean - f.low for f in found], [f.high - f.mean for f in found]]
@@ -180,7 +184,7 @@ def plot_laboratory(rows: pd.DataFrame, sites: Sequence[str], folder: Path, name
         else:
             axes.axhline(means[0], label=method, color=f"C{k}", linestyle="--")
     axes.set_xscale("log")
-    amounts = sorted(there.loc[there["method"] == OWN, "n_calibration"].unique().tolist())
+    amounts = _amounts(there).tolist()
     axes.set_xticks(amounts, [f"{n:.0f}" for n in amounts])
     axes.minorticks_off()
     axes.set_xlabel("labelled trials of one's own")

@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from scipy.signal import butter, sosfiltfilt
 from scipy.special import softmax
 
-from data.trials import shuffled_within
 from experiments.alone import OWN_WEIGHT, flattened, on_own_channels, own_answers, site_answers
-from experiments.benchmark.federated import Scored
+from experiments.benchmark.federated import Scored, with_shuffled_labels
 from federation.contract import Contract, Federation
 from federation.site_trials import SiteTrials, Target
 from mfscsn.bodies import mirrored_pairs
@@ -173,7 +172,7 @@ def _common(shuffled: bool = False, region: str | None = None) -> Callable[[Fede
         contract = federation.contract.model_copy(update=changes)
         opened = {site.name: SiteTrials(site, contract, store) for site in federation.site}
         pooled = {name: of_site.training() for name, of_site in opened.items()}
-        null = {name: _with_shuffled_labels(opened[name], seed) for name in pooled} if shuffled else pooled
+        null = {name: with_shuffled_labels(opened[name], seed) for name in pooled} if shuffled else pooled
         space = list(contract.space)
         places = mirrored_pairs([space.index(mirrored(name)) for name in space])
         for name, of_site in opened.items():
@@ -199,14 +198,6 @@ def _common(shuffled: bool = False, region: str | None = None) -> Callable[[Fede
                 yield _scored(name, target, target.outputs, answers, len(names), began)
 
     return run
-
-
-def _with_shuffled_labels(opened: SiteTrials, seed: int) -> dict[str, BranchTrials]:
-    rng, runs = np.random.default_rng(seed), opened.training_runs()
-    return {
-        branch: replace(trials, labels=shuffled_within(trials.labels, runs[branch], rng))
-        for branch, trials in opened.training().items()
-    }
 
 
 def _rows_and_words(parts: Sequence[BranchTrials]) -> tuple[Signals, NDArray[np.str_]]:

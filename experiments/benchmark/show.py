@@ -27,7 +27,7 @@ from experiments.report.plots import new_figure, write_figure
 
 ALL = -1  # "asked" of a row: all calibration trials
 OURS = "mf-scsn"
-JOINED = ("mf-scsn-experts", "mf-scsn-averaged", OURS)  # what a target hears, the first that was run
+JOINED = ("mf-scsn-experts", "mf-scsn-averaged", OURS)  # the first of those that most subjects have
 UNSHARED = f"{OURS}{TWIN}"
 CENTRALISED = "centralised"
 
@@ -158,10 +158,10 @@ def of_amount(asked: int) -> str:
 
 def joining_line(rows: pd.DataFrame) -> str | None:
     """Say whether joining pays: our method against the strongest of those that share nothing; None without both."""
-    n_rows = rows.groupby("method")[["site", "dataset", "subject"]].apply(lambda part: len(part.drop_duplicates()))
-    most = max((n_rows.get(name, 0) for name in JOINED), default=0)  # of as many subjects as any of them
-    alone, ours = strongest_alone(rows), next((name for name in JOINED if most and n_rows.get(name, 0) == most), None)
-    if alone is None or ours is None:
+    whose = ["site", "dataset", "subject"]
+    n_subjects = {name: len(rows.loc[rows["method"] == name, whose].drop_duplicates()) for name in JOINED}
+    alone, ours = strongest_alone(rows), max(JOINED, key=lambda name: n_subjects[name])
+    if alone is None or not n_subjects[ours]:
         return None
     gain = paired(rows, ours, alone)
     verdict = _verdict(gain, "joining pays", "joining costs", "a gain by joining cannot be told from zero")

@@ -1,15 +1,12 @@
 """The benchmark's laboratories that a federation has never seen: they decode with what the others have trained."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
-from data.trials import shuffled_within
 from experiments.adopt import adopting, around, private_alone, train_site
-from experiments.benchmark.federated import METHODS, Method, Scored, configured, in_own_labels
+from experiments.benchmark.federated import METHODS, Method, Scored, configured, in_own_labels, with_shuffled_labels
 from federation.common_layers import AdoptableLayers
 from federation.contract import ONE_MESSAGE, Federation, Site
 from federation.site_trials import SiteTrials
@@ -17,8 +14,6 @@ from mfscsn.branch import BranchTrials
 from mfscsn.exported import SITE
 from mfscsn.sums import OWN_WEIGHT, Summed
 from mfscsn.training import predict
-
-WIDE = {"electrodes": "motor21"}
 
 
 @dataclass(frozen=True)
@@ -47,10 +42,9 @@ UNSEEN: dict[str, Unseen] = {
     "one-message-unseen": Unseen(METHODS["one-message"], "one-message-unseen-no-label", "one-message-unseen"),
     "one-message-unseen-null": Unseen(METHODS["one-message-null"], "one-message-unseen-no-label-null"),
     "one-message-21-unseen": Unseen(
-        Method({**METHODS["one-message"].contract, **WIDE}), "one-message-21-unseen-no-label", "one-message-21-unseen"
-    ),
-    "one-message-21-unseen-null": Unseen(
-        Method({**METHODS["one-message"].contract, **WIDE}, null=True), "one-message-21-unseen-no-label-null"
+        Method({**METHODS["one-message"].contract, "electrodes": "motor21"}),
+        "one-message-21-unseen-no-label",
+        "one-message-21-unseen",
     ),
 }
 # A row -> the job that makes it
@@ -80,7 +74,10 @@ def run_unseen(name: str, federation: Federation, seed: int, store: Path) -> lis
     others = wanted.model_copy(update={"site": [site for site in wanted.site if site not in new]})
     from federation.plain_loop import train_together  # Opacus and OpenDP, which a kept table does not need
 
-    networks, _ = train_together(others, store, trials_of=_trials_of(unseen.method, seed))
+    def trials_of(opened: SiteTrials) -> dict[str, BranchTrials]:
+        return with_shuffled_labels(opened, seed) if unseen.method.null else opened.training()
+
+    networks, _ = train_together(others, store, trials_of=trials_of)
     contract = wanted.contract
     common = AdoptableLayers(
         name=federation.name,
@@ -97,20 +94,6 @@ def run_unseen(name: str, federation: Federation, seed: int, store: Path) -> lis
         for site in new
         for row, scored in _decoded(unseen, common, site, store)
     ]
-
-
-def _trials_of(method: Method, seed: int) -> Callable[[SiteTrials], dict[str, BranchTrials]]:
-    if not method.null:
-        return SiteTrials.training
-
-    def shuffled(opened: SiteTrials) -> dict[str, BranchTrials]:
-        rng, runs = np.random.default_rng(seed), opened.training_runs()
-        return {
-            branch: replace(trials, labels=shuffled_within(trials.labels, runs[branch], rng))
-            for branch, trials in opened.training().items()
-        }
-
-    return shuffled
 
 
 def _decoded(unseen: Unseen, common: AdoptableLayers, new: Site, store: Path) -> Iterator[tuple[str, Scored]]:
